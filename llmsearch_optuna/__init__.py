@@ -1,4 +1,4 @@
-"""Find the generation parameters that make this model score best on this dataset, and say whether they beat the defaults.
+"""Find the generation parameters with which a model scores best on a dataset, and say whether they beat the defaults.
 
 The public names are the ones in ``__all__``; they are loaded when they are first used, so that the command line
 answers ``--help`` without loading a machine learning framework.
@@ -7,6 +7,8 @@ answers ``--help`` without loading a machine learning framework.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ def __getattr__(name: str) -> object:
     if name == "presets":
         return importlib.import_module("llmsearch_optuna.presets")
     if name in _HOMES:
-        # Not getattr on the package: the function `search` shares its name with the room it lives in.
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
@@ -41,3 +42,15 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """Keeps ``llmsearch_optuna.search`` the function: importing the room of that name would put the module there."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "search" and isinstance(value, ModuleType):
+            value = value.search
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
