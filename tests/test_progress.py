@@ -1,0 +1,162 @@
+"""Progress: the estimate of the time left, plain lines, the live view, and that nothing can drive the terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from llmsearch_optuna.progress import (
+    Quiet,
+    RowsScored,
+    StudyEnded,
+    StudyStarted,
+    Terminal,
+    TimeLeft,
+    TrialEnded,
+    TrialStarted,
+    VerdictStarted,
+    describe_params,
+    printable,
+    short_time,
+)
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def study(**changes: object) -> StudyStarted:
+    values = dict(
+        study_name="demo", n_trials=4, finished_trials=0, rows=40, storage="sqlite:///demo.db", metric="rouge1"
+    )
+    return StudyStarted(**{**values, **changes})
+
+
+BASELINE = {"max_new_tokens": 40, "do_sample": False}
+SAMPLED = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.71234567}
+
+
+def test_time_left_follows_the_latest_trials():
+    clock = Clock()
+    left = TimeLeft(clock=clock, window=2)
+    assert left.seconds(3) is None
+    for seconds in (100.0, 10.0, 10.0):
+        clock.now += seconds
+        left.trial_ended()
+    assert left.seconds(3) == pytest.approx(30.0)
+    clock.now += 4
+    assert left.seconds(3) == pytest.approx(26.0)
+    clock.now += 400
+    assert left.seconds(3) == 0.0
+
+
+def run_plain(events: list[object], clock: Clock | None = None) -> str:
+    out = io.StringIO()
+    with Terminal(Console(file=out, width=80, force_terminal=False), clock=clock or Clock()) as terminal:
+        for event in events:
+            terminal.on(event)
+    return out.getvalue()
+
+
+def test_plain_lines_tell_the_story_once():
+    text = run_plain(
+        [
+            study(),
+            TrialStarted(number=0, params=BASELINE, kind="greedy", rows=40),
+            RowsScored(number=0, rows_done=40, rows_total=40, mean=0.21),
+            TrialEnded(number=0, state="complete", value=0.21, seconds=12.0, is_best=True),
+            TrialStarted(number=1, params=SAMPLED, kind="sampling", rows=40),
+            RowsScored(number=1, rows_done=16, rows_total=40, mean=0.1, incumbent_mean=0.22),
+            TrialEnded(number=1, state="pruned", value=0.1, reason="no chance", seconds=3.0),
+            TrialStarted(number=2, params=SAMPLED, kind="sampling", rows=40),
+            TrialEnded(number=2, state="failed", value=None, reason="row 7 is too long", seconds=0.2),
+            VerdictStarted(rows=17, replicates=3),
+            StudyEnded(result_summary="no evidence"),
+        ]
+    )
+    lines = text.splitlines()
+    assert lines[0] == "study demo: 4 trials on 40 rows, rouge1 (higher is better)"
+    assert lines[1] == "stored in sqlite:///demo.db"
+    assert "[1/4] trial 0    0.2100 best so far greedy max_new_tokens=40 do_sample=False (12 s)" in lines[2]
+    # What equals the baseline is not repeated, and the running look shows where the trial was stopped.
+    assert "pruned after 16 of 40 rows sampling do_sample=True temperature=0.7123 (3.0 s)" in lines[3]
+    assert "failed: row 7 is too long;" in lines[4]
+    assert "17 rows that no trial has seen, 3 times" in lines[5]
+    assert lines[6] == "no evidence"
+    assert len(lines) == 7
+
+
+def test_plain_lines_show_the_time_left():
+    clock = Clock()
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=80), clock=clock)
+    terminal.on(study())
+    terminal.on(TrialStarted(number=0, params=BASELINE, kind="greedy", rows=40))
+    clock.now += 60
+    terminal.on(TrialEnded(number=0, state="complete", value=0.2, seconds=60))
+    assert "about 3 min left" in out.getvalue()
+
+
+def test_a_resumed_study_says_so_and_minimizing_is_named():
+    text = run_plain([study(finished_trials=3, direction="minimize", best_number=1, best_value=0.4)])
+    assert "lower is better" in text
+    assert "3 trials are there already" in text
+
+
+def test_live_view_shows_trial_incumbent_and_best():
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system=None, legacy_windows=False)
+    clock = Clock()
+    with Terminal(console, clock=clock) as terminal:
+        terminal.on(study())
+        terminal.on(TrialStarted(number=0, params=BASELINE, kind="greedy", rows=40))
+        clock.now += 60
+        terminal.on(TrialEnded(number=0, state="complete", value=0.2, seconds=60, is_best=True))
+        terminal.on(TrialStarted(number=1, params=SAMPLED, kind="sampling", rows=40))
+        terminal.on(RowsScored(number=1, rows_done=20, rows_total=40, mean=0.25, incumbent_mean=0.22))
+        probe = Console(width=100, file=io.StringIO())
+        probe.print(terminal._render())
+        shown = probe.file.getvalue()
+    assert "1/4 trials" in shown
+    assert "about 2 min left" in shown  # two and a half trials at one minute each
+    assert "trial 1  20/40 rows  0.2500 (incumbent 0.2200)  sampling" in shown
+    assert "best  trial 0  0.2000" in shown
+
+
+def test_live_view_gives_the_cursor_back_when_interrupted():
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True)
+    with pytest.raises(KeyboardInterrupt), Terminal(console, clock=Clock()) as terminal:
+        terminal.on(study())
+        raise KeyboardInterrupt
+    assert terminal._live is None
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
+
+
+def test_events_without_a_study_are_ignored():
+    Quiet().on(study())
+    assert run_plain([TrialEnded(number=3, state="complete", value=1.0)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10 s"), (99.6, "2 min"), (150, "2 min"), (7200, "2 h 0 min")]
+)
+def test_short_time(seconds, text):
+    assert short_time(seconds) == text
+
+
+def test_no_text_can_drive_the_terminal():
+    assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
+    assert printable("é 😀 ok") == "é 😀 ok"
+    assert describe_params({"stop": ["\n\x1b"], "n": 3, "x": None}) == 'stop=["\\n\\u001b"] n=3 x=null'
+    text = run_plain([study(study_name="a\x1b[31m[bold]b")])
+    assert "\x1b" not in text
+    assert "[bold]b" in text
