@@ -1,0 +1,492 @@
+"""The engine: requests go in, completions come out, and nothing is computed twice.
+
+One loop: admit requests, let them walk down their prompt's tree for as long as the scores are known, then
+compute what they wait for in one pass. How tokens are picked, stored and computed stands in the rooms beside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, BatchLimit, Executor
+from llmsearch_optuna.decoding.generate import generate_plain
+from llmsearch_optuna.decoding.kv_cache import SlotBuffer
+from llmsearch_optuna.decoding.lanes import Lanes
+from llmsearch_optuna.decoding.memory import (
+    automatic_cache_budget,
+    forget_traceback,
+    free_bytes,
+    give_back,
+    is_out_of_memory,
+)
+from llmsearch_optuna.decoding.noise import row_key
+from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
+from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
+from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.decoding.stats import EngineStats
+from llmsearch_optuna.decoding.stopping import Stopper
+from llmsearch_optuna.decoding.walkers import BeamWalker, TokenWalker, Walker
+from llmsearch_optuna.decoding.warpers import Candidates, needs_full_logits, pick, pick_from_logits, supports
+from llmsearch_optuna.errors import DecodingError, InputError
+
+logger = logging.getLogger("llmsearch_optuna.engine")
+
+SHARED_PREFIX_TOKENS = 16
+"""A prefix that all prompts share is kept once when it is at least this long."""
+
+PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}
+MOST_ROWS = {"cpu": 64, "cuda": 256, "mps": 64}
+"""Steps get hardly faster a row beyond these, and their scores take memory."""
+
+
+class Engine:
+    """Decodes many prompts under many parameter sets with one model.
+
+    Tokens do not depend on batch size, order or neighbours: greedy tokens are those of ``model.generate`` on
+    the prompt alone (float32), and a sampled token is a function of the prompt, the parameters and their
+    ``generation_seed``. Prompts, prefixes and scores of earlier calls are used again within the budget.
+
+    Args:
+        model: A Hugging Face model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        batch_size: Most rows in one pass; ``"auto"`` estimates it from the free memory.
+        cache_budget: Bytes for stored scores, keys and values; ``"auto"`` is half of the free memory, 0 none.
+        top: How many of the largest logits of a prefix are kept to pick from.
+
+    Raises:
+        InputError: For a batch size below 1 or a negative budget.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+        cache_budget: int | Literal["auto"] = "auto",
+        top: int = TOP_CANDIDATES,
+    ) -> None:
+        if batch_size != "auto" and batch_size < 1:
+            raise InputError(f'batch_size is {batch_size}; give "auto" or a number of rows from 1 on')
+        if cache_budget != "auto" and cache_budget < 0:
+            raise InputError(f'cache_budget is {cache_budget}; give "auto" or a number of bytes, 0 for no cache')
+        model.eval()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.default_params: dict[str, Any] = model_defaults(model)
+        self._executor = Executor(model, top=top)
+        device = self._executor.device
+        budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
+        self._store = ReplayStore(budget)
+        maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
+        self.batch_limit = BatchLimit(maximum)
+        self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
+        self._stats = EngineStats()
+        self._tags: dict[Hashable, EngineStats] = {}
+        self._lanes: Lanes | None = None
+        shape = self._executor.capabilities.shape
+        if shape is not None:
+            buffer = SlotBuffer(shape, min(maximum, 8))
+            self._lanes = Lanes(buffer, self._store, self._executor, self._stats)
+        self._queue: deque[tuple[Request, tuple[int, ...]]] = deque()
+        self._walkers: list[Walker] = []
+        self._done: list[Finished] = []
+        self._last_resort = False
+        self._token_ids: dict[str, tuple[int, ...]] = {}
+        self._stoppers: dict[GenerationParams, Stopper] = {}
+
+    @property
+    def capabilities(self) -> str:
+        """What this model gets, in words."""
+        return str(self._executor.capabilities)
+
+    @property
+    def stats(self) -> EngineStats:
+        """A snapshot of what has been done so far."""
+        self._stats.forward_seconds = self._executor.seconds
+        self._stats.cache_bytes = self._store.nbytes
+        self._stats.evictions = self._store.evictions
+        return self._stats.snapshot()
+
+    def tag_stats(self, tag: Hashable) -> EngineStats:
+        """Tokens, computed and replayed, of the requests with one tag."""
+        return self._tags.get(tag, EngineStats()).snapshot()
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+        """Decode prompts (texts that are ready for the model) under one set of parameters.
+
+        Args:
+            prompts: Any number; equal prompts draw different noise.
+            params: Generation parameters by name, over the model's own generation config.
+
+        Returns:
+            One completion a prompt, in the order of the prompts.
+
+        Raises:
+            DecodingError: For a prompt that could not be decoded.
+        """
+        complete = (
+            params if isinstance(params, GenerationParams) else GenerationParams.of(params, self.default_params)
+        )
+        tag, seen = object(), Counter[str]()
+        requests = []
+        for row, prompt in enumerate(prompts):
+            requests.append(Request(tag, row, prompt, complete, occurrence=seen[prompt]))
+            seen[prompt] += 1
+        self.submit(requests)
+        completions: dict[int, Completion] = {}
+        others: list[Finished] = []
+        while len(completions) < len(requests):
+            for finished in self.poll():
+                if finished.request.tag is not tag:
+                    others.append(finished)
+                elif finished.completion is None:
+                    self.cancel(tag)
+                    raise finished.error or DecodingError(f"row {finished.request.row} gave no completion")
+                else:
+                    completions[finished.request.row] = finished.completion
+        self._done += others
+        self._tags.pop(tag, None)
+        return [completions[row] for row in range(len(requests))]
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests; earlier ones are served first."""
+        for request in requests:
+            ids = self._tokenize(request)
+            limit = self._context_limit()
+            needed = len(ids) + request.params.max_new_tokens
+            if not ids or (limit is not None and needed > limit):
+                self._fail(request, _does_not_fit(request, len(ids), limit))
+            else:
+                self._queue.append((request, ids))
+
+    def poll(self) -> list[Finished]:
+        """Work until at least one request has ended and return all that have; empty when none is queued."""
+        started = time.perf_counter()
+        try:
+            while not self._done and (self._queue or self._walkers):
+                self._turn()
+        finally:
+            self._stats.seconds += time.perf_counter() - started
+        done, self._done = self._done, []
+        return done
+
+    def cancel(self, tag: Hashable) -> None:
+        """Drop all requests with this tag, in flight or queued; what they computed is kept."""
+        self._queue = deque(item for item in self._queue if item[0].tag != tag)
+        self._done = [finished for finished in self._done if finished.request.tag != tag]
+        for walker in [walker for walker in self._walkers if walker.request.tag == tag]:
+            self._retire(walker)
+
+    # one turn of the loop
+
+    def _turn(self) -> None:
+        """Admit, walk, and compute what the walkers wait for."""
+        if self._queue and self._plain_reason(self._queue[0][0].params) is not None:
+            self._decode_plainly()
+            return
+        self._share_prefix()
+        wanted = self._walk()
+        while not self._done and len(wanted) < self.batch_limit.rows and self._admit(self.batch_limit.rows - len(wanted)):
+            wanted = self._walk()
+        if self._done or not wanted:
+            return
+        roots = [node for node in wanted if node.parent is None]
+        if roots:
+            self._guarded(lambda: self._prefill(roots), len(roots))
+        else:
+            nodes = wanted[: self.batch_limit.rows]
+            self._guarded(lambda: self._step(nodes), len(nodes))
+
+    def _admit(self, count: int) -> bool:
+        """Start walkers for the next requests that can be decoded row by row; tells whether there were any."""
+        before = len(self._walkers)
+        while self._queue and len(self._walkers) < before + count:
+            request, ids = self._queue[0]
+            if self._plain_reason(request.params) is not None:
+                break
+            self._queue.popleft()
+            self._walkers.append(self._walker(request, ids))
+        return len(self._walkers) > before
+
+    def _walk(self) -> list[Node]:
+        """Advance every walker as far as scores are known; returns the nodes they wait for, oldest first."""
+        while True:
+            ready = [w for w in self._walkers if all(node.scores is not None for node in w.frontier)]
+            if not ready:
+                break
+            self._advance_tokens([w for w in ready if isinstance(w, TokenWalker)])
+            for walker in ready:
+                if isinstance(walker, BeamWalker):
+                    self._advance_beam(walker)
+        waiting = (node for walker in self._walkers for node in walker.frontier if node.scores is None)
+        return list(dict.fromkeys(waiting))
+
+    def _advance_tokens(self, walkers: Sequence[TokenWalker]) -> None:
+        """Pick one token for each of these walkers, all in one call."""
+        if not walkers:
+            return
+        tokens = np.full(len(walkers), -1, dtype=np.int64)
+        quick = [i for i, walker in enumerate(walkers) if not needs_full_logits(walker.params)]
+        if quick:
+            tokens[quick] = pick(self._candidates([walkers[i].node for i in quick]), [walkers[i] for i in quick])
+        undecided = np.flatnonzero(tokens < 0).tolist()
+        if undecided:
+            logits = self._logits([walkers[i].node for i in undecided])
+            tokens[undecided] = pick_from_logits(logits, [walkers[i] for i in undecided])
+            self._stats.lookups += len(undecided)
+        for walker, token in zip(walkers, tokens.tolist(), strict=True):
+            self._count_token(walker)
+            walker.advance(token)
+            if walker.reason is not None:
+                self._finish(walker)
+
+    def _advance_beam(self, walker: BeamWalker) -> None:
+        for _ in walker.frontier:
+            self._count_token(walker)
+        self._stats.lookups += walker.advance(self._logits)
+        if walker.finished:
+            self._finish(walker)
+
+    # computing
+
+    def _prefill(self, roots: Sequence[Node]) -> None:
+        """Run prompts through the model, as many in one pass as the token limit allows."""
+        with_prefix = bool(roots[0].tree.shared)
+        alike = sorted(
+            (node for node in roots if bool(node.tree.shared) == with_prefix), key=lambda n: -len(n.tree.prompt_ids)
+        )
+        longest = len(alike[0].tree.prompt_ids) - alike[0].tree.shared
+        rows = max(1, min(self.batch_limit.rows, self._prefill_tokens // longest))
+        prefix = [self._store.shared_segment] if with_prefix and self._store.shared_segment is not None else []
+        nodes = alike[:rows]
+        suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
+        results = self._executor.prefill(suffixes, prefix)
+        for node, suffix, (segment, state) in zip(nodes, suffixes, results, strict=True):
+            (node.scores,) = self._executor.scores(state[None])
+            self._store.keep_prompt(node.tree, segment)
+            self._store.keep_scores([node])
+            self._stats.prefill_tokens += len(suffix)
+        self._count_computed(nodes)
+
+    def _step(self, nodes: Sequence[Node]) -> None:
+        assert self._lanes is not None
+        self._lanes.step(nodes)
+        self._count_computed(nodes)
+
+    def _share_prefix(self) -> None:
+        """Before the first prompt is computed: find what all queued prompts begin with, and compute it once."""
+        if self._store.trees or self._lanes is None:
+            return
+        prompts = {ids for request, ids in self._queue if self._plain_reason(request.params) is None}
+        prefix = _common_prefix(prompts)
+        if len(prefix) < SHARED_PREFIX_TOKENS:
+            return
+        try:
+            ((segment, _),) = self._executor.prefill([prefix])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget_traceback(error)
+            return  # the prompts are computed whole then, each on its own
+        self._stats.prefill_tokens += len(prefix)
+        self._store.share_prefix(prefix)
+        self._store.shared_segment = segment
+
+    def _decode_plainly(self) -> None:
+        """Take requests of one kind off the queue and run them through ``model.generate``."""
+        first = self._queue[0][0]
+        batch = []
+        while (
+            self._queue
+            and len(batch) < self.batch_limit.rows
+            and (self._queue[0][0].tag, self._queue[0][0].params) == (first.tag, first.params)
+        ):
+            batch.append(self._queue.popleft())
+        started = time.perf_counter()
+        try:
+            results = generate_plain(
+                self.model,
+                self.tokenizer,
+                [ids for _, ids in batch],
+                first.params,
+                [row_key(ids, request.occurrence, request.replicate) for request, ids in batch],
+            )
+        except Exception as error:
+            self._queue.extendleft(reversed(batch))
+            self._relieve_or_raise(error, len(batch), first)
+            return
+        finally:
+            self._executor.seconds += time.perf_counter() - started
+        for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
+            self._stats.plain_requests += 1
+            self._stats.tokens += len(tokens)
+            self._done.append(Finished(request, Completion(text, tokens, reason, len(ids))))
+
+    # running out of memory
+
+    def _guarded(self, work: Callable[[], None], rows: int) -> None:
+        """Do one pass; when memory runs out, make room so that the next turn repeats it."""
+        try:
+            work()
+        except Exception as error:
+            self._relieve_or_raise(error, rows, None)
+        else:
+            self.batch_limit.succeeded()
+            self._last_resort = False
+
+    def _relieve_or_raise(self, error: Exception, rows: int, plain: Request | None) -> None:
+        """Give up caches first, then half of the batch, then the buffer; a row that fits nowhere fails.
+
+        Raises:
+            Exception: The error itself when it is about something else than memory.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        forget_traceback(error)
+        self._stats.out_of_memory += 1
+        freed = self._store.release()
+        if freed:
+            logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
+        elif self.batch_limit.ran_out(rows):
+            logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, self.batch_limit.rows)
+        elif self._lanes is not None and not self._last_resort:
+            self._last_resort = True
+            self._lanes.abandon()
+        else:
+            self._fail_oldest(reason, plain)
+        give_back(self._executor.device)
+
+    def _fail_oldest(self, reason: str, plain: Request | None) -> None:
+        """Not even one row fits: end the request that was being computed, with the reason."""
+        error = DecodingError(
+            f"one row alone does not fit into memory ({reason}); use a smaller model, dtype or max_new_tokens"
+        )
+        if plain is not None:
+            self._queue.popleft()
+            self._fail(plain, error)
+            return
+        for walker in self._walkers:
+            if any(node.scores is None for node in walker.frontier):
+                self._retire(walker)
+                self._fail(walker.request, error)
+                return
+
+    # small steps
+
+    def _walker(self, request: Request, ids: tuple[int, ...]) -> Walker:
+        tree = self._store.tree(ids)
+        self._store.visit(tree)
+        if tree.root.scores is not None:
+            self._stats.prefill_tokens_saved += len(ids)
+        elif tree.shared:
+            self._stats.prefill_tokens_saved += tree.shared
+        key = row_key(ids, request.occurrence, request.replicate)
+        stopper = self._stoppers.get(request.params)
+        if stopper is None:
+            stopper = self._stoppers[request.params] = Stopper(request.params, self.tokenizer)
+        if request.params.kind in ("beam", "beam_sampling"):
+            return BeamWalker(request, tree, key, stopper, self._executor.vocab_size)
+        return TokenWalker(request, tree, key, stopper)
+
+    def _finish(self, walker: Walker) -> None:
+        self._done.append(Finished(walker.request, walker.completion()))
+        self._retire(walker)
+
+    def _retire(self, walker: Walker) -> None:
+        self._walkers.remove(walker)
+        walker.leave()
+        self._store.depart(walker.tree)
+
+    def _fail(self, request: Request, error: DecodingError) -> None:
+        self._done.append(Finished(request, None, error))
+
+    def _candidates(self, nodes: Sequence[Node]) -> Candidates:
+        scores = [node.scores for node in nodes if node.scores is not None]
+        return Candidates(
+            np.stack([s.values for s in scores]),
+            np.stack([s.ids for s in scores]),
+            np.array([s.log_total for s in scores]),
+            self._executor.vocab_size,
+        )
+
+    def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
+        states = [node.scores.state for node in nodes if node.scores is not None]
+        return self._executor.all_logits(states)
+
+    def _count_token(self, walker: Walker) -> None:
+        for stats in (self._stats, self._tag(walker.request.tag)):
+            stats.tokens += 1
+            stats.replayed_tokens += 1
+
+    def _count_computed(self, nodes: Sequence[Node]) -> None:
+        """A computed score was not replayed by the (oldest) request that waited for it."""
+        waiting = {node: w.request.tag for w in reversed(self._walkers) for node in w.frontier}
+        for node in nodes:
+            for stats in (self._stats, self._tag(waiting.get(node))):
+                stats.forward_tokens += 1
+                stats.replayed_tokens -= 1
+            self._stats.distinct_prefixes += not node.known
+            node.known = True
+
+    def _tag(self, tag: Hashable) -> EngineStats:
+        return self._tags.setdefault(tag, EngineStats())
+
+    def _plain_reason(self, params: GenerationParams) -> str | None:
+        """Why these parameters cannot be decoded row by row with this model."""
+        if self._lanes is None:
+            return self._executor.capabilities.reason
+        return supports(params)
+
+    def _tokenize(self, request: Request) -> tuple[int, ...]:
+        ids = self._token_ids.get(request.prompt)
+        if ids is None:
+            encoded = self.tokenizer(request.prompt, add_special_tokens=not self._begins_specially(request.prompt))
+            ids = self._token_ids[request.prompt] = tuple(encoded["input_ids"])
+        return ids
+
+    def _begins_specially(self, prompt: str) -> bool:
+        """Whether the text brings its special tokens along, as chat templates do (no second BOS then)."""
+        special = [token for token in self.tokenizer.all_special_tokens if token]
+        return prompt.startswith(tuple(special)) if special else False
+
+    def _context_limit(self) -> int | None:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(limit) if limit and not self.model.config.is_encoder_decoder else None
+
+    def _estimated_rows(self, budget: int) -> int:
+        """Rows that fit into the memory beside the cache, from what one row of middle length takes."""
+        shape, device = self._executor.capabilities.shape, self._executor.device
+        most = MOST_ROWS.get(device.type, 16)
+        if shape is None:
+            return min(most, 16)
+        row = 1024 * shape.bytes_per_token + 4 * 4 * self._executor.vocab_size
+        return max(1, min(most, (free_bytes(device) - budget) // 2 // row))
+
+
+def _common_prefix(prompts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The longest run of tokens that all prompts begin with, shorter than each of them."""
+    ordered = list(prompts)
+    if len(ordered) < 2:
+        return ()
+    common = os.path.commonprefix(ordered)
+    return tuple(common[: min(map(len, ordered)) - 1])
+
+
+def _does_not_fit(request: Request, tokens: int, limit: int | None) -> DecodingError:
+    if not tokens:
+        return DecodingError(f"row {request.row}: the prompt is empty after tokenization")
+    return DecodingError(
+        f"row {request.row}: {tokens} prompt tokens and max_new_tokens={request.params.max_new_tokens} exceed the "
+        f"model's context of {limit}; shorten the prompt or lower max_new_tokens"
+    )

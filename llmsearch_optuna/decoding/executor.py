@@ -1,0 +1,266 @@
+"""Forward passes: prompts in one go, then one token for every row of the slot buffer.
+
+The executor finds out by trying what a model's cache can do, runs the passes, and keeps the size of a batch
+within memory. Which rows are computed, and what becomes of the scores, is decided by the engine.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from llmsearch_optuna.decoding.kv_cache import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.decoding.replay import NextTokenScores
+
+TOP_CANDIDATES = 1024
+"""How many of the largest logits are kept of every prefix."""
+
+PROBE_LENGTHS = (9, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What was found out about a model by trying it.
+
+    Attributes:
+        shape: What one token occupies in the cache; None when rows cannot be cut out and put together.
+        reason: Why rows cannot be handled one by one (then decoding runs through ``model.generate``).
+        from_hidden: Whether logits can be recomputed from the last hidden state alone.
+    """
+
+    shape: CacheShape | None
+    reason: str | None
+    from_hidden: bool
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"decodes through model.generate, because {self.reason}"
+        state = "hidden states" if self.from_hidden else "full logits"
+        return (
+            "decodes row by row with prompt cache, replay and slots; "
+            f"{self.shape.bytes_per_token:,} bytes of cache a token, replays from {state}"
+        )
+
+
+class Executor:
+    """Runs a causal model on prompts and on the rows of a slot buffer.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        top: How many of the largest logits of a prefix are kept.
+
+    Attributes:
+        seconds: Wall-clock seconds spent inside the model so far.
+        passes: Forward passes so far.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, top: int = TOP_CANDIDATES) -> None:
+        self.model = model
+        self.device = model.device
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        self.seconds = 0.0
+        self.passes = 0
+        self._top = top
+        self._body: Any = model
+        self._from_hidden = False
+        self._takes_positions = False
+        self.capabilities = self._probe()
+
+    @torch.inference_mode()
+    def prefill(
+        self, suffixes: Sequence[Sequence[int]], prefix: Sequence[Segment] = ()
+    ) -> list[tuple[Segment, torch.Tensor]]:
+        """Run prompts (or what is missing of them behind a common prefix) in one pass.
+
+        Rows are padded on the right, where causal attention cannot see the padding.
+
+        Args:
+            suffixes: Token ids of each row, none empty.
+            prefix: Keys and values of what stands before all of them.
+
+        Returns:
+            For each row the keys and values of its own tokens, and the state after its last token.
+        """
+        past = sum(segment.shape[3] for segment in prefix)
+        lengths = [len(suffix) for suffix in suffixes]
+        width = max(lengths)
+        ids = torch.zeros((len(suffixes), width), dtype=torch.long)
+        mask = torch.zeros((len(suffixes), past + width), dtype=torch.long)
+        for row, suffix in enumerate(suffixes):
+            ids[row, : len(suffix)] = torch.tensor(suffix)
+            mask[row, : past + len(suffix)] = 1
+        positions = torch.arange(past, past + width).expand(len(suffixes), width)
+        cache = assemble(prefix, len(suffixes), self.device)
+        states = self._forward(ids, mask, positions, cache)  # [rows, width, state]
+        return [
+            (extract(cache, row, past, past + length), states[row, length - 1].clone())
+            for row, length in enumerate(lengths)
+        ]
+
+    @torch.inference_mode()
+    def step(self, buffer: SlotBuffer, tokens: Sequence[int]) -> torch.Tensor:
+        """Run one token for each row of the buffer; the caller commits the step.
+
+        Returns:
+            The states after these tokens, ``[rows, state]``.
+        """
+        ids = torch.tensor(tokens, dtype=torch.long)[:, None]
+        positions = torch.tensor(buffer.lengths, dtype=torch.long)[:, None]
+        return self._forward(ids, buffer.attention_mask(), positions, buffer.cache)[:, -1]
+
+    @torch.inference_mode()
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """All logits in float32, ``[rows, vocab]``, from states ``[rows, state]``."""
+        if not self._from_hidden:
+            return states.float()
+        started = time.perf_counter()
+        logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
+        self.seconds += time.perf_counter() - started
+        return logits
+
+    def all_logits(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """All logits of stored states (each ``[state]``), on the host: ``[rows, vocab]``."""
+        rows: NDArray[np.float32] = self.logits(torch.stack(list(states))).cpu().numpy()
+        return rows
+
+    @torch.inference_mode()
+    def scores(self, states: torch.Tensor) -> list[NextTokenScores]:
+        """What is kept of each state ``[rows, state]``: the largest logits and their total."""
+        logits = self.logits(states)
+        top = torch.topk(logits, min(self._top, logits.shape[-1]), dim=-1)
+        values = top.values.cpu().numpy()
+        ids = top.indices.to(torch.int32).cpu().numpy()
+        totals = torch.logsumexp(logits, dim=-1).double().cpu().numpy()
+        return [
+            NextTokenScores(
+                np.ascontiguousarray(values[row]),
+                np.ascontiguousarray(ids[row]),
+                float(totals[row]),
+                states[row].clone(),
+            )
+            for row in range(len(states))
+        ]
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        """States of all positions, ``[rows, width, state]``: hidden states, or logits where those do not serve."""
+        inputs: dict[str, Any] = {
+            "input_ids": ids.to(self.device),
+            "attention_mask": mask.to(self.device),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if self._takes_positions:
+            inputs["position_ids"] = positions.to(self.device)
+        started = time.perf_counter()
+        output = self._body(**inputs)
+        states: torch.Tensor = output.last_hidden_state if self._from_hidden else output.logits
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - started
+        self.passes += 1
+        return states
+
+    def _probe(self) -> Capabilities:
+        """Try the model on two short rows of different lengths, together and alone."""
+        if self.model.config.is_encoder_decoder:
+            return Capabilities(None, "it is an encoder-decoder model", False)
+        if "past_key_values" not in inspect.signature(self.model.forward).parameters:
+            return Capabilities(None, "its forward takes no past_key_values", False)
+        try:
+            self._choose_body()
+            shape = self._probe_cache()
+            reason = shape if isinstance(shape, str) else self._probe_rows(shape)
+        except Exception as error:  # whatever a foreign cache does, it only means: take the plain path
+            return Capabilities(None, f"trying its cache failed ({type(error).__name__}: {error})", False)
+        finally:
+            self.seconds, self.passes = 0.0, 0
+        if isinstance(shape, str) or reason is not None:
+            return Capabilities(None, reason, False)
+        return Capabilities(shape, None, self._from_hidden)
+
+    def _probe_rows_ids(self) -> list[list[int]]:
+        """Two rows of harmless token ids that do not depend on any generator."""
+        return [[3 + (7 * i + 11 * row) % (self.vocab_size - 3) for i in range(n)] for row, n in enumerate(PROBE_LENGTHS)]
+
+    @torch.inference_mode()
+    def _choose_body(self) -> None:
+        """Use the model below the output head where head(hidden) gives exactly the model's own logits."""
+        ids = torch.tensor([self._probe_rows_ids()[0]], device=self.device)
+        self._body, self._from_hidden = self.model, False
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        body, head = self.model.base_model, self.model.get_output_embeddings()
+        if body is self.model or head is None:
+            return
+        try:
+            hidden = body(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            same = torch.allclose(head(hidden), self.model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+        except Exception:  # a body that cannot be called alone is not used alone
+            return
+        if same:
+            self._body, self._from_hidden = body, True
+            self._takes_positions = "position_ids" in inspect.signature(body.forward).parameters
+
+    @torch.inference_mode()
+    def _probe_cache(self) -> CacheShape | str:
+        cache = assemble((), 1, self.device)
+        ids = torch.tensor([self._probe_rows_ids()[0]])
+        self._forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], cache)
+        return shape_of(cache)
+
+    @torch.inference_mode()
+    def _probe_rows(self, shape: CacheShape) -> str | None:
+        """Decode rows of different lengths in one buffer and compare with each row alone."""
+        rows = self._probe_rows_ids()
+        buffer = SlotBuffer(shape, len(rows))
+        for segment, _ in self.prefill(rows):
+            buffer.join([segment])
+        for step in range(2):
+            tokens = [3 + (5 * step + row) % (self.vocab_size - 3) for row in range(len(rows))]
+            buffer.reserve_step()
+            together = self.logits(self.step(buffer, tokens))
+            buffer.commit_step()
+            for row, token in enumerate(tokens):
+                rows[row].append(token)
+                alone = self.model(input_ids=torch.tensor([rows[row]], device=self.device)).logits[0, -1].float()
+                tolerance = 1e-3 if alone.dtype == shape.dtype else 0.25
+                if not torch.allclose(together[row], alone, rtol=tolerance, atol=tolerance * float(alone.abs().max())):
+                    return "rows of different lengths in one batch change its logits"
+        return None
+
+
+class BatchLimit:
+    """How many rows go into one pass: as many as fit, fewer after running out of memory, more again later.
+
+    Args:
+        maximum: The most that is ever tried.
+        growth_after: Passes without trouble after which twice as many are tried again.
+    """
+
+    def __init__(self, maximum: int, *, growth_after: int = 64) -> None:
+        self.maximum = maximum
+        self.rows = maximum
+        self._growth_after = growth_after
+        self._calm = 0
+
+    def succeeded(self) -> None:
+        """Count a pass without trouble."""
+        self._calm += 1
+        if self.rows < self.maximum and self._calm >= self._growth_after:
+            self.rows = min(self.maximum, self.rows * 2)
+            self._calm = 0
+
+    def ran_out(self, tried: int) -> bool:
+        """Halve after ``tried`` rows did not fit; False when not even one row did."""
+        self._calm = 0
+        if tried <= 1:
+            return False
+        self.rows = max(1, min(self.rows, tried) // 2)
+        return True

@@ -1,0 +1,248 @@
+"""The slot buffer: one tensor that holds the keys and values of all rows that are being decoded.
+
+Rows stand right-aligned at a shared write column, so that every step writes one column for all of them and
+nothing is concatenated. Joining copies a row in, leaving moves the last row into the hole. What a row means,
+and which row goes on, is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+Segment = torch.Tensor
+"""Keys and values of consecutive tokens of one row: ``[layers, 2, heads, tokens, head_dim]``."""
+
+SPARE_COLUMNS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What one token of one row occupies; equal in all layers.
+
+    Attributes:
+        layers, heads, head_dim: Sizes of the key and of the value tensor of each layer.
+        dtype, device: Where and how they are stored.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token in all layers."""
+        return self.layers * 2 * self.heads * self.head_dim * self.dtype.itemsize
+
+
+def shape_of(cache: Cache) -> CacheShape | str:
+    """Read the shape off a filled cache, or say why its rows cannot be cut out and put together.
+
+    Args:
+        cache: A ``DynamicCache`` after one forward pass of one row.
+    """
+    shapes = set()
+    for layer in cache.layers:
+        if not isinstance(layer, DynamicLayer) or not layer.is_initialized:
+            return f"its cache keeps a {type(layer).__name__}, whose state cannot be cut by position"
+        if layer.keys is None or layer.values is None or layer.keys.shape != layer.values.shape:
+            return "its keys and values differ in shape"
+        if layer.keys.ndim != 4:
+            return "its cache layers are not of the form [rows, heads, tokens, head_dim]"
+        shapes.add((layer.keys.shape[1], layer.keys.shape[3], layer.keys.dtype, layer.keys.device))
+    if not shapes:
+        return "it fills no cache"
+    if len(shapes) > 1:
+        return "its layers keep caches of different shapes"
+    heads, head_dim, dtype, device = shapes.pop()
+    return CacheShape(len(cache.layers), heads, head_dim, dtype, device)
+
+
+def extract(cache: Cache, row: int, first: int, last: int) -> Segment:
+    """Copy the tokens ``first`` to ``last`` (exclusive) of one row out of a filled cache."""
+    keys = torch.stack([layer.keys[row, :, first:last] for layer in cache.layers])
+    values = torch.stack([layer.values[row, :, first:last] for layer in cache.layers])
+    return torch.stack((keys, values), dim=1)
+
+
+def assemble(segments: Sequence[Segment], rows: int, device: torch.device) -> DynamicCache:
+    """Make a cache in which each of ``rows`` rows holds these segments one after the other."""
+    cache = DynamicCache()
+    if not segments:
+        return cache
+    joined = torch.cat([segment.to(device) for segment in segments], dim=3)
+    expanded = joined.unsqueeze(2).expand(-1, -1, rows, -1, -1, -1)  # [layers, 2, rows, heads, tokens, dim]
+    for index, (keys, values) in enumerate(expanded):
+        cache.update(keys, values, index)
+    return cache
+
+
+class SlotLayer(DynamicLayer):
+    """One layer's window into the buffer, in the form that the model's attention asks for.
+
+    Overrides ``update``, ``get_seq_length`` and ``get_mask_sizes`` of transformers' ``DynamicLayer``
+    (5.23; the tests notice when a model stops calling them).
+    """
+
+    def __init__(self, buffer: SlotBuffer, index: int) -> None:
+        super().__init__()
+        self._buffer = buffer
+        self._index = index
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write ``[rows, heads, 1, head_dim]`` at the write column; return all visible columns."""
+        return self._buffer.write(self._index, key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        """Visible columns before this step."""
+        return self._buffer.width
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns of the attention mask and their offset."""
+        return self._buffer.width + query_length, 0
+
+
+class SlotBuffer:
+    """Keys and values of up to ``slots`` rows, right-aligned at one write column.
+
+    The data is ``[layers, 2, slots, heads, capacity, head_dim]``; row ``i`` occupies the columns
+    ``[column - lengths[i], column)``.
+
+    Args:
+        shape: What one token occupies.
+        slots: Rows it can hold at the start; it grows when asked to.
+    """
+
+    def __init__(self, shape: CacheShape, slots: int) -> None:
+        self.shape = shape
+        self.lengths: list[int] = []
+        self._slots = max(1, slots)
+        self._column = 0
+        self._capacity = 0
+        self._data: torch.Tensor | None = None
+        self.cache = Cache(layers=[SlotLayer(self, index) for index in range(shape.layers)])
+
+    @property
+    def rows(self) -> int:
+        """Rows that are in the buffer now; they are the slots 0 to rows - 1."""
+        return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """Columns that some row uses: the length of the longest row."""
+        return max(self.lengths, default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the buffer occupies."""
+        return 0 if self._data is None else self._data.nbytes
+
+    def join(self, segments: Sequence[Segment]) -> int:
+        """Copy a row in; returns its slot."""
+        length = sum(segment.shape[3] for segment in segments)
+        self._make_room(length)
+        data, slot, start = self._storage, len(self.lengths), self._column - length
+        for segment in segments:
+            end = start + segment.shape[3]
+            data[:, :, slot, :, start:end] = segment
+            start = end
+        self.lengths.append(length)
+        return slot
+
+    def fork(self, slot: int) -> int:
+        """Copy a row that is in the buffer; returns the copy's slot."""
+        length = self.lengths[slot]
+        self._make_room(length)
+        copy = len(self.lengths)
+        columns = slice(self._column - length, self._column)
+        self._storage[:, :, copy, :, columns] = self._storage[:, :, slot, :, columns]
+        self.lengths.append(length)
+        return copy
+
+    def leave(self, slot: int) -> int:
+        """Take a row out; returns the slot whose row has moved into its place (``slot`` if none has)."""
+        last = len(self.lengths) - 1
+        if slot != last:
+            columns = slice(self._column - self.lengths[last], self._column)
+            self._storage[:, :, slot, :, columns] = self._storage[:, :, last, :, columns]
+            self.lengths[slot] = self.lengths[last]
+        self.lengths.pop()
+        return last
+
+    def read(self, slot: int, first: int, last: int) -> Segment:
+        """Copy the tokens ``first`` to ``last`` (exclusive) of a row out of the buffer."""
+        start = self._column - self.lengths[slot]
+        return self._storage[:, :, slot, :, start + first : start + last].clone()
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one column of one layer (``[rows, heads, 1, head_dim]``); return the visible columns."""
+        data, rows, end = self._storage[layer], len(self.lengths), self._column + 1
+        data[0, :rows, :, self._column : end] = keys
+        data[1, :rows, :, self._column : end] = values
+        start = self._column - self.width
+        return data[0, :rows, :, start:end], data[1, :rows, :, start:end]
+
+    def attention_mask(self) -> torch.Tensor:
+        """Mask of the coming step, ``[rows, width + 1]`` of 0 and 1."""
+        width = self.width
+        lengths = torch.tensor(self.lengths, device=self.shape.device)
+        columns = torch.arange(width + 1, device=self.shape.device)
+        return (columns >= (width - lengths)[:, None]).long()
+
+    def reserve_step(self) -> None:
+        """Make sure that the coming step has a column to write to; may move or grow the data."""
+        if self._column + 1 > self._capacity:
+            self._realign(len(self.lengths), self.width)
+
+    def commit_step(self) -> None:
+        """Count the column that a step has written; before this call the step can be repeated."""
+        self._column += 1
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def clear(self) -> None:
+        """Give all memory back and forget all rows."""
+        self.lengths = []
+        self._data = None
+        self._column = self._capacity = 0
+
+    @property
+    def _storage(self) -> torch.Tensor:
+        if self._data is None:
+            raise RuntimeError("the slot buffer holds no rows")
+        return self._data
+
+    def _make_room(self, length: int) -> None:
+        """Provide a free slot, and a write column behind at least ``length`` columns."""
+        rows = len(self.lengths) + 1
+        if not self.lengths and self._data is not None and length + 1 <= self._capacity:
+            self._column = length
+        elif self._data is None or rows > self._slots or length > self._column:
+            self._realign(rows, max(length, self.width))
+
+    def _realign(self, rows: int, width: int) -> None:
+        """Move all rows so that the write column is ``width``, into a larger tensor when they need one.
+
+        Nothing has changed when allocating the larger tensor fails.
+        """
+        old, old_end, kept, n = self._data, self._column, self.width, len(self.lengths)
+        slots = self._slots if rows <= self._slots else max(rows, self._slots * 2)
+        capacity = max(width + SPARE_COLUMNS, self._capacity)
+        if old is None or capacity != self._capacity or slots != self._slots:
+            shape = self.shape
+            dimensions = (shape.layers, 2, slots, shape.heads, capacity, shape.head_dim)
+            # zeros: masked columns are multiplied by a weight of 0, and 0 * NaN would be NaN
+            self._data = torch.zeros(dimensions, dtype=shape.dtype, device=shape.device)
+            self._slots, self._capacity = slots, capacity
+        if old is not None and n:
+            moved = old[:, :, :n, :, old_end - kept : old_end]
+            overlaps = self._data is old
+            self._storage[:, :, :n, :, width - kept : width] = moved.clone() if overlaps else moved
+        self._column = width

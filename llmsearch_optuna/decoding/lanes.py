@@ -1,0 +1,170 @@
+"""Lanes: which row of the slot buffer stands on which node, and how rows come in, fork and go.
+
+A lane belongs to a place in a prompt's tree, not to a request: requests that stand on the same node are
+computed once, and the beams of one row share what they have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmsearch_optuna.decoding.executor import Executor
+from llmsearch_optuna.decoding.kv_cache import Segment, SlotBuffer
+from llmsearch_optuna.decoding.replay import Node, ReplayStore
+from llmsearch_optuna.decoding.stats import EngineStats
+
+
+class Lane:
+    """One row of the slot buffer.
+
+    Attributes:
+        slot: Where it is in the buffer.
+        node: The last node whose token it holds.
+        fresh: Nodes that were computed in this lane and are stored nowhere else yet.
+    """
+
+    __slots__ = ("fresh", "node", "slot")
+
+    def __init__(self, slot: int, node: Node) -> None:
+        self.slot = slot
+        self.node = node
+        self.fresh: list[Node] = []
+
+
+class Lanes:
+    """The rows that are being decoded; always exactly those that the coming step computes."""
+
+    def __init__(self, buffer: SlotBuffer, store: ReplayStore, executor: Executor, stats: EngineStats) -> None:
+        self.buffer = buffer
+        self._store = store
+        self._executor = executor
+        self._stats = stats
+        self._by_slot: list[Lane] = []
+
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
+    def step(self, wanted: Sequence[Node]) -> None:
+        """Compute the scores of these nodes (distinct, none a root) in one pass.
+
+        Whatever fails inside, out of memory included, leaves lanes and nodes so that the call can be repeated.
+        """
+        pending = self._arrange(wanted)
+        self.buffer.reserve_step()
+        states = self._executor.step(self.buffer, [pending[lane].token for lane in self._by_slot])
+        scores = self._executor.scores(states)
+        self.buffer.commit_step()
+        for lane, node_scores in zip(self._by_slot, scores, strict=True):
+            node = pending[lane]
+            node.scores = node_scores
+            if node.run is None:
+                node.lane = lane
+                lane.fresh.append(node)
+            else:  # scores were evicted, keys and values were not
+                self.settle(lane)
+                self._store.keep_scores([node])
+            lane.node = node
+        self._stats.steps += 1
+        self._stats.step_rows += len(wanted)
+
+    def settle(self, lane: Lane) -> None:
+        """Hand what was computed in a lane over to the store."""
+        if not lane.fresh:
+            return
+        nodes = lane.fresh
+        first = len(nodes[0].tree.prompt_ids) + nodes[0].depth - 1
+        segment = self.buffer.read(lane.slot, first, first + len(nodes)) if self._store.budget else None
+        lane.fresh = []  # only now: reading may run out of memory
+        for node in nodes:
+            node.lane = None
+        if segment is not None:
+            self._store.keep_path(nodes, segment)
+        self._store.keep_scores(nodes)
+
+    def release_all(self) -> None:
+        """End every lane."""
+        for lane in list(self._by_slot):
+            self._release(lane)
+
+    def abandon(self) -> None:
+        """Drop every lane without storing anything: there is no memory to store it in."""
+        for lane in self._by_slot:
+            for node in lane.fresh:
+                node.lane = None
+            self._store.keep_scores(lane.fresh)
+        self._by_slot = []
+        self.buffer.clear()
+
+    def _arrange(self, wanted: Sequence[Node]) -> dict[Lane, Node]:
+        """Bring the lanes into the state before the step: one at the parent of each wanted node, no other."""
+        heads = {lane.node: lane for lane in self._by_slot}
+        pending: dict[Lane, Node] = {}
+        others: list[Node] = []
+        for node in wanted:
+            lane = heads.get(node.parent) if node.parent is not None else None
+            if lane is None or lane in pending:
+                others.append(node)
+            else:
+                pending[lane] = node
+        for lane in [lane for lane in self._by_slot if lane not in pending]:
+            self._release(lane)
+        for node in others:
+            assert node.parent is not None
+            head = heads.get(node.parent)
+            slot = self.buffer.join(self._fetch(node.parent)) if head is None else self.buffer.fork(head.slot)
+            lane = Lane(slot, node.parent)
+            self._by_slot.append(lane)
+            pending[lane] = node
+        return pending
+
+    def _release(self, lane: Lane) -> None:
+        self.settle(lane)
+        moved = self._by_slot.pop()
+        self.buffer.leave(lane.slot)
+        if moved is not lane:
+            moved.slot = lane.slot
+            self._by_slot[lane.slot] = moved
+
+    def _fetch(self, node: Node) -> list[Segment]:
+        """Keys and values of a node's prompt and path: stored, read from lanes, or computed again."""
+        tree = node.tree
+        prompt_length = len(tree.prompt_ids)
+        segments, covered = self._store.prompt_segments(tree)
+        path = node.path()
+        if covered == prompt_length:
+            index = 0
+            while index < len(path):
+                segment, end = self._next_segment(path, index, prompt_length)
+                if segment is None:
+                    break
+                segments.append(segment)
+                index = end
+            covered += index
+        missing = (*tree.prompt_ids, *(n.token for n in path))[covered:]
+        if missing:
+            segments.append(self._recompute(node, path, segments, covered, missing))
+        return segments
+
+    def _next_segment(self, path: Sequence[Node], index: int, prompt_length: int) -> tuple[Segment | None, int]:
+        lane = path[index].lane
+        if not isinstance(lane, Lane):
+            return self._store.path_segment(path, index)
+        end = index + 1
+        while end < len(path) and path[end].lane is lane:
+            end += 1
+        return self.buffer.read(lane.slot, prompt_length + index, prompt_length + end), end
+
+    def _recompute(
+        self, node: Node, path: Sequence[Node], segments: Sequence[Segment], covered: int, missing: Sequence[int]
+    ) -> Segment:
+        """Run the missing tokens behind what is there, in one pass, and store them again."""
+        tree, prompt_length = node.tree, len(node.tree.prompt_ids)
+        ((segment, _),) = self._executor.prefill([missing], segments)
+        self._stats.recomputed_tokens += len(missing)
+        prompt_part = max(0, prompt_length - covered)
+        if prompt_part:
+            self._store.keep_prompt(tree, segment[:, :, :, :prompt_part].clone())
+        tail = path[max(0, covered - prompt_length) :]
+        if tail and self._store.budget and all(n.run is None and n.lane is None for n in tail):
+            self._store.keep_path(tail, segment[:, :, :, prompt_part:].clone())
+        return segment

@@ -1,0 +1,112 @@
+"""Memory: what is free, what counts as running out of it, and what the caches may take.
+
+NVML (through nvidia-ml-py) and psutil are asked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import psutil
+import torch
+
+logger = logging.getLogger("llmsearch_optuna.memory")
+
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory",  # CUDA, HIP, MPS ("MPS backend out of memory"), XPU
+    "can't allocate memory",  # the CPU allocator: "DefaultCPUAllocator: can't allocate memory"
+    "not enough memory",  # the CPU allocator's wording on Windows
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error_host_allocation_failed",
+    "cusolver_status_alloc_failed",
+    "failed to allocate memory",
+    "unable to allocate",  # numpy
+    "std::bad_alloc",
+    "cannot allocate memory",  # errno ENOMEM
+)
+"""Lower-case parts of the messages with which allocators say that there is no more memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError | OSError):
+        return False
+    message = str(error).lower()
+    return any(part in message for part in OUT_OF_MEMORY_MESSAGES)
+
+
+def forget_traceback(error: BaseException) -> None:
+    """Let go of the tensors that an error's frames keep alive, through all its causes."""
+    seen: set[int] = set()
+    stack: list[BaseException | None] = [error]
+    while stack:
+        current = stack.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        stack += [current.__cause__, current.__context__]
+        current.__traceback__ = None
+        current.__cause__ = current.__context__ = None
+
+
+def give_back(device: torch.device) -> None:
+    """Return unused memory from the allocator's cache to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that new tensors on this device could take."""
+    if device.type == "cuda":
+        return _free_cuda_bytes(device)
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min(int(psutil.virtual_memory().available), _address_space_left())
+
+
+def automatic_cache_budget(device: torch.device) -> int:
+    """Half of the memory that is left once the model is loaded."""
+    return free_bytes(device) // 2
+
+
+def _free_cuda_bytes(device: torch.device) -> int:
+    """What NVML calls free, plus what torch's allocator holds without using it."""
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    idle = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+    free = _free_by_nvml(index)
+    return (torch.cuda.mem_get_info(index)[0] if free is None else free) + idle
+
+
+def _free_by_nvml(index: int) -> int | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            uuid = str(torch.cuda.get_device_properties(index).uuid)
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+            return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception as error:  # NVML is absent or refuses: torch's own figure serves
+        logger.debug("NVML gave no figure: %s", error)
+        return None
+
+
+def _address_space_left() -> int:
+    """What a limit on the address space (``ulimit -v``, RLIMIT_AS) leaves to this process."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 2**62
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return 2**62
+    return max(0, soft - int(psutil.Process().memory_info().vms))

@@ -1,0 +1,330 @@
+"""The prefix trees: what earlier trials have computed, by prompt and by path of tokens.
+
+Raw next-token scores depend only on the tokens before them, never on generation parameters. Each prompt has
+a tree; a node stands for one prefix and keeps the scores that follow it and, while the budget lasts, the
+keys and values of its token. Nothing here runs a model or picks a token.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmsearch_optuna.decoding.kv_cache import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokenScores:
+    """The raw scores that follow one prefix, as much of them as picking needs.
+
+    Attributes:
+        values: The largest logits, descending, float32 ``[top]``.
+        ids: Their token ids, int32 ``[top]``.
+        log_total: Logarithm of the sum of exponentials over the whole vocabulary.
+        state: What gives all logits back: the hidden state ``[hidden]``, or the logits themselves.
+    """
+
+    values: NDArray[np.float32]
+    ids: NDArray[np.int32]
+    log_total: float
+    state: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.ids.nbytes + self.state.nbytes + 8
+
+
+class Node:
+    """One prefix of one prompt's continuations: the path of tokens from the root to here.
+
+    Attributes:
+        token: The last token of the path (-1 at the root, which stands for the prompt itself).
+        depth: Tokens on the path.
+        scores: What follows; None while it has not been computed or after it was evicted.
+        run, offset: The stored keys and values that hold this node's token, and where in them.
+        lane: The row of the slot buffer that holds this node's token now, if one does.
+        visitors: How many requests stand here; scores are not evicted from under them.
+        budgeted: Whether the scores are counted in the budget (and will be evicted from there).
+        known: Whether the scores were ever computed (for counting distinct prefixes).
+    """
+
+    __slots__ = (
+        "budgeted",
+        "children",
+        "depth",
+        "known",
+        "lane",
+        "offset",
+        "parent",
+        "run",
+        "scores",
+        "token",
+        "tree",
+        "visitors",
+    )
+
+    def __init__(self, tree: PromptTree, parent: Node | None, token: int) -> None:
+        self.tree = tree
+        self.parent = parent
+        self.token = token
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.children: dict[int, Node] = {}
+        self.scores: NextTokenScores | None = None
+        self.run: Run | None = None
+        self.offset = 0
+        self.lane: object | None = None
+        self.visitors = 0
+        self.budgeted = False
+        self.known = False
+
+    def enter(self) -> None:
+        """A request stands here from now on."""
+        self.visitors += 1
+
+    def leave(self) -> None:
+        """A request has gone on; scores that nobody keeps go with the last one."""
+        self.visitors -= 1
+        if not self.visitors and not self.budgeted and self.lane is None:
+            self.scores = None
+            forget_if_bare(self)
+
+    def child(self, token: int) -> Node:
+        """The prefix that is longer by this token; made when nobody was there before."""
+        node = self.children.get(token)
+        if node is None:
+            node = self.children[token] = Node(self.tree, self, token)
+        return node
+
+    def path(self) -> list[Node]:
+        """The nodes from the root (not included) down to this one."""
+        nodes: list[Node] = []
+        node: Node = self
+        while node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
+
+class PromptTree:
+    """Everything that is known about the continuations of one prompt (its token ids are the key).
+
+    Attributes:
+        prompt_ids: The prompt.
+        shared: How many of its first tokens it has in common with all prompts (kept once, not here).
+        prompt_run: The keys and values of the rest of the prompt.
+        visitors: Requests on this tree; while there are any, the prompt's keys and values are working memory.
+    """
+
+    __slots__ = ("prompt_ids", "prompt_run", "root", "shared", "visitors")
+
+    def __init__(self, prompt_ids: tuple[int, ...], shared: int) -> None:
+        self.prompt_ids = prompt_ids
+        self.shared = shared
+        self.root = Node(self, None, -1)
+        self.prompt_run: Run | None = None
+        self.visitors = 0
+
+
+class Run:
+    """Stored keys and values of consecutive tokens: of a prompt, or of nodes on one path."""
+
+    __slots__ = ("nodes", "segment", "tree")
+
+    def __init__(self, segment: Segment, *, tree: PromptTree | None = None, nodes: Sequence[Node] = ()) -> None:
+        self.segment: Segment | None = segment
+        self.tree = tree
+        self.nodes = tuple(nodes)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.segment is None else self.segment.nbytes
+
+    def drop(self) -> None:
+        self.segment = None
+        for node in self.nodes:
+            if node.run is self:
+                node.run = None
+        if self.tree is not None and self.tree.prompt_run is self:
+            self.tree.prompt_run = None
+
+
+class ScoreBlock:
+    """The scores of nodes that were computed one after the other; evicted together."""
+
+    __slots__ = ("nbytes", "nodes")
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = tuple(nodes)
+        self.nbytes = sum(node.scores.nbytes for node in nodes if node.scores is not None)
+        for node in nodes:
+            node.budgeted = True
+
+    def drop(self) -> None:
+        for node in self.nodes:
+            node.budgeted = False
+            if not node.visitors:
+                node.scores = None
+                forget_if_bare(node)
+
+
+class Evictable(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+    def drop(self) -> None: ...
+
+
+def forget_if_bare(node: Node) -> None:
+    """Take a node out of its tree when nothing is stored at it or below, and so on upwards."""
+    while node.parent is not None and not (node.children or node.scores or node.run or node.visitors or node.lane):
+        parent = node.parent
+        if parent.children.get(node.token) is node:
+            del parent.children[node.token]
+        node = parent
+
+
+class LeastRecentlyUsed:
+    """A set of evictable things with a limit in bytes; what was used longest ago goes first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.nbytes = 0
+        self.evictions = 0
+        self._entries: OrderedDict[int, tuple[Evictable, int]] = OrderedDict()
+
+    def add(self, entry: Evictable) -> bool:
+        """Keep an entry, evicting others for it; False (and dropped) when it alone is over the limit."""
+        if id(entry) in self._entries:
+            self.touch(entry)
+            return True
+        size = entry.nbytes
+        if size > self.limit:
+            entry.drop()
+            self.evictions += 1
+            return False
+        self._entries[id(entry)] = (entry, size)
+        self.nbytes += size
+        self.shrink(self.limit)
+        return True
+
+    def touch(self, entry: Evictable) -> None:
+        """Note that an entry was used now."""
+        if id(entry) in self._entries:
+            self._entries.move_to_end(id(entry))
+
+    def shrink(self, limit: int) -> int:
+        """Evict until at most ``limit`` bytes are kept; returns the bytes that were given back."""
+        before = self.nbytes
+        while self.nbytes > limit and self._entries:
+            _, (entry, size) = self._entries.popitem(last=False)
+            self.nbytes -= size
+            self.evictions += 1
+            entry.drop()
+        return before - self.nbytes
+
+    def __iter__(self) -> Iterator[Evictable]:
+        return (entry for entry, _ in self._entries.values())
+
+
+class ReplayStore:
+    """All prompt trees, and the budget under which they keep what was computed.
+
+    Scores are a few kilobytes a token and save a forward pass each; keys and values are larger and save the
+    recomputation of a prefix. So a third of the budget is reserved for scores, the rest holds keys and values.
+
+    Args:
+        budget: Bytes that stored scores, keys and values may take together; 0 keeps nothing.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.scores = LeastRecentlyUsed(budget // 3)
+        self.runs = LeastRecentlyUsed(budget - budget // 3)
+        self.trees: dict[tuple[int, ...], PromptTree] = {}
+        self.shared_ids: tuple[int, ...] = ()
+        self.shared_segment: Segment | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.scores.nbytes + self.runs.nbytes
+
+    @property
+    def evictions(self) -> int:
+        return self.scores.evictions + self.runs.evictions
+
+    def tree(self, prompt_ids: tuple[int, ...]) -> PromptTree:
+        """The tree of a prompt; made when nobody asked this prompt before."""
+        tree = self.trees.get(prompt_ids)
+        if tree is None:
+            shared = self.shared_ids
+            common = len(shared) if len(prompt_ids) > len(shared) and prompt_ids[: len(shared)] == shared else 0
+            tree = self.trees[prompt_ids] = PromptTree(prompt_ids, common)
+        return tree
+
+    def share_prefix(self, prefix: tuple[int, ...]) -> None:
+        """Keep the keys and values of this prefix once for all prompts that begin with it; set before any tree."""
+        if not self.trees:
+            self.shared_ids = prefix
+
+    def visit(self, tree: PromptTree) -> None:
+        """A request works on this tree from now on."""
+        tree.visitors += 1
+
+    def depart(self, tree: PromptTree) -> None:
+        """A request is done with this tree; with the last one the prompt falls under the budget."""
+        tree.visitors -= 1
+        if not tree.visitors and tree.prompt_run is not None:
+            self.runs.add(tree.prompt_run)
+
+    def keep_prompt(self, tree: PromptTree, segment: Segment) -> None:
+        """Keep the keys and values of a prompt (without the shared prefix)."""
+        tree.prompt_run = Run(segment, tree=tree)
+        if not tree.visitors:
+            self.runs.add(tree.prompt_run)
+
+    def keep_path(self, nodes: Sequence[Node], segment: Segment) -> None:
+        """Keep the keys and values of consecutive nodes (``segment`` has one token a node)."""
+        run = Run(segment, nodes=nodes)
+        for offset, node in enumerate(nodes):
+            node.run, node.offset = run, offset
+        self.runs.add(run)
+
+    def keep_scores(self, nodes: Sequence[Node]) -> None:
+        """Count the scores of these nodes against the budget (they are there already)."""
+        scored = [node for node in nodes if node.scores is not None and not node.budgeted]
+        if scored:
+            self.scores.add(ScoreBlock(scored))
+
+    def prompt_segments(self, tree: PromptTree) -> tuple[list[Segment], int]:
+        """The stored keys and values of a prompt, and how many of its tokens they cover."""
+        segments: list[Segment] = []
+        if tree.shared:
+            if self.shared_segment is None:
+                return [], 0
+            segments.append(self.shared_segment)
+        run = tree.prompt_run
+        if run is None or run.segment is None:
+            return segments, tree.shared
+        self.runs.touch(run)
+        return [*segments, run.segment], len(tree.prompt_ids)
+
+    def path_segment(self, path: Sequence[Node], first: int) -> tuple[Segment | None, int]:
+        """The stored keys and values of consecutive nodes from ``path[first]`` on, and the index after them."""
+        run, offset = path[first].run, path[first].offset
+        if run is None or run.segment is None:
+            return None, first
+        end = first + 1
+        while end < len(path) and path[end].run is run and path[end].offset == offset + end - first:
+            end += 1
+        self.runs.touch(run)
+        return run.segment[:, :, :, offset : offset + end - first], end
+
+    def release(self) -> int:
+        """Give stored keys and values back because memory is short; scores stay. Returns the bytes freed."""
+        return self.runs.shrink(0)

@@ -1,0 +1,73 @@
+"""What an engine has done so far, in counts and seconds: the distance from the least work that was possible."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters of one engine; a snapshot is a copy, and two snapshots can be subtracted.
+
+    Attributes:
+        tokens: Tokens that were picked, for all requests.
+        forward_tokens: Next-token scores computed by a forward pass of the row decoder (prompts included).
+        distinct_prefixes: Different (prompt, prefix) pairs whose scores were ever asked for: the floor.
+        replayed_tokens: Tokens picked from scores that were there already.
+        prefill_tokens: Prompt tokens that went through the model.
+        prefill_tokens_saved: Prompt tokens of requests that did not have to.
+        recomputed_tokens: Tokens whose keys and values had been evicted and were computed again.
+        steps: Decoding passes over the slot buffer.
+        step_rows: Rows of all those passes together.
+        lookups: Picks that needed all logits, not only the largest.
+        plain_requests: Requests that went through ``model.generate``.
+        out_of_memory: Times that memory ran out.
+        evictions: Things evicted from the cache.
+        cache_bytes: Bytes that stored scores, keys and values take now.
+        seconds: Wall-clock seconds inside the engine.
+        forward_seconds: Those of them that were spent inside the model.
+    """
+
+    tokens: int = 0
+    forward_tokens: int = 0
+    distinct_prefixes: int = 0
+    replayed_tokens: int = 0
+    prefill_tokens: int = 0
+    prefill_tokens_saved: int = 0
+    recomputed_tokens: int = 0
+    steps: int = 0
+    step_rows: int = 0
+    lookups: int = 0
+    plain_requests: int = 0
+    out_of_memory: int = 0
+    evictions: int = 0
+    cache_bytes: int = 0
+    seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+    @property
+    def rows_per_step(self) -> float:
+        """Rows in the average decoding pass."""
+        return self.step_rows / self.steps if self.steps else 0.0
+
+    @property
+    def outside_share(self) -> float:
+        """Share of the engine's time that was not spent inside the model."""
+        return 1.0 - self.forward_seconds / self.seconds if self.seconds else 0.0
+
+    @property
+    def distance_from_floor(self) -> float:
+        """Forwards for every distinct prefix; 1.0 is the least possible."""
+        return self.forward_tokens / self.distinct_prefixes if self.distinct_prefixes else 1.0
+
+    def snapshot(self) -> EngineStats:
+        """A copy that later work does not change."""
+        return EngineStats(**asdict(self))
+
+    def since(self, earlier: EngineStats) -> EngineStats:
+        """What was done after an earlier snapshot (``cache_bytes`` is a level and stays as it is)."""
+        levels = {"cache_bytes"}
+        changes = {
+            f.name: getattr(self, f.name) - (0 if f.name in levels else getattr(earlier, f.name)) for f in fields(self)
+        }
+        return EngineStats(**changes)
