@@ -1,0 +1,416 @@
+"""Beam search of one row as a state machine: which paths need logits now, and what follows from them.
+
+The rules are Hugging Face's (``GenerationMixin._beam_search`` of transformers 5 for one unpadded row), to the token.
+Whoever drives it computes logits however it likes, most often from lists of the best candidates. No model, no cache
+and no batch may enter here.
+
+Beam sampling follows Hugging Face's distribution with noise of our own. The candidates of all live beams are
+drawn without replacement in proportion to the softmax of their accumulated, processed and warped log-probabilities: the
+highest sums of that score and a Gumbel value, which is what ``torch.multinomial`` draws too. The value of token t on
+the beam of rank b at step s is ``gumbel(generation_seed, row_key, s, b * vocab_size + t)``; it depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.generation import logits_process as hf
+
+from llmsearch_optuna.decoding.log_prob_processors import Floats, Ints, LogProbProcessors
+from llmsearch_optuna.decoding.noise import gumbel
+from llmsearch_optuna.errors import DecodingError
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.decoding.params import GenerationParams
+    from llmsearch_optuna.decoding.requests import FinishReason
+    from llmsearch_optuna.decoding.warpers import Candidates
+
+Path = tuple[int, ...]
+Stopper = Callable[[Path], "FinishReason | None"]
+
+NO_HYPOTHESIS = -1e9
+"""Hugging Face's score of a hypothesis that does not exist yet."""
+DEAD = -1e8
+"""Beams at or below this score are Hugging Face's placeholders (or impossible); they never win and are not kept."""
+
+PLAIN_PATH_ONLY = (
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
+    "watermarking_config",
+    "guidance_scale",
+    "max_time",
+    "token_healing",
+    "tfs",
+    "top_a",
+    "top_n_sigma",
+)
+"""Parameters that beam search here does not know."""
+
+
+class _Hypothesis(NamedTuple):
+    score: float
+    path: Path
+    reason: FinishReason
+
+
+class _Scored(NamedTuple):
+    """Processed scores of one beam's tokens: ids [K], scores [K], and what no other token's score exceeds."""
+
+    ids: Ints
+    scores: Floats
+    bound: float
+
+
+def unknown_to_beam_search(params: Mapping[str, Any]) -> str | None:
+    """Name a parameter in force that needs ``model.generate``; None when `BeamSearch` does it all."""
+    neutral = {"encoder_repetition_penalty": 1.0, "guidance_scale": 1.0, "tfs": 1.0}
+    for name in PLAIN_PATH_ONLY:
+        value = params.get(name)
+        if value not in (None, 0, False, neutral.get(name)):
+            return name
+    return None
+
+
+class BeamSearch:
+    """The beams of one row and its finished hypotheses.
+
+    Ask for `running`, compute the logits that follow these paths, and call `advance` (or `advance_full`), until
+    `finished`; then take the `result`.
+
+    Args:
+        params: With ``num_beams`` > 1; ``do_sample`` makes it beam sampling.
+        prompt_token_ids: What stands before the generated tokens for processors: the prompt, or the decoder's start
+            tokens of an encoder-decoder model.
+        row_key: Keys the noise of beam sampling.
+        stopper: Tells why a path is complete, beside an ending token or the length; None where nothing else stops.
+        vocab_size: Number of logits.
+
+    Raises:
+        DecodingError: A parameter is in force that only ``model.generate`` applies.
+    """
+
+    def __init__(
+        self,
+        params: GenerationParams,
+        *,
+        prompt_token_ids: Sequence[int],
+        row_key: int,
+        stopper: Stopper | None = None,
+        vocab_size: int,
+    ) -> None:
+        unknown = unknown_to_beam_search(params)
+        if unknown is not None:
+            raise DecodingError(
+                f"Beam search in the engine does not know {unknown}={params[unknown]!r}; "
+                "leave it out or set num_beams=1."
+            )
+        self._num_beams = int(params["num_beams"])
+        self._sampling = _Sampling(params, row_key, vocab_size) if params.get("do_sample") else None
+        self._eos = frozenset(params.eos_token_ids)
+        self._max_new_tokens = params.max_new_tokens
+        self._keep = max(2, 1 + len(params.eos_token_ids)) * self._num_beams
+        length_penalty = params.get("length_penalty")
+        self._length_penalty = 1.0 if length_penalty is None else length_penalty
+        self._early_stopping = params.get("early_stopping") or False
+        self._renormalize = bool(params.get("renormalize_logits"))
+        self._stopper = stopper
+        self._vocab_size = vocab_size
+        self._processors = LogProbProcessors(
+            params,
+            prompt_length=len(prompt_token_ids),
+            max_new_tokens=self._max_new_tokens,
+            eos_token_ids=params.eos_token_ids,
+            vocab_size=vocab_size,
+        )
+        self._prompt_length = len(prompt_token_ids)
+        self._contexts = np.zeros((self._num_beams, self._prompt_length + self._max_new_tokens), dtype=np.int64)
+        self._contexts[:, : self._prompt_length] = prompt_token_ids
+        self._paths: list[Path] = [()]
+        self._scores: Floats = np.zeros(1, dtype=np.float32)
+        self._step = 0
+        self._hypotheses: list[_Hypothesis] = []
+        self._finished = False
+
+    @property
+    def running(self) -> tuple[Path, ...]:
+        """The distinct paths of generated tokens whose next-token scores are needed now."""
+        return () if self._finished else tuple(self._paths)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no continuation can change the result any more."""
+        return self._finished
+
+    def result(self) -> tuple[Path, FinishReason]:
+        """The generated tokens of the best hypothesis, its ending token included, and why it ended.
+
+        Raises:
+            DecodingError: The processors left no token to any beam.
+        """
+        if not self._hypotheses:
+            raise DecodingError(
+                f"No hypothesis was completed in {self._step} steps: the parameters (bans, suppressed tokens, "
+                "length_penalty) leave no possible continuation; relax them."
+            )
+        best = self._hypotheses[0]
+        return best.path, best.reason
+
+    def advance(self, scores: Mapping[Path, Candidates]) -> bool:
+        """Take one step from the best candidates of every running path.
+
+        Args:
+            scores: For each running path its candidates as one row (``values [1, K]`` raw float32 logits in descending
+                order, ``ids [1, K]``, ``log_total [1]``).
+
+        Returns:
+            Whether the lists prove the step. If not, nothing has changed and `advance_full` must follow.
+        """
+        length = self._prompt_length + self._step
+        if self._processors.forced(length) is not None:
+            self._force(length)
+            return True
+        if self._renormalize:
+            return False
+        changing = self._processors.change_anything(length)
+        if not changing and self._sampling is None:
+            return self._advance_plainly(scores)
+        beams = []
+        for beam, path in enumerate(self._paths):
+            candidates = scores[path]
+            ids = candidates.ids[0]
+            log_probs = _log_probs(candidates.values[0], candidates.log_total[0])
+            bound = -math.inf if len(ids) >= self._vocab_size else float(log_probs[-1])
+            if changing:
+                context = self._contexts[beam, :length]
+                if bound > -math.inf:
+                    bound = self._processors.bound(ids, bound, context)
+                log_probs = self._processors.apply(ids, log_probs, context)
+            beams.append(_Scored(ids, log_probs, bound))
+        return self._choose(beams)
+
+    def advance_full(self, logits: Mapping[Path, NDArray[np.float32]]) -> None:
+        """Take one step from the full float32 logits ``[vocab_size]`` of every running path."""
+        length = self._prompt_length + self._step
+        ids = np.arange(self._vocab_size)
+        beams = []
+        for beam, path in enumerate(self._paths):
+            row = logits[path]
+            log_probs = self._processors.apply(ids, _log_probs(row, _log_sum_exp(row)), self._contexts[beam, :length])
+            beams.append(_Scored(ids, log_probs, -math.inf))
+        self._choose(beams)
+
+    def _force(self, length: int) -> None:
+        """A forced token needs no logits."""
+        beams = []
+        for beam in range(len(self._paths)):
+            ids = np.array(self._processors.forced(length), dtype=np.int64)
+            zeros = np.zeros(len(ids), dtype=np.float32)
+            beams.append(_Scored(ids, self._processors.apply(ids, zeros, self._contexts[beam, :length]), -math.inf))
+        self._choose(beams)
+
+    def _advance_plainly(self, scores: Mapping[Path, Candidates]) -> bool:
+        """Without processors no beam can place more than its best `_keep` tokens, so the rest is never looked at."""
+        rows = [scores[path] for path in self._paths]
+        widths = [min(self._keep, row.ids.shape[1]) for row in rows]
+        if any(width < min(self._keep, self._vocab_size) for width in widths):
+            return False
+        totals = [
+            _log_probs(row.values[0, :width], row.log_total[0]) + score
+            for row, width, score in zip(rows, widths, self._scores, strict=True)
+        ]
+        ids = np.concatenate([row.ids[0, :width] for row, width in zip(rows, widths, strict=True)])
+        accumulated = np.concatenate(totals)
+        beams = np.repeat(np.arange(len(rows)), widths)
+        order = np.argsort(-accumulated, kind="stable")[: self._keep]
+        self._take(beams[order], ids[order], accumulated[order])
+        return True
+
+    def _choose(self, beams: Sequence[_Scored]) -> bool:
+        """Place the best (or the drawn) candidates of all beams; False where the lists do not prove them."""
+        if self._sampling is not None:
+            warped = self._sampling.warp(beams)
+            if warped is None:
+                return False
+            beams = warped
+        if self._renormalize:
+            beams = [beam._replace(scores=_log_probs(beam.scores, _log_sum_exp(beam.scores))) for beam in beams]
+        ids = np.concatenate([beam.ids for beam in beams])
+        ranks = np.repeat(np.arange(len(beams)), [len(beam.ids) for beam in beams])
+        accumulated = np.concatenate([beam.scores + score for beam, score in zip(beams, self._scores, strict=True)])
+        priority: NDArray[Any] = accumulated
+        if self._sampling is not None:
+            priority = accumulated + self._sampling.noise(self._step, ranks, ids)
+        best = _largest(np.where(accumulated > DEAD, priority, -np.inf), self._keep)
+        if self._sampling is None:
+            bound = max(float(np.float32(beam.bound) + score) for beam, score in zip(beams, self._scores, strict=True))
+            weakest = float(accumulated[best[-1]]) if len(best) == self._keep else -math.inf
+            if bound > -math.inf and weakest <= bound:
+                return False
+        self._take(ranks[best], ids[best], accumulated[best])
+        return True
+
+    def _take(self, ranks: Ints, ids: Ints, accumulated: Floats) -> None:
+        """Sort the chosen candidates into finished hypotheses and the beams of the next step.
+
+        Only the first `num_beams` may become hypotheses, in the order of choice; the others are there so that
+        enough beams remain. Hugging Face's placeholders (score -1e9) are left out: they cannot win, and what they
+        could do beyond that needs a step with fewer possible tokens than beams.
+        """
+        self._step += 1
+        penalised = (accumulated / np.float32(self._step**self._length_penalty)).tolist()
+        open_places: list[int] = []
+        paths: list[Path] = []
+        fresh: list[_Hypothesis] = []
+        for place, (rank, token) in enumerate(zip(ranks.tolist(), ids.tolist(), strict=True)):
+            path = (*self._paths[rank], token)
+            reason = self._ending(path, token)
+            if reason is None:
+                open_places.append(place)
+                paths.append(path)
+            elif place < self._num_beams and penalised[place] > NO_HYPOTHESIS:
+                fresh.append(_Hypothesis(penalised[place], path, reason))
+        if fresh:
+            self._hypotheses = sorted(self._hypotheses + fresh, key=_by_score)[: self._num_beams]
+        self._continue_with(open_places, paths, ranks, ids, accumulated)
+        self._finished = not self._paths or self._is_settled()
+
+    def _continue_with(
+        self, places: Sequence[int], paths: Sequence[Path], ranks: Ints, ids: Ints, accumulated: Floats
+    ) -> None:
+        scores = accumulated[places]
+        order = np.argsort(-scores, kind="stable")[: self._num_beams]
+        self._paths = [paths[index] for index in order]
+        self._scores = scores[order]
+        kept = np.array(places, dtype=np.int64)[order]
+        length = self._prompt_length + self._step
+        self._contexts[: len(kept), : length - 1] = self._contexts[ranks[kept], : length - 1]
+        self._contexts[: len(kept), length - 1] = ids[kept]
+
+    def _ending(self, path: Path, token: int) -> FinishReason | None:
+        if token in self._eos:
+            return "eos"
+        reason = self._stopper(path) if self._stopper is not None else None
+        if reason is None and self._step >= self._max_new_tokens:
+            return "length"
+        return reason
+
+    def _is_settled(self) -> bool:
+        """Hugging Face's heuristic: can the best beam still beat the worst hypothesis, and is that of interest?"""
+        full = len(self._hypotheses) == self._num_beams
+        if full and self._early_stopping is True:
+            return True
+        hopeful = self._early_stopping == "never" and self._length_penalty > 0.0
+        length = self._max_new_tokens if hopeful else self._step
+        best_possible = float(self._scores[0] / np.float32(length**self._length_penalty))
+        worst = self._hypotheses[-1].score if full else NO_HYPOTHESIS
+        return not best_possible > worst
+
+
+class _Sampling:
+    """What beam sampling adds: Hugging Face's warpers, and noise."""
+
+    def __init__(self, params: GenerationParams, row_key: int, vocab_size: int) -> None:
+        self._seed = params.generation_seed
+        self._row_key = row_key
+        self._vocab_size = vocab_size
+        self._minimal_keep = len(params.eos_token_ids) + 1 if params.eos_token_ids else 2
+        temperature = params.get("temperature")
+        self._temperature = np.float32(1.0 if temperature is None else temperature)
+        top_k = params.get("top_k")
+        self._top_k = 50 if top_k is None else int(top_k)
+        self._top_h = params.get("top_h") is not None
+        self._warpers = _warpers(params, self._minimal_keep)
+
+    def noise(self, step: int, ranks: Ints, ids: Ints) -> NDArray[np.float64]:
+        """Gumbel values ``[K]`` of the tokens ``ids [K]`` on the beams ``ranks [K]``."""
+        values = gumbel(self._seed, [self._row_key], [step], (ranks * self._vocab_size + ids)[None, :])
+        return values.reshape(-1)
+
+    def warp(self, beams: Sequence[_Scored]) -> list[_Scored] | None:
+        """The possible tokens of every beam with their warped scores; None where a list does not hold them all.
+
+        Top-k is what makes lists enough: all later warpers see nothing but its survivors.
+        """
+        supports = []
+        for beam in beams:
+            scores = beam.scores / self._temperature if self._temperature != 1.0 else beam.scores
+            bound = beam.bound / float(self._temperature)
+            if self._top_k and not self._top_h:
+                size = min(max(self._top_k, self._minimal_keep), len(scores))
+                smallest = np.partition(scores, -size)[-size]
+                survivors = np.flatnonzero(scores >= smallest)
+                if bound > -math.inf and (smallest <= bound or size < self._top_k):
+                    return None
+                beam, scores = beam._replace(ids=beam.ids[survivors]), scores[survivors]
+            elif bound > -math.inf:
+                return None
+            supports.append(beam._replace(scores=scores))
+        return self._warp_further(supports) if self._warpers else supports
+
+    def _warp_further(self, supports: Sequence[_Scored]) -> list[_Scored]:
+        width = max(len(support.ids) for support in supports)
+        padded = torch.full((len(supports), width), -math.inf)
+        for row, support in enumerate(supports):
+            padded[row, : len(support.scores)] = torch.from_numpy(support.scores)
+        no_context = torch.empty((len(supports), 0), dtype=torch.int64)
+        for warper in self._warpers:
+            padded = warper(no_context, padded)
+        warped = padded.numpy()
+        return [support._replace(scores=warped[row, : len(support.scores)]) for row, support in enumerate(supports)]
+
+
+def _warpers(params: Mapping[str, Any], keep: int) -> list[Callable[..., Any]]:
+    """Hugging Face's warpers in its order, without temperature and, where it can go first, top-k."""
+
+    def value(name: str, neutral: float) -> float:
+        found = params.get(name)
+        return neutral if found is None else float(found)
+
+    warpers: list[Callable[..., Any]] = []
+    if params.get("top_h") is not None:
+        warpers.append(hf.TopHLogitsWarper(top_h=value("top_h", 1.0)))
+        if top_k := int(value("top_k", 50)):
+            warpers.append(hf.TopKLogitsWarper(top_k=top_k, min_tokens_to_keep=keep))
+    if (top_p := value("top_p", 1.0)) < 1.0:
+        warpers.append(hf.TopPLogitsWarper(top_p=top_p, min_tokens_to_keep=keep))
+    if params.get("min_p") is not None:
+        warpers.append(hf.MinPLogitsWarper(min_p=value("min_p", 0.0), min_tokens_to_keep=keep))
+    if (typical_p := value("typical_p", 1.0)) < 1.0:
+        warpers.append(hf.TypicalLogitsWarper(mass=typical_p, min_tokens_to_keep=keep))
+    if 0.0 < (epsilon := value("epsilon_cutoff", 0.0)) < 1.0:
+        warpers.append(hf.EpsilonLogitsWarper(epsilon=epsilon, min_tokens_to_keep=keep))
+    if 0.0 < (eta := value("eta_cutoff", 0.0)) < 1.0:
+        warpers.append(hf.EtaLogitsWarper(epsilon=eta, min_tokens_to_keep=keep))
+    return warpers
+
+
+def _log_sum_exp(row: Floats) -> float:
+    top = float(row.max())
+    if top == -math.inf:
+        return 0.0
+    return top + math.log(float(np.exp(row.astype(np.float64) - top).sum()))
+
+
+def _log_probs(logits: Floats, log_total: float) -> Floats:
+    """Rounded once, so that lists and full rows give the same float32 scores."""
+    return (logits - np.float64(log_total)).astype(np.float32)
+
+
+def _largest(values: NDArray[Any], count: int) -> Ints:
+    """Places of the largest finite values in descending order, the first place first among equals; `count` at most."""
+    if len(values) > 4 * count:
+        threshold = np.partition(values, -count)[-count]
+        places = np.flatnonzero(values >= threshold)
+    else:
+        places = np.arange(len(values))
+    order = places[np.argsort(-values[places], kind="stable")][:count]
+    return order[values[order] > -np.inf]
+
+
+def _by_score(hypothesis: _Hypothesis) -> float:
+    return -hypothesis.score
