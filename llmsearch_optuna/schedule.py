@@ -1,0 +1,202 @@
+"""Which trial is worked on next: a dead worker's first, else a new one, as soon as it may start.
+
+Trial n may start once all trials up to n - trials_in_flight have ended, whoever ran them; what it tries and what it
+is compared with follows from those alone. So the study is the same for any number of workers, and after any crash.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from llmsearch_optuna.claims import Claim, Session
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.samplers import Candidate, CandidateMaker, Suggester, same_point, visible
+from llmsearch_optuna.space import Space, Suggestion
+from llmsearch_optuna.storage import OpenedStudy
+from llmsearch_optuna.trial import Role, Rows, TrialJob, by_row
+
+logger = logging.getLogger("llmsearch_optuna.schedule")
+
+
+@dataclass
+class Schedule:
+    """Hands out trials.
+
+    Attributes:
+        opened: The study.
+        session: This worker.
+        rows: The search rows.
+        space: Where configurations come from.
+        defaults: The model's generation configuration.
+        baseline: What trial 0 decodes with.
+        greedy: What trial 1 decodes with; None where that is the baseline.
+        suggester: Suggests the others; None where the study has a user's own sampler, which is asked then.
+        n_trials: The study's total.
+        in_flight: How many trials may be under way at once in the whole study.
+        exhausted: Set when the space holds no configuration that is not known.
+    """
+
+    opened: OpenedStudy
+    session: Session
+    rows: Rows
+    space: Space
+    defaults: Mapping[str, Any]
+    baseline: GenerationParams
+    greedy: GenerationParams | None
+    suggester: Suggester | None
+    n_trials: int
+    in_flight: int
+    exhausted: bool = False
+    _taken: set[int] = field(default_factory=set)
+    _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def next(self, *, may_create: bool = True) -> tuple[TrialJob, Claim] | None:
+        """The next trial that this worker may work on now, with its claim; None when there is none at the moment.
+
+        Args:
+            may_create: False lets only trials be finished that have begun (the time is up).
+        """
+        adopted = self._adopt()
+        if adopted is not None or not may_create or self.exhausted:
+            return adopted
+        if not self._may_create(self.trials()):
+            return None
+        with self.opened.creating():
+            trials = self.trials()
+            if not self._may_create(trials):
+                return None
+            return self._create(trials)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials of the study, in the order of their numbers."""
+        return self.opened.study.get_trials(deepcopy=False)
+
+    def all_ended(self) -> bool:
+        """Whether no trial is under way anywhere."""
+        return all(t.state.is_finished() for t in self.trials())
+
+    def room(self) -> int:
+        """How many trials this worker may have under way: its share of what the study may have."""
+        return -(-self.in_flight // len(self.session.live_owners()))
+
+    def _adopt(self) -> tuple[TrialJob, Claim] | None:
+        trials = self.trials()
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and trial.number not in self._taken:
+                claim = self.session.claim(trial.number)
+                if claim is not None:
+                    self._taken.add(trial.number)
+                    return self._job(trials, trial.number), claim
+        return None
+
+    def _may_create(self, trials: Sequence[FrozenTrial]) -> bool:
+        number = len(trials)
+        settled = trials[: max(0, number - self.in_flight + 1)]
+        return number < self.n_trials and all(t.state.is_finished() for t in settled)
+
+    def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
+        number = len(trials)
+        candidate, role = self._first_candidates(number)
+        if candidate is None and self.suggester is not None:
+            known = {str(t.user_attrs.get("fingerprint")) for t in trials}
+            candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight), known)
+            if candidate is None:
+                self.exhausted = True
+                return None
+        claim = self.session.claim(number)
+        if claim is None:
+            return None
+        self._taken.add(number)
+        if candidate is None:
+            self.opened.study.ask()
+        else:
+            self.opened.study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(candidate.params),
+                    distributions=dict(candidate.distributions),
+                    user_attrs=_attributes(candidate, role),
+                )
+            )
+        return self._job(self.trials(), number), claim
+
+    def _first_candidates(self, number: int) -> tuple[Candidate | None, Role]:
+        """The baseline and greedy come first, whatever the sampler."""
+        roles: list[tuple[GenerationParams, Role]] = [(self.baseline, "baseline")]
+        if self.greedy is not None:
+            roles.append((self.greedy, "greedy"))
+        if number >= len(roles):
+            return None, "searched"
+        params, role = roles[number]
+        point = same_point(self.space, params, CandidateMaker(self.defaults))
+        return point or Candidate({}, {}, params.canonical, params), role
+
+    def _job(self, trials: list[FrozenTrial], number: int) -> TrialJob:
+        if "params" not in trials[number].user_attrs:
+            self._describe(number)
+            trials = self.trials()
+        attributes = trials[number].user_attrs
+        refusal = attributes.get("refusal")
+        incumbent = self._incumbent(trials[: max(0, number - self.in_flight + 1)])
+        same = (t.number for t in trials[:number] if t.user_attrs.get("fingerprint") == attributes["fingerprint"])
+        return TrialJob(
+            number=number,
+            params=None if refusal is not None else GenerationParams.from_json(json.dumps(attributes["params"])),
+            role=attributes["role"],
+            refusal=refusal,
+            incumbent=None if incumbent is None else incumbent.number,
+            incumbent_scores=() if incumbent is None else self._row_scores(incumbent.number),
+            known_as=next(same, None),
+        )
+
+    def _describe(self, number: int) -> None:
+        """Write down what a user's own sampler has chosen; after a crash in between, what it chose stays."""
+        trial = self.opened.trial(number)
+        try:
+            values = self.space.suggest(trial)
+        except InputError as refusal:
+            candidate = Candidate({}, {}, {}, None, str(refusal))
+        else:
+            candidate = CandidateMaker(self.defaults).of(Suggestion({}, {}, values))
+        # "params" comes last: it says that the others are there.
+        for name, value in sorted(_attributes(candidate, "searched").items(), key=lambda item: item[0] == "params"):
+            trial.set_user_attr(name, value)
+
+    def _incumbent(self, settled: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        return best_complete(settled, self.rows.direction)
+
+    def _row_scores(self, number: int) -> tuple[float, ...]:
+        if number not in self._scores:
+            self._scores[number] = tuple(by_row(self.opened.ledger.rows("search", number), self.rows.order))
+        return self._scores[number]
+
+
+def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
+    """The complete trial with the best value; the earliest of equals."""
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and t.value is not None]
+    sign = -1.0 if direction == "maximize" else 1.0
+    return min(complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+
+def _attributes(candidate: Candidate, role: Role) -> dict[str, Any]:
+    """What a trial's page in the dashboard says about its configuration."""
+    params = candidate.generation
+    shown = dict(candidate.values) if params is None else params.canonical
+    found: dict[str, Any] = {
+        "params": json.loads(json.dumps(shown, default=str)),
+        "kind": "refused" if params is None else params.kind,
+        "fingerprint": candidate.fingerprint,
+        "role": role,
+    }
+    if candidate.refusal is not None:
+        found["refusal"] = candidate.refusal
+    if params is not None and params.inert:
+        found["inert"] = list(params.inert)
+    return found

@@ -1,0 +1,402 @@
+"""Opens, creates and resumes a study in SQLite or PostgreSQL, and refuses what is not this study.
+
+Optuna's tables are touched through Optuna only; ours are made beside them, once, under a lock. What goes wrong with
+a database is told here in words that a user can act on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.storages import RDBStorage
+
+from llmsearch_optuna import tables
+from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.fingerprints import differences
+from llmsearch_optuna.ledger import Ledger
+from llmsearch_optuna.locks import study_lock
+from llmsearch_optuna.optuna_logs import quiet_optuna
+
+logger = logging.getLogger("llmsearch_optuna.storage")
+
+BUSY_SECONDS = 60
+KEY_ATTRIBUTE = "llmsearch_key"
+_LIBRARIES = ("llmsearch-optuna", "optuna", "transformers", "tokenizers", "torch", "numpy", "scipy", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A study that is ready to be read or worked on.
+
+    Attributes:
+        name: The study's name.
+        url: Where it lives, as SQLAlchemy writes it (password hidden).
+        key: The study's random word; names its rows in our tables.
+        study: Optuna's view of it.
+        ledger: Its rows.
+        engine: SQLAlchemy engine of the database, shared with Optuna.
+        artifacts: Where its `.jsonl` files go.
+        artifacts_folder: The same, as a folder.
+        resumed: Whether it had been made before.
+    """
+
+    name: str
+    url: str
+    key: str
+    study: optuna.Study
+    ledger: Ledger
+    engine: sa.Engine
+    artifacts: FileSystemArtifactStore
+    artifacts_folder: Path
+    resumed: bool
+    rdb: RDBStorage
+
+    def trial(self, number: int) -> optuna.Trial:
+        """A trial that can be worked on, whoever began it (keeps its number, parameters and reports)."""
+        study_id = self.rdb.get_study_id_from_name(self.name)
+        return optuna.Trial(self.study, self.rdb.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def creating(self) -> contextlib.AbstractContextManager[None]:
+        """The lock under which new trials get their numbers."""
+        return study_lock(self.engine, f"trials of {self.key}")
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for a study on a server."""
+        return sqlite_path(self.engine.url)
+
+    def close(self) -> None:
+        """Let go of the database's connections."""
+        self.rdb.remove_session()
+        self.engine.dispose()
+
+
+def open_study(
+    storage: str | None,
+    study_name: str,
+    *,
+    direction: str,
+    fingerprint: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> OpenedStudy:
+    """Open the study of this name, or make it.
+
+    Args:
+        storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: The study's name.
+        direction: ``"maximize"`` or ``"minimize"``.
+        fingerprint: All that the study's results depend on, as JSON-able values under readable names.
+        settings: What people may want to read later; not compared.
+        sampler: The user's own sampler, when there is one.
+        pruner: The user's own pruner, when there is one.
+
+    Raises:
+        StudyError: When the database cannot be used, or holds this study with another fingerprint.
+    """
+    url = storage_url(storage, study_name)
+    with storage_errors(url):
+        _prepare_file(url)
+        rdb, engine = _connect(url, may_create=True)
+        study = _optuna_study(rdb, study_name, direction, sampler, pruner)
+        key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
+    return _opened(url, study_name, key, study, rdb, engine, resumed)
+
+
+def read_study(storage: str | None, study_name: str | None = None) -> OpenedStudy:
+    """Open a study that exists, to read it; nothing is compared and nothing is written.
+
+    Args:
+        storage: SQLAlchemy URL or the path of an SQLite file; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: May be left out when the database holds one study only.
+    """
+    url = storage_url(storage, study_name)
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        raise StudyError(f"there is no study at {path}; start one with search() or `llmsearch-optuna run`")
+    with storage_errors(url):
+        _check_sqlite(path)
+        rdb, engine = _connect(url, may_create=False)
+        names = [s.study_name for s in rdb.get_all_studies() if KEY_ATTRIBUTE in s.user_attrs]
+        name = _choose_name(names, study_name, url)
+        study = optuna.load_study(study_name=name, storage=rdb)
+        key = str(study.user_attrs[KEY_ATTRIBUTE])
+        _check_version(engine, key, name)
+    return _opened(url, name, key, study, rdb, engine, True)
+
+
+def storage_url(storage: str | None, study_name: str | None) -> sa.URL:
+    """The database's address; a plain path is taken as an SQLite file."""
+    if storage is None:
+        if study_name is None:
+            raise InputError("give the study's name or its storage")
+        storage = f"sqlite:///studies/{_file_name(study_name)}.db"
+    if "://" not in storage:
+        storage = f"sqlite:///{storage}"
+    try:
+        url = sa.make_url(storage)
+    except sa.exc.ArgumentError as error:
+        raise InputError(f"storage={storage!r} is not a database address; try sqlite:///studies/name.db") from error
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise InputError(f"storage={storage!r}: studies live in SQLite or PostgreSQL, not in {url.get_backend_name()}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError(f"storage={storage!r} would be lost with the process; give a file: sqlite:///studies/name.db")
+    return url
+
+
+def sqlite_path(url: sa.URL) -> Path | None:
+    """The file behind an SQLite address; None for a server."""
+    return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that results may depend on."""
+    found = {}
+    for library in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
+
+
+@contextlib.contextmanager
+def storage_errors(url: sa.URL) -> Iterator[None]:
+    """Turn what databases and disks say into a StudyError that says what to do."""
+    where = str(sqlite_path(url) or url.render_as_string(hide_password=True))
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        told = _tell(where, error)
+        if told is None:
+            raise
+        raise StudyError(told) from error
+
+
+def _tell(where: str, error: BaseException) -> str | None:
+    said = " ".join(str(e) for e in _causes(error)).lower()
+    numbers = {e.errno for e in _causes(error) if isinstance(e, OSError)}
+    if "database is locked" in said or "locktimeout" in said:
+        return f"{where} has been locked by another process for more than {BUSY_SECONDS} s; end it and try again"
+    if "disk is full" in said or "disk i/o error" in said or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return f"the disk of {where} is full or failing; make room and run the same command: finished rows are safe"
+    if "readonly database" in said or "unable to open" in said or numbers & {errno.EACCES, errno.EROFS, errno.EPERM}:
+        return f"{where} cannot be written; check the folder's permissions or give another storage="
+    if "malformed" in said or "not a database" in said:
+        return f"{where} is damaged or is no SQLite database; restore a copy, or give another storage= to start afresh"
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return None
+    if "connect" in said or isinstance(error, ConnectionError):
+        return f"the database at {where} does not answer ({_first_line(error)}); start it or check the address"
+    return f"the database at {where} refused: {_first_line(error)}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _file_name(study_name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", study_name).strip("-") or "study"
+
+
+def _prepare_file(url: sa.URL) -> None:
+    path = sqlite_path(url)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_sqlite(path)
+
+
+def _check_sqlite(path: Path | None) -> None:
+    if path is None or not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\x00":
+            raise StudyError(f"{path} is no SQLite database; give another storage= or move the file away")
+
+
+def _connect(url: sa.URL, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:
+    engine = sa.create_engine(url, **_engine_kwargs(url))
+    _set_pragmas(engine)
+    try:
+        _check_contents(engine, url)
+        with study_lock(engine, "schema") if may_create else contextlib.nullcontext():
+            rdb = _rdb_storage(url, may_create)
+            if may_create:
+                tables.metadata.create_all(rdb.engine)
+    finally:
+        engine.dispose()
+    return rdb, rdb.engine
+
+
+def _rdb_storage(url: sa.URL, may_create: bool) -> RDBStorage:
+    address = url.render_as_string(hide_password=False)
+    try:
+        rdb = RDBStorage(address, engine_kwargs=_engine_kwargs(url), skip_table_creation=not may_create)
+    except RuntimeError as error:
+        raise StudyError(f"Optuna cannot use the database: {_first_line(error)}") from error
+    # Connections made until here lack the settings below.
+    rdb.remove_session()
+    rdb.engine.dispose()
+    _set_pragmas(rdb.engine)
+    return rdb
+
+
+def _engine_kwargs(url: sa.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    return {"pool_pre_ping": True}
+
+
+def _set_pragmas(engine: sa.Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+
+    def set_pragmas(connection: Any, _: Any) -> None:
+        for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=NORMAL"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    sa.event.listen(engine, "connect", set_pragmas)
+
+
+def _check_contents(engine: sa.Engine, url: sa.URL) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        sick = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if sick != "ok":
+            raise StudyError(
+                f"{url.database} is damaged ({sick}); restore a copy, or give another storage= to start afresh"
+            )
+    names = set(sa.inspect(engine).get_table_names())
+    if names and "studies" not in names:
+        raise StudyError(
+            f"{url.database} is a database of something else (it holds {sorted(names)[0]!r}); give another"
+        )
+
+
+def _optuna_study(
+    rdb: RDBStorage,
+    name: str,
+    direction: str,
+    sampler: optuna.samplers.BaseSampler | None,
+    pruner: optuna.pruners.BasePruner | None,
+) -> optuna.Study:
+    with quiet_optuna(), study_lock(rdb.engine, "schema"):
+        study = optuna.create_study(
+            storage=rdb,
+            study_name=name,
+            direction=direction,
+            # Ours suggest on a view of their own; a sampler that does nothing keeps Optuna from asking one here.
+            sampler=sampler or optuna.samplers.RandomSampler(seed=0),
+            pruner=pruner or optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        if KEY_ATTRIBUTE not in study.user_attrs:
+            if study.trials:
+                raise StudyError(
+                    f"the study {name!r} exists already and was not made by llmsearch-optuna; give another study_name="
+                )
+            study.set_user_attr(KEY_ATTRIBUTE, uuid.uuid4().hex[:12])
+    if study.direction.name.lower() != direction:
+        raise StudyError(
+            f"the study {name!r} exists with direction={study.direction.name.lower()!r}, not {direction!r}; "
+            "give another study_name="
+        )
+    return study
+
+
+def _meet(
+    rdb: RDBStorage,
+    engine: sa.Engine,
+    study: optuna.Study,
+    name: str,
+    fingerprint: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> tuple[str, bool]:
+    """Store the fingerprint of a new study, compare that of an old one."""
+    key = str(study.user_attrs[KEY_ATTRIBUTE])
+    t = tables.meta
+    value = {
+        "study": key,
+        "schema_version": tables.SCHEMA_VERSION,
+        "fingerprint": json.dumps(fingerprint, sort_keys=True, default=str),
+        "versions": json.dumps(library_versions()),
+        "settings": json.dumps(settings, default=str),
+    }
+    with engine.begin() as connection:
+        found = connection.execute(sa.select(t).where(t.c.study == key)).one_or_none()
+        if found is None:
+            tables.upsert(connection, t, [value], replace=False)
+            return key, False
+    _check_version(engine, key, name)
+    changed = differences(json.loads(found.fingerprint), json.loads(value["fingerprint"]))
+    if changed:
+        raise StudyError(
+            f"the study {name!r} was started with something else, and its results would not be comparable:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nGive another study_name= for a new study, or put back what has changed."
+        )
+    other = differences(json.loads(found.versions), library_versions())
+    if other:
+        logger.warning("the study %r was started with other library versions: %s", name, "; ".join(other))
+    return key, True
+
+
+def _check_version(engine: sa.Engine, key: str, name: str) -> None:
+    t = tables.meta
+    with engine.connect() as connection:
+        version = connection.execute(sa.select(t.c.schema_version).where(t.c.study == key)).scalar()
+    if version is not None and version > tables.SCHEMA_VERSION:
+        raise StudyError(
+            f"the study {name!r} was made by a newer llmsearch-optuna (schema {version}, this one knows "
+            f"{tables.SCHEMA_VERSION}); upgrade with: pip install --upgrade llmsearch-optuna"
+        )
+
+
+def _choose_name(names: list[str], wanted: str | None, url: sa.URL) -> str:
+    where = sqlite_path(url) or url.render_as_string()
+    if wanted is not None and wanted in names:
+        return wanted
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if not names:
+        raise StudyError(f"{where} holds no study of llmsearch-optuna")
+    asked = "say which with study_name=" if wanted is None else f"there is no study {wanted!r}"
+    raise StudyError(f"{where}: {asked}; it holds {', '.join(map(repr, sorted(names)))}")
+
+
+def _opened(
+    url: sa.URL, name: str, key: str, study: optuna.Study, rdb: RDBStorage, engine: sa.Engine, resumed: bool
+) -> OpenedStudy:
+    path = sqlite_path(url)
+    folder = (path.parent if path is not None else Path("studies")) / "artifacts"
+    return OpenedStudy(
+        name=name,
+        url=url.render_as_string(hide_password=True),
+        key=key,
+        study=study,
+        ledger=Ledger(engine, key),
+        engine=engine,
+        artifacts=FileSystemArtifactStore(str(folder)),
+        artifacts_folder=folder,
+        resumed=resumed,
+        rdb=rdb,
+    )

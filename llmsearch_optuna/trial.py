@@ -1,0 +1,384 @@
+"""One trial: rows come in, looks are taken at fixed places, and one of a few named ends is reached.
+
+Rows may arrive in any order and in any company. A look at k rows uses exactly the first k rows of the study's
+permutation, so that nothing here depends on time. The order of writing is ledger, report, artifact, tell; a crash
+between two of them is healed by going through the same looks again, with rows from the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from llmsearch_optuna import progress
+from llmsearch_optuna.artifacts import save_rows
+from llmsearch_optuna.claims import Claim
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.decoding.requests import Finished, Request
+from llmsearch_optuna.ledger import Phase, RowRecord
+from llmsearch_optuna.metrics import Metric, MetricError
+from llmsearch_optuna.storage import OpenedStudy
+
+logger = logging.getLogger("llmsearch_optuna.trial")
+
+LOOK_EVERY = 8
+
+Role = Literal["baseline", "greedy", "searched"]
+
+
+class Pruner(Protocol):
+    """Decides at a look whether a trial is worth its remaining rows."""
+
+    def decide(
+        self,
+        trial_scores: Sequence[float],
+        incumbent_scores: Sequence[float],
+        n_total: int,
+        bounds: tuple[float, float] | None,
+        direction: str,
+    ) -> Any | None:
+        """Return why the trial is to stop, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The search rows in the study's permutation, and how they are scored.
+
+    Attributes:
+        order: Row numbers of the task, permuted.
+        prompts: Ready for the model, by row number (all rows of the task).
+        references: By row number.
+        columns: By row number.
+        occurrences: How many earlier rows have the same prompt, by row number.
+        metric: Scores them.
+        direction: ``"maximize"`` or ``"minimize"``.
+        replicates: How often a row is decoded when something is sampled.
+    """
+
+    order: tuple[int, ...]
+    prompts: Sequence[str]
+    references: Sequence[Any]
+    columns: Sequence[Mapping[str, Any]]
+    occurrences: Sequence[int]
+    metric: Metric
+    direction: str
+    replicates: int = 1
+
+    @property
+    def looks(self) -> list[int]:
+        """How many rows have been seen at each look; the last one is all of them."""
+        return [*range(LOOK_EVERY, len(self.order), LOOK_EVERY), len(self.order)]
+
+    def replicates_of(self, params: GenerationParams, first: int = 0, count: int | None = None) -> range:
+        """The replicate numbers that these parameters need; one is enough where nothing is sampled."""
+        return range(first, first + (self.replicates if count is None else count)) if is_random(params) else range(1)
+
+    def score(self, records: Sequence[RowRecord]) -> list[RowRecord]:
+        """The records with their scores; those of a corpus metric stay without.
+
+        Raises:
+            MetricError: The metric failed; names the row.
+        """
+        if self.metric.per_row is False or all(r.score is not None for r in records):
+            return list(records)
+        numbers = [r.row for r in records]
+        scores = self.metric.score_rows(
+            [r.text or "" for r in records],
+            [self.references[n] for n in numbers],
+            [self.columns[n] for n in numbers],
+            numbers=numbers,
+        )
+        return [record.scored(score) for record, score in zip(records, scores, strict=True)]
+
+    def value(self, records: Sequence[RowRecord]) -> float:
+        """The score of all these records together: the mean, or the corpus metric's answer."""
+        if self.metric.per_row is False:
+            numbers = [r.row for r in records]
+            return self.metric.score_corpus(
+                [r.text or "" for r in records],
+                [self.references[n] for n in numbers],
+                [self.columns[n] for n in numbers],
+                numbers=numbers,
+            )
+        return mean([r.score for r in records if r.score is not None])
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What a trial is to do; made by the schedule, the same after a crash.
+
+    Attributes:
+        number: Its number in the study.
+        params: How it decodes; None where they were refused.
+        refusal: Why they were refused.
+        role: The baseline and greedy run in full, whatever they score.
+        incumbent: Number of the trial that it is compared with.
+        incumbent_scores: Scores of that trial, one a row, in the permutation.
+        known_as: An earlier trial with the same parameters, whose rows are taken over (a user's own sampler).
+    """
+
+    number: int
+    params: GenerationParams | None
+    role: Role = "searched"
+    refusal: str | None = None
+    incumbent: int | None = None
+    incumbent_scores: tuple[float, ...] = ()
+    known_as: int | None = None
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended."""
+
+    state: Literal["complete", "pruned", "failed"]
+    value: float | None
+    reason: str | None
+
+
+@dataclass
+class TrialRun:
+    """A trial under way.
+
+    Args:
+        job: What it does.
+        rows: The search rows.
+        opened: The study.
+        claim: Makes the trial ours; losing it ends this run quietly.
+        pruner: Ours, or an Optuna pruner that the study has, or None.
+        observer: Is told of looks and of the end.
+        stats: The engine's counters for this trial, read at its end.
+    """
+
+    job: TrialJob
+    rows: Rows
+    opened: OpenedStudy
+    claim: Claim
+    pruner: Pruner | optuna.pruners.BasePruner | None
+    observer: progress.Observer
+    stats: Callable[[], Mapping[str, Any]] = dict
+    end: TrialEnd | None = None
+    _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
+    _row_scores: list[float] = field(default_factory=list)
+    _looks_done: int = 0
+    _reported: set[int] = field(default_factory=set)
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def tag(self) -> tuple[Phase, int]:
+        """Whose requests these are."""
+        return ("search", self.job.number)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds that this run has taken."""
+        return time.monotonic() - self._started
+
+    def start(self) -> list[Request]:
+        """Take over what is known, go through its looks, and return the requests that are left."""
+        self._trial = self.opened.trial(self.job.number)
+        self._reported = set(self.opened.study.get_trials(deepcopy=False)[self.job.number].intermediate_values)
+        params = self.job.params
+        self.observer.on(
+            progress.TrialStarted(
+                number=self.job.number,
+                params=dict(params or {}),
+                kind="refused" if params is None else params.kind,
+                rows=len(self.rows.order),
+            )
+        )
+        if params is None:
+            self._finish(TrialEnd("failed", None, self.job.refusal))
+            return []
+        self._take_over_known_rows()
+        self._advance()
+        if self.end is not None:
+            return []
+        return [r for r in requests_for(self.rows, params, self.tag) if (r.row, r.replicate) not in self._records]
+
+    def feed(self, finished: Sequence[Finished]) -> None:
+        """Take rows that have been decoded, in any order; commits them, and takes the looks that are due.
+
+        Raises:
+            ClaimLostError: Another worker has taken this trial over.
+        """
+        if self.end is not None:
+            return
+        records = [RowRecord.of(f) for f in finished]
+        self.opened.ledger.record("search", self.job.number, records, fence=self.claim)
+        self._records.update({(r.row, r.replicate): r for r in records})
+        self._advance()
+
+    def _take_over_known_rows(self) -> None:
+        ledger, number = self.opened.ledger, self.job.number
+        if self.job.known_as is not None:
+            ledger.record("search", number, ledger.rows("search", self.job.known_as), fence=self.claim)
+        self._records = {(r.row, r.replicate): r for r in ledger.rows("search", number)}
+
+    def _advance(self) -> None:
+        looks = self.rows.looks
+        while self.end is None and self._looks_done < len(looks):
+            seen = looks[self._looks_done]
+            begun = looks[self._looks_done - 1] if self._looks_done else 0
+            new = self._keys(begun, seen)
+            if any(key not in self._records for key in new):
+                return
+            self._look(seen, new)
+            self._looks_done += 1
+
+    def _look(self, seen: int, new: Sequence[tuple[int, int]]) -> None:
+        """Score the new rows, commit, report, and see whether this is an end."""
+        failed = next((self._records[key] for key in new if self._records[key].error is not None), None)
+        if failed is not None:
+            self._finish(TrialEnd("failed", None, f"row {failed.row}: {failed.error}"))
+            return
+        try:
+            scored = self.rows.score([self._records[key] for key in new])
+            self._commit_scores(scored)
+            value = self._value(seen, scored)
+        except MetricError as error:
+            self._finish(TrialEnd("failed", None, str(error)))
+            return
+        self._report(value, seen)
+        if seen == len(self.rows.order):
+            self._finish(TrialEnd("complete", value, None))
+        elif (reason := self._reason_to_prune(seen)) is not None:
+            self._finish(TrialEnd("pruned", value, reason))
+
+    def _commit_scores(self, scored: Sequence[RowRecord]) -> None:
+        changed = [r for r in scored if self._records[r.row, r.replicate].score is None]
+        self.opened.ledger.set_scores("search", self.job.number, changed, fence=self.claim)
+        self._records.update({(r.row, r.replicate): r for r in scored})
+
+    def _value(self, seen: int, scored: Sequence[RowRecord]) -> float:
+        if self.rows.metric.per_row is False:
+            return self.rows.value([self._records[key] for key in self._keys(0, seen)])
+        self._row_scores += by_row(scored, [r.row for r in scored])
+        return mean(self._row_scores)
+
+    def _report(self, value: float, seen: int) -> None:
+        if seen not in self._reported:
+            with self._ours():
+                self._trial.report(value, seen)
+        compared = self.job.incumbent_scores[:seen]
+        self.observer.on(
+            progress.RowsScored(
+                number=self.job.number,
+                rows_done=seen,
+                rows_total=len(self.rows.order),
+                mean=value,
+                incumbent_mean=mean(compared) if compared else None,
+            )
+        )
+
+    def _reason_to_prune(self, seen: int) -> str | None:
+        if self.pruner is None or self.job.role != "searched":
+            return None
+        if isinstance(self.pruner, optuna.pruners.BasePruner):
+            return f"by {type(self.pruner).__name__} after {seen} rows" if self._trial.should_prune() else None
+        if not self.job.incumbent_scores or not self._row_scores:
+            return None
+        decision = self.pruner.decide(
+            self._row_scores,
+            self.job.incumbent_scores[:seen],
+            len(self.rows.order),
+            self.rows.metric.bounds,
+            self.rows.direction,
+        )
+        if decision is None:
+            return None
+        return f"{getattr(decision, 'reason', decision)} (compared with trial {self.job.incumbent})"
+
+    def _finish(self, end: TrialEnd) -> None:
+        """Write what people want to read, the artifact, and then the end itself: nothing can be added after it."""
+        with self._ours():
+            for name, value in self._attributes(end).items():
+                self._trial.set_user_attr(name, value)
+        counted = self.rows.order[: self._rows_counted(end)]
+        records = [self._records[key] for row in counted for key in sorted(self._records) if key[0] == row]
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        value = end.value if end.state == "complete" else None
+        with self._ours():
+            save_rows(self.opened, self._trial, records, self.rows)
+            self.opened.study.tell(self._trial, value, state=states[end.state])
+        self.end = end
+
+    def _rows_counted(self, end: TrialEnd) -> int:
+        looks = [0, *self.rows.looks]
+        return looks[self._looks_done] if end.state == "failed" else looks[self._looks_done + 1]
+
+    def _attributes(self, end: TrialEnd) -> dict[str, Any]:
+        counted = self._rows_counted(end)
+        tokens = sum(len(r.token_ids) for r in self._records.values())
+        found: dict[str, Any] = {
+            "rows": f"{counted} of {len(self.rows.order)}",
+            "tokens": tokens,
+            "seconds": round(self.seconds, 2),
+        }
+        if end.reason is not None:
+            found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
+        if stats := {k: v for k, v in self.stats().items() if v}:
+            found["engine"] = stats
+        return found
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[None]:
+        """Write only while the claim is ours; what Optuna says about a successor's work means that it is not."""
+        self._check_claim()
+        try:
+            yield
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            self._check_claim()
+            raise
+
+    def _check_claim(self) -> None:
+        with self.opened.engine.begin() as connection:
+            self.claim.check(connection)
+
+    def _keys(self, begin: int, end: int) -> list[tuple[int, int]]:
+        assert self.job.params is not None
+        replicates = self.rows.replicates_of(self.job.params)
+        return [(row, replicate) for row in self.rows.order[begin:end] for replicate in replicates]
+
+
+def requests_for(
+    rows: Rows,
+    params: GenerationParams,
+    tag: tuple[Phase, int],
+    *,
+    order: Sequence[int] | None = None,
+    replicates: Sequence[int] | None = None,
+) -> list[Request]:
+    """All requests of one configuration, row by row, replicates together."""
+    return [
+        Request(tag, row, rows.prompts[row], params, rows.occurrences[row], replicate)
+        for row in (rows.order if order is None else order)
+        for replicate in (rows.replicates_of(params) if replicates is None else replicates)
+    ]
+
+
+def by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[float]:
+    """One score for each different row of the order: the mean of its replicates."""
+    scores: dict[int, list[float]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in scores and record.score is not None:
+            scores[record.row].append(record.score)
+    return [mean(found) for found in scores.values() if found]
+
+
+def mean(scores: Sequence[float]) -> float:
+    """The mean, the same whatever the order."""
+    return math.fsum(scores) / len(scores)
+
+
+def is_random(params: Mapping[str, Any]) -> bool:
+    """Whether fresh replicates of these parameters can differ."""
+    return params.get("do_sample") is True
