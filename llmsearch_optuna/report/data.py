@@ -1,0 +1,143 @@
+"""What a report is made from: plain frozen values, no study, no model, no database.
+
+Figures and pages are functions of these, so they can be made and tested without decoding anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TrialState = Literal["complete", "pruned", "failed"]
+VerdictWord = Literal["better", "worse", "no evidence"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPoint:
+    """One trial as the figures see it.
+
+    Attributes:
+        value: The mean score over the rows it did; None when it failed.
+        params: The searched values only, under their Optuna names.
+        rows: How many rows were scored before it ended.
+        tokens: Generated tokens a row, on average; None when unknown.
+        curve: (rows seen, running mean) at every look.
+        role: ``"baseline"``, ``"greedy"`` or empty.
+    """
+
+    number: int
+    state: TrialState
+    value: float | None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    rows: int = 0
+    seconds: float = 0.0
+    tokens: float | None = None
+    reason: str | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdout:
+    """Baseline and winner on rows that no trial saw.
+
+    Attributes:
+        differences: Best minus baseline, one value a row (means over the replicates), in the metric's own unit.
+        low: Lower end of the interval of the mean difference at `confidence`.
+    """
+
+    verdict: VerdictWord
+    baseline_mean: float
+    best_mean: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    replicates: int = 1
+    confidence: float = 0.95
+    differences: tuple[float, ...] = ()
+
+    def outcomes(self, *, minimize: bool = False) -> tuple[int, int, int]:
+        """Rows on which the best setting (wins, ties, loses)."""
+        sign = -1.0 if minimize else 1.0
+        wins = sum(sign * d > 1e-9 for d in self.differences)
+        losses = sum(sign * d < -1e-9 for d in self.differences)
+        return wins, len(self.differences) - wins - losses, losses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One row, decoded with the defaults and with the best parameters. All texts are raw, as the model gave them."""
+
+    row: int
+    prompt: str
+    reference: str
+    baseline_text: str
+    best_text: str
+    baseline_score: float | None
+    best_score: float | None
+
+    @property
+    def difference(self) -> float:
+        """Best minus baseline; 0 where a score is missing."""
+        if self.baseline_score is None or self.best_score is None:
+            return 0.0
+        return self.best_score - self.baseline_score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything that a report shows.
+
+    Attributes:
+        verdict_sentence: The outcome in one sentence, for the top of the page.
+        importances: Share of the score's variation by parameter; sums to 1 or is empty.
+        costs: (label, value) lines of the cost panel, ready to be shown.
+        examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
+        optimism: Search score minus holdout score of the best parameters; None without a holdout.
+        study_file: The study as TOML; None when it cannot be written as one.
+    """
+
+    study_name: str
+    metric: str
+    verdict_sentence: str
+    trials: tuple[TrialPoint, ...]
+    direction: str = "maximize"
+    best_number: int | None = None
+    model: str = ""
+    dataset: str = ""
+    rows: int = 0
+    best_params: Mapping[str, Any] = field(default_factory=dict)
+    baseline_params: Mapping[str, Any] = field(default_factory=dict)
+    recommended_params: Mapping[str, Any] = field(default_factory=dict)
+    holdout: Holdout | None = None
+    optimism: float | None = None
+    importances: Mapping[str, float] = field(default_factory=dict)
+    costs: tuple[tuple[str, str], ...] = ()
+    examples: tuple[Example, ...] = ()
+    examples_from: str = "the search rows"
+    fingerprint: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    storage: str = ""
+    study_file: str | None = None
+
+    @property
+    def minimize(self) -> bool:
+        """Whether a lower score is better."""
+        return self.direction == "minimize"
+
+    @property
+    def complete(self) -> tuple[TrialPoint, ...]:
+        """Trials that did all their rows."""
+        return tuple(t for t in self.trials if t.state == "complete" and t.value is not None)
+
+    @property
+    def best(self) -> TrialPoint | None:
+        """The best complete trial; None when nothing is complete."""
+        return next((t for t in self.trials if t.number == self.best_number), None)
+
+    def trial_of(self, role: str) -> TrialPoint | None:
+        """The trial with this role (``"baseline"``, ``"greedy"``)."""
+        return next((t for t in self.trials if t.role == role), None)

@@ -1,0 +1,262 @@
+"""One self-contained HTML page of a study: works offline, light and dark, on a desk and on a phone.
+
+Every text that came from a model, a dataset or a user passes `words.safe` on its way in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
+from llmsearch_optuna.report.figures import FIGURES, top_parameters
+from llmsearch_optuna.report.style import CSS, SCRIPT
+from llmsearch_optuna.report.words import clip_tail, marked_words, safe
+
+MAX_EXAMPLES = 200
+PROMPT_TAIL = 1200
+# The page may run its own script and nothing else; it may ask no server for anything.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+
+
+def render(data: ReportData) -> str:
+    """The whole page; about 5 MB, nearly all of it plotly.js."""
+    shown = [name for name in FIGURES if _has_content(name, data)]
+    figures = {name: json.loads(FIGURES[name](data).to_json()) for name in shown}
+    sections = [
+        _top(data),
+        _holdout(data),
+        _search(data, shown),
+        _parameters(data, shown),
+        _costs(data, shown),
+        _examples(data),
+        _trials(data),
+        _reproduce(data),
+    ]
+    return (
+        "<!doctype html>\n"
+        f'<html lang="en"><head><meta charset="utf-8"><title>{safe(data.study_name)}: report</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<style>{CSS}</style></head><body><main>\n"
+        + "\n".join(section for section in sections if section)
+        + f'\n</main><script type="application/json" id="figures">{script_json(figures)}</script>'
+        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def summary(data: ReportData) -> str:
+    """A short form for notebooks: verdict, numbers and recommended parameters; no script, its own small styles."""
+    rows = "".join(
+        f"<tr><td>{safe(label)}</td><td><b>{safe(value)}</b></td></tr>" for label, value, _ in _numbers(data)
+    )
+    return (
+        f"<div><p><b>{safe(data.verdict_sentence)}</b></p><table>{rows}</table>"
+        f"<p>Recommended: <code>{safe(_one_line(data.recommended_params))}</code></p></div>"
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand inside a script element whatever texts it holds."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _top(data: ReportData) -> str:
+    kicker = " · ".join(safe(part) for part in (data.study_name, data.model, data.dataset) if part)
+    word = data.holdout.verdict if data.holdout else "no holdout"
+    tiles = "".join(
+        f'<div class="tile"><span>{safe(label)}</span><b>{safe(value)}</b><span>{safe(note)}</span></div>'
+        for label, value, note in _numbers(data)
+    )
+    same = dict(data.recommended_params) == dict(data.best_params)
+    origin = "the best parameters of the search" if same else "the baseline, as the search found nothing surely better"
+    return (
+        f'<header><div class="kicker">{kicker}</div><p><span class="badge {_colour(word)}">{safe(word)}</span></p>'
+        f"<h1>{safe(data.verdict_sentence)}</h1></header>"
+        f'<div class="tiles">{tiles}</div>'
+        f'<p class="soft">Recommended: {origin}.</p>{_json_block(data.recommended_params)}'
+    )
+
+
+def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
+    """(label, value, note) of the outcome, holdout first."""
+    if data.holdout is not None:
+        held = data.holdout
+        wins, ties, losses = held.outcomes(minimize=data.minimize)
+        interval = f"{held.confidence:.0%} interval {held.low:+.4f} to {held.high:+.4f}"
+        numbers = [
+            ("baseline, holdout", f"{held.baseline_mean:.4f}", data.metric),
+            ("best, holdout", f"{held.best_mean:.4f}", data.metric),
+            ("difference", f"{held.difference:+.4f}", f"{interval}, p = {held.p_value:.3f}"),
+        ]
+        if held.differences:
+            numbers.append(("rows won / tied / lost", f"{wins} / {ties} / {losses}", f"{len(held.differences)} rows"))
+        return numbers
+    baseline, best = data.trial_of("baseline"), data.best
+    pairs = [("baseline, search rows", baseline), ("best, search rows", best)]
+    return [(label, f"{t.value:.4f}", data.metric) for label, t in pairs if t is not None and t.value is not None]
+
+
+def _holdout(data: ReportData) -> str:
+    if data.holdout is None or not data.holdout.differences:
+        return ""
+    return (
+        "<h2>Baseline against best, on rows that no trial saw</h2>"
+        f"<p>{_times(data.holdout)} Differences are taken row by row.{safe(_optimism(data))}</p>"
+        + _figure("holdout_differences", "One bar a row: best minus baseline. The band is the interval of their mean.")
+    )
+
+
+def _optimism(data: ReportData) -> str:
+    if data.optimism is None:
+        return ""
+    gap = f"{abs(data.optimism):.4f} {'higher' if data.optimism > 0 else 'lower'}"
+    return f" The winner's score on the search rows was {gap}: a search picks what was lucky on its own rows."
+
+
+def _times(held: Holdout) -> str:
+    times = "once" if held.replicates == 1 else f"{held.replicates} times with fresh noise"
+    return f"Both settings were decoded {times} on {len(held.differences)} rows."
+
+
+def _search(data: ReportData, shown: list[str]) -> str:
+    parts = {
+        "history": "Every trial by its mean score. Pruned trials stand where they were stopped, on fewer rows, so "
+        "their scores are less sure.",
+        "learning_curves": "The running mean over the same rows in the same order, so the curves can be compared at "
+        "any number of rows. A cross marks where a trial was stopped.",
+        "rows_done": "How many rows each trial was given.",
+    }
+    return "<h2>The search</h2>" + "".join(_figure(name, text) for name, text in parts.items() if name in shown)
+
+
+def _parameters(data: ReportData, shown: list[str]) -> str:
+    parts = {
+        "importances": "How much of the score's variation goes with each parameter. A parameter that only some "
+        "trials have is measured among these. With few trials this is a hint, not a finding.",
+        "slices": "The score against the most important parameters, one at a time.",
+        "contour": "Complete trials in the plane of two parameters. The shading only interpolates between them.",
+    }
+    figures = "".join(_figure(name, text) for name, text in parts.items() if name in shown)
+    return f"<h2>What mattered</h2>{figures}" if figures else ""
+
+
+def _costs(data: ReportData, shown: list[str]) -> str:
+    rows = "".join(f"<tr><td>{safe(label)}</td><td>{safe(value)}</td></tr>" for label, value in data.costs)
+    table = f'<table class="facts">{rows}</table>' if rows else ""
+    figure = ""
+    if "score_against_tokens" in shown:
+        figure = _figure("score_against_tokens", "Complete trials by the tokens they generate for one row.")
+    return f"<h2>What it cost</h2>{table}{figure}" if table or figure else ""
+
+
+def _examples(data: ReportData) -> str:
+    if not data.examples:
+        return ""
+    sign = -1 if data.minimize else 1
+    ordered = sorted(data.examples, key=lambda example: -sign * example.difference)
+    note = ""
+    if len(ordered) > MAX_EXAMPLES:
+        half = MAX_EXAMPLES // 2
+        note = f" Of {len(ordered)} rows the {half} with the largest gains and the {half} with the largest losses."
+        ordered = ordered[:half] + ordered[-half:]
+    body = "".join(_example_row(example, data) for example in ordered)
+    return (
+        "<h2>Completions, defaults against best</h2>"
+        f'<p class="soft">From {safe(data.examples_from)}, largest gain first, largest loss last.{note} '
+        "<del>Words</del> that only the defaults wrote and <ins>words</ins> that only the best parameters wrote are "
+        "marked.</p>"
+        '<table class="texts"><colgroup><col class="delta"><col><col><col></colgroup><thead><tr>'
+        '<th class="number">difference</th><th>asked</th><th>defaults</th><th>best</th></tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _example_row(example: Example, data: ReportData) -> str:
+    before, after = marked_words(example.baseline_text, example.best_text)
+    sign = -1 if data.minimize else 1
+    colour = "better" if sign * example.difference > 1e-9 else "worse" if sign * example.difference < -1e-9 else "soft"
+    prompt = safe(clip_tail(example.prompt, PROMPT_TAIL))
+    reference = f'<span class="score">reference</span><div class="text" dir="auto">{safe(example.reference)}</div>'
+    return (
+        f'<tr><td class="number"><b class="{colour}">{example.difference:+.3f}</b>'
+        f'<span class="score">row {example.row}</span></td>'
+        f"<td>{reference}"
+        f'<details><summary>prompt</summary><div class="text" dir="auto">{prompt}</div></details></td>'
+        f'<td data-label="defaults">{_score(example.baseline_score)}<div class="text" dir="auto">{before}</div></td>'
+        f'<td data-label="best">{_score(example.best_score)}<div class="text" dir="auto">{after}</div></td></tr>'
+    )
+
+
+def _trials(data: ReportData) -> str:
+    head = "".join(f"<th{c}>{h}</th>" for h, c in (("trial", ' class="number"'), ("ended", ""), (
+        safe(data.metric), ' class="number"'), ("rows", ' class="number"'), ("seconds", ' class="number"'),
+        ("decoding", ""), ("searched parameters", "")))  # fmt: skip
+    body = "".join(_trial_row(trial, data) for trial in data.trials)
+    return (
+        f"<h2>Trials</h2><details><summary>all {len(data.trials)} trials</summary><div class='scroll'><table><thead>"
+        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def _trial_row(trial: TrialPoint, data: ReportData) -> str:
+    value = "–" if trial.value is None else f"{trial.value:.4f}"
+    role = "best" if trial.number == data.best_number else trial.role
+    state = trial.state + (f", {role}" if role else "") + (f": {trial.reason}" if trial.reason else "")
+    return (
+        f'<tr><td class="number">{trial.number}</td><td>{safe(state)}</td><td class="number">{value}</td>'
+        f'<td class="number">{trial.rows}</td><td class="number">{trial.seconds:.1f}</td><td>{safe(trial.kind)}</td>'
+        f"<td>{safe(_one_line(trial.params))}</td></tr>"
+    )
+
+
+def _reproduce(data: ReportData) -> str:
+    facts = [("storage", data.storage), ("fingerprint", data.fingerprint), *data.versions.items()]
+    rows = "".join(f"<tr><td>{safe(k)}</td><td><code>{safe(v)}</code></td></tr>" for k, v in facts if v)
+    study_file = f"<h3>Study file</h3><pre><code>{safe(data.study_file)}</code></pre>" if data.study_file else ""
+    return (
+        "<h2>How to reproduce</h2>"
+        "<p>The same study file, data and versions give the same trials, in the same order.</p>"
+        f'<table class="facts">{rows}</table>'
+        '<div class="pair"><div><h3>Baseline parameters</h3>'
+        f"{_json_block(data.baseline_params)}</div>"
+        f"<div><h3>Best parameters</h3>{_json_block(data.best_params)}</div></div>"
+        f"{study_file}"
+    )
+
+
+def _has_content(name: str, data: ReportData) -> bool:
+    return {
+        "holdout_differences": data.holdout is not None and bool(data.holdout.differences),
+        "importances": bool(data.importances),
+        "learning_curves": any(t.curve for t in data.trials),
+        "slices": bool(top_parameters(data)),
+        "contour": bool(top_parameters(data, together=True)),
+        "score_against_tokens": any(t.tokens is not None for t in data.complete),
+    }.get(name, bool(data.trials))
+
+
+def _figure(name: str, caption: str) -> str:
+    return f'<figure><div class="plot" id="figure-{name}"></div><figcaption>{caption}</figcaption></figure>'
+
+
+def _score(score: float | None) -> str:
+    return f'<span class="score">{"no score" if score is None else f"{score:.3f}"}</span>'
+
+
+def _colour(word: str) -> str:
+    return word if word in ("better", "worse") else "none"
+
+
+def _json_block(params: Mapping[str, Any]) -> str:
+    text = json.dumps(dict(params), indent=2, ensure_ascii=False, default=str)
+    return f"<pre><code>{safe(text)}</code></pre>"
+
+
+def _one_line(params: Mapping[str, Any]) -> str:
+    items: Iterable[str] = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
+    return ", ".join(items)

@@ -1,0 +1,122 @@
+"""The page: one file that needs nothing else, says the verdict first, and shows every text without obeying it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from llmsearch_optuna.report import ReportData, TrialPoint, render, summary
+from llmsearch_optuna.report.page import script_json
+
+from .conftest import NASTY
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Outline(HTMLParser):
+    """Collects tags, the text outside scripts, and whatever would load something."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self._inside = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self._inside = tag
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "data", "action")]
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    return parser
+
+
+def test_page_says_the_verdict_first_and_loads_nothing(report_data):
+    page = outline(render(report_data))
+    assert page.text.index(report_data.verdict_sentence) < page.text.index("The search")
+    assert page.links == []
+    assert page.tags.count("script") == 3
+    assert page.tags.count("h1") == 1
+
+
+def test_texts_are_shown_and_not_obeyed(report_data):
+    page = render(report_data)
+    assert "<script>document" not in page
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+    assert outline(page).text.count("document.title='owned'") >= 3
+    page.encode("utf-8")
+
+
+def test_embedded_json_survives_script_ends():
+    text = script_json({"a": NASTY, "b": "<!--", "c": "\u2028"})
+    assert not re.search("[<>&\u2028]", text)
+    assert json.loads(text)["a"] == NASTY
+
+
+def test_examples_are_sorted_by_gain_in_either_direction(report_data):
+    def shown(data):
+        return [float(x) for x in re.findall(r'<td class="number"><b class="\w+">([+-][\d.]+)</b>', render(data))]
+
+    gains = shown(report_data)
+    assert len(gains) == len(report_data.examples)
+    assert gains == sorted(gains, reverse=True)
+    assert shown(replace(report_data, direction="minimize")) == sorted(gains)
+
+
+def test_many_examples_are_cut_in_the_middle(report_data):
+    many = tuple(replace(e, row=i) for i in range(20) for e in report_data.examples)
+    page = render(replace(report_data, examples=many))
+    assert "Of 360 rows the 100 with the largest gains" in page
+    assert page.count("<summary>prompt</summary>") == 200
+
+
+def test_a_study_with_nothing_but_a_failed_trial_has_a_page():
+    failed = TrialPoint(number=0, state="failed", value=None, reason="row 3: out of memory")
+    data = ReportData(study_name="s", metric="m", verdict_sentence="Nothing was scored.", trials=(failed,))
+    page = outline(render(data))
+    assert "row 3: out of memory" in page.text
+    assert "Completions" not in page.text
+
+
+def test_summary_for_notebooks_is_short_and_escaped(report_data):
+    data = replace(report_data, verdict_sentence=NASTY)
+    text = summary(data)
+    assert "<script" not in text
+    assert len(text) < 3000
+    assert "0.2860" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to draw the page")
+def test_a_browser_draws_every_figure_without_an_error(report_data, tmp_path):
+    page = tmp_path / "report.html"
+    # Errors and refusals of the policy end up in the title, where --dump-dom shows them.
+    spy = "<script>addEventListener('error', e => document.title = 'error ' + e.message);"
+    spy += "addEventListener('securitypolicyviolation', e => document.title = 'refused ' + e.blockedURI);</script>"
+    page.write_text(render(report_data).replace("<style>", spy + "<style>", 1), encoding="utf-8")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --virtual-time-budget=10000 --dump-dom"
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    done = subprocess.run(
+        [str(CHROMIUM), *flags.split(), profile, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1])
+    assert title == f"{report_data.study_name}: report"
+    places = re.findall(r'id="figure-(\w+)"', done.stdout)
+    assert len(places) == 8
+    assert len(re.findall(r'<div class="plot js-plotly-plot" id="figure-\w+"', done.stdout)) == 8
