@@ -1,0 +1,260 @@
+"""A study as a TOML file: read, checked, and turned into the arguments of `search`.
+
+Every error names the file, the line and the key. Paths in a file are taken from the folder where the command runs,
+as on the command line. Nothing is loaded or decoded here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from llmsearch_optuna.errors import InputError
+
+DEMO = "demo"
+"""As a model's or dataset's name: the bundled chat model, the bundled dialogues."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSection(_Section):
+    """Which model decodes."""
+
+    name: str = Field(description='Folder or hub id of a model; "demo" is the bundled chat model.')
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    dtype: str | None = Field(None, description='"float32", "bfloat16" …; the default is what the model was saved in.')
+    batch_size: int | Literal["auto"] = Field("auto", description='Rows decoded together; "auto" finds what fits.')
+    cache_budget: int | str = Field("auto", description='Bytes for stored keys, values and logits, or "8 GB".')
+
+
+class DataSection(_Section):
+    """Which rows, and how they are asked and judged."""
+
+    path: str | None = Field(None, description='File, folder or hub id; "demo" is the bundled dialogues.')
+    split: str | None = Field(None, description="Split of a dataset that has several.")
+    subset: str | None = Field(None, description="Configuration of a hub dataset that has several.")
+    rows: int | None = Field(None, ge=1, description="Use only the first so many rows.")
+    prompt: str | None = Field(None, description='Template, such as "Summarize: {dialogue}".')
+    system: str | None = Field(None, description="System message of the chat template.")
+    chat_template: bool = Field(True, description="Wrap the prompt in the tokenizer's chat template.")
+    reference: str | list[str] | None = Field(None, description="Column or columns with the right answer.")
+    metric: str = Field(description="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …")
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class StudySection(_Section):
+    """How long and how to search."""
+
+    name: str = Field(min_length=1, description="Names the study in its database.")
+    n_trials: int = Field(40, ge=1, description="The study's total; a resumed study runs what is left.")
+    timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
+    storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["paired", "none"] = "paired"
+    holdout: float = Field(0.3, ge=0, lt=1, description="Share of the rows that no trial sees.")
+    seed: int = 42
+    trials_in_flight: int | None = Field(None, ge=1, description="Trials decoded together.")
+
+
+class StudyFile(_Section):
+    """A whole study file; `space` is a table, or a list of tables (branches)."""
+
+    study: StudySection
+    model: ModelSection
+    data: DataSection
+    space: dict[str, Any] | list[dict[str, Any]]
+    baseline: dict[str, Any] | None = Field(None, description="Parameters in use today.")
+
+    @field_validator("space")
+    @classmethod
+    def _not_empty(cls, space: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
+        if not space:
+            raise ValueError("the space is empty; give at least max_new_tokens and one searched parameter")
+        return space
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the command line puts in the place of a file's values; None leaves a value as it is."""
+
+    data: str | None = None
+    rows: int | None = None
+    model: str | None = None
+    n_trials: int | None = None
+    storage: str | None = None
+    name: str | None = None
+
+    def apply(self, file: StudyFile) -> StudyFile:
+        """Return the file with these values."""
+        data = _changed(file.data, path=self.data, rows=self.rows)
+        model = _changed(file.model, name=self.model)
+        study = _changed(file.study, n_trials=self.n_trials, storage=self.storage, name=self.name)
+        return file.model_copy(update={"data": data, "model": model, "study": study})
+
+
+def read_study_file(path: str | Path) -> StudyFile:
+    """Return what a study file says.
+
+    Raises:
+        InputError: The file is not there, is no TOML, or has a key or value that does not belong; names file, line
+            and key.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no study file {path}; `studies/quickstart.toml` is an example") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path} cannot be read: {problem}") from None
+    return parse_study_file(text, name=str(path))
+
+
+def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
+    """Return what the text of a study file says; `name` stands in the errors (see `read_study_file`)."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise InputError(f"{name} is no TOML: {problem}") from None
+    try:
+        file = StudyFile.model_validate(values)
+        check_space(file)
+    except ValidationError as problem:
+        raise InputError("\n".join(_explain(error, text, name) for error in problem.errors())) from None
+    except InputError as problem:
+        raise InputError(f"{name}{_place_of_mention(text, str(problem))}: {problem}") from None
+    return file
+
+
+def check_space(file: StudyFile) -> Any:
+    """Return the file's space, ready for `search`; raises InputError where a name or a value is not allowed."""
+    from llmsearch_optuna.space import Space
+
+    return Space.from_tables(file.space)
+
+
+def search_arguments(file: StudyFile) -> dict[str, Any]:
+    """Return the keyword arguments of `search` that a study file stands for (the demo's names resolved).
+
+    Raises:
+        InputError: The file leaves the data to the command line, and the command line gave none.
+    """
+    from llmsearch_optuna.task import Task
+
+    study, data, model = file.study, file.data, file.model
+    arguments: dict[str, Any] = {
+        "model": _model(model),
+        "dataset": Task(
+            _rows(data),
+            prompt=data.prompt,
+            reference=data.reference,
+            metric=data.metric,
+            direction=data.direction,
+            system=data.system,
+            chat_template=data.chat_template,
+        ),
+        "space": check_space(file),
+        "baseline": file.baseline,
+        "n_trials": study.n_trials,
+        "timeout": study.timeout,
+        "storage": study.storage,
+        "study_name": study.name,
+        "sampler": study.sampler,
+        "pruner": study.pruner,
+        "holdout": study.holdout,
+        "seed": study.seed,
+        "batch_size": model.batch_size,
+        "cache_budget": model.cache_budget,
+    }
+    if model.name != DEMO:
+        arguments |= {"revision": model.revision, "dtype": model.dtype}
+    if study.trials_in_flight is not None:
+        arguments["trials_in_flight"] = study.trials_in_flight
+    return arguments
+
+
+def _model(section: ModelSection) -> str:
+    if section.name != DEMO:
+        return section.name
+    from llmsearch_optuna import demo_model
+
+    return str(demo_model.folder())
+
+
+def _rows(section: DataSection) -> Any:
+    if section.path is None:
+        raise InputError("the study file leaves the data to you: give --data PATH, or data.path in the file")
+    if section.path == DEMO:
+        from llmsearch_optuna import demo_model
+
+        return list(demo_model.dialogues())[: section.rows]
+    from llmsearch_optuna.rows import read_rows
+
+    return list(read_rows(section.path, split=section.split, subset=section.subset, limit=section.rows))
+
+
+def _changed(section: Any, **values: Any) -> Any:
+    given = {name: value for name, value in values.items() if value is not None}
+    # Validated again, so that a value from the command line is held to the same rules.
+    return type(section).model_validate({**section.model_dump(), **given}) if given else section
+
+
+def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
+    keys = [key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in _UNION_MEMBERS))]
+    where = f"{name}{_place(text, keys)}: {'.'.join(str(key) for key in keys) or 'the file'}"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        near = difflib.get_close_matches(str(keys[-1]), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        return f"{where} is not a key here{hint} The keys are {', '.join(known)}."
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where} = {error['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+_UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict"})
+
+
+def _known_keys(path: Sequence[Any]) -> list[str]:
+    model: Any = StudyFile
+    for key in path:
+        model = model.model_fields[key].annotation if key in getattr(model, "model_fields", {}) else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _place(text: str, keys: Sequence[Any]) -> str:
+    """``, line 7`` for a key of the file; its table's line when the key itself is not there."""
+    table, line_of_table = "", None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[+\s*([\w.\"-]+)\s*\]+", line):
+            table = header[1]
+            if keys and table == str(keys[0]):
+                line_of_table = line_of_table or number
+        names = [str(key) for key in keys]
+        if (key := re.match(r"\s*([\w\"-]+)\s*=", line)) and [*filter(None, [table]), key[1]] == names[:2]:
+            return f", line {number}"
+    return f", line {line_of_table}" if line_of_table else ""
+
+
+def _place_of_mention(text: str, message: str) -> str:
+    """The line in a space's table that sets the parameter a message speaks of."""
+    mentioned = re.search(r"branch (\d+)", message)
+    branch, wanted = 0, int(mentioned[1]) if mentioned else None
+    in_space = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*(\[+)\s*([\w.-]+)", line):
+            in_space = header[2].split(".")[0] == "space"
+            branch += in_space and header[1] == "[["
+        key = re.match(r"\s*([\w-]+)\s*=", line)
+        if in_space and wanted in (None, branch) and key and re.search(rf"(?<!\w){re.escape(key[1])}(?!\w)", message):
+            return f", line {number}"
+    return ""
