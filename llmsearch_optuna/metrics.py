@@ -85,6 +85,15 @@ class Metric:
             bounds = made.bounds
         return replace(made, bounds=_checked_bounds(bounds, made.name))
 
+    def after(self, postprocess: Callable[[str], str]) -> Metric:
+        """Return the metric that scores what ``postprocess`` makes of a prediction."""
+
+        def function(predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> Any:
+            return self.function([_processed(postprocess, text) for text in predictions], references, rows)
+
+        described = {**self.description, "postprocess": describe_callable(postprocess)}
+        return replace(self, function=function, description=described)
+
     def check(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> Metric:
         """Try the metric on the first two rows, with the references as predictions, and return it with its form known.
 
@@ -231,6 +240,16 @@ class Metric:
                 self.name,
                 problem,
             )
+
+
+def _processed(postprocess: Callable[[str], str], text: str) -> str:
+    try:
+        processed = postprocess(text)
+    except Exception as error:
+        raise RuntimeError(f"postprocess raised {type(error).__name__}: {error}") from error
+    if not isinstance(processed, str):
+        raise TypeError(f"postprocess must return a text, but returned {short(processed)}")
+    return processed
 
 
 def _by_row(name: str, score: Callable[[str, str], float], upper: float, **options: Any) -> Metric:

@@ -1,0 +1,183 @@
+"""A user's data of any kind, read into plain rows: one dict a row, in the order of the data.
+
+Files, data frames, lists and datasets of the hub end up the same. What the columns mean is not known here.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmsearch_optuna.errors import InputError
+
+Row = dict[str, Any]
+
+_READ_AS = {
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+
+
+def read_rows(
+    dataset: Any, *, split: str | None = None, subset: str | None = None, limit: int | None = None
+) -> tuple[Row, ...]:
+    """Return the rows of a dataset.
+
+    Args:
+        dataset: A ``datasets.Dataset`` (or a dict of them with ``split``), a list of dicts, a pandas DataFrame, the
+            path of a .jsonl, .json, .csv, .tsv or .parquet file or of a folder that ``save_to_disk`` wrote, or the
+            name of a dataset on the Hugging Face hub. Cells of a .csv are texts, as they stand in the file.
+        split: Which split of a dataset that has several.
+        subset: Which configuration of a hub dataset that has several (gsm8k's ``main``).
+        limit: Keep only the first so many rows.
+
+    Raises:
+        InputError: There is no such file or dataset, it cannot be read, or it has no rows.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} must be at least 1")
+    found = _load(dataset, split, subset) if isinstance(dataset, str | Path) else dataset
+    rows = _listed(_one_split(found, split))
+    if limit is not None:
+        rows = rows[:limit]
+    if not rows:
+        raise InputError(f"the dataset {dataset_name(dataset)!r} is empty; give at least one row")
+    return tuple(rows)
+
+
+def dataset_name(dataset: Any) -> str:
+    """Return a short name for a dataset: the file's or the hub's, ``"data"`` where it has none."""
+    if isinstance(dataset, str | Path):
+        return Path(dataset).stem if Path(dataset).suffix in _READ_AS else Path(dataset).name
+    known = getattr(getattr(dataset, "info", None), "dataset_name", None)
+    return str(known) if known else "data"
+
+
+def missing_column(name: str, columns: Iterable[str], where: str) -> InputError:
+    """Return the error for a column that is not there: it names the nearest one and all there are."""
+    known = list(columns)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"{where}: there is no column {name!r}; {hint}The columns are {', '.join(map(repr, known))}.")
+
+
+def _load(dataset: str | Path, split: str | None, subset: str | None) -> Any:
+    path = Path(dataset).expanduser()
+    kind = _READ_AS.get(path.suffix.lower())
+    if path.is_dir():
+        return _from_disk(path)
+    if kind is None and path.is_file():
+        raise InputError(f"{path} is no file that can be read as rows; give one of {', '.join(_READ_AS)}")
+    if kind is None:
+        return _from_hub(str(dataset), split, subset)
+    if not path.is_file():
+        raise InputError(f"there is no file {path} (looked for from {Path.cwd()})")
+    try:
+        return {"lines": _read_lines, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[kind](path)
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise InputError(f"{path} cannot be read: {problem}") from problem
+
+
+def _read_lines(path: Path) -> list[Any]:
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                rows.append(_parsed(line, f"{path}, line {number}"))
+    return rows
+
+
+def _read_json(path: Path) -> Any:
+    rows = _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+    if not isinstance(rows, list):
+        raise InputError(f"{path} must hold a list of objects, one a row, but holds a {type(rows).__name__}")
+    return rows
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise InputError(f"{where} is no JSON: {problem}") from None
+
+
+def _read_csv(path: Path) -> list[Row]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter=delimiter))
+    for number, row in enumerate(rows):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number} has another number of cells than the heading")
+    return [dict(row) for row in rows]
+
+
+def _read_parquet(path: Path) -> Any:
+    import pyarrow  # type: ignore[import-untyped]
+
+    try:
+        import pyarrow.parquet  # type: ignore[import-untyped]
+
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as problem:
+        raise InputError(f"{path} cannot be read: {problem}") from problem
+
+
+def _from_disk(path: Path) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as problem:
+        raise InputError(
+            f"{path} is a folder, but not one that datasets' save_to_disk wrote ({problem}); give a file in it"
+        ) from problem
+
+
+def _from_hub(name: str, split: str | None, subset: str | None) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, subset, split=split)
+    except Exception as problem:
+        where = f"{name!r}" + (f", subset {subset!r}" if subset else "") + (f", split {split!r}" if split else "")
+        raise InputError(
+            f"the dataset {where} cannot be loaded: {type(problem).__name__}: {problem}\n"
+            "It is no file here, so it was looked for on the Hugging Face hub. Check the name and split=; without a "
+            "network give the path of a .jsonl, .csv or .parquet file, or a folder made with save_to_disk."
+        ) from problem
+
+
+def _one_split(found: Any, split: str | None) -> Any:
+    """Pick the split of a dict of datasets; anything else is returned as it is."""
+    if not isinstance(found, Mapping):
+        return found
+    if split is not None and split in found:
+        return found[split]
+    if split is None and len(found) == 1:
+        return next(iter(found.values()))
+    wanted = f"has no split {split!r}" if split is not None else "has several splits"
+    raise InputError(f"the dataset {wanted}: give split= one of {', '.join(map(repr, found))}")
+
+
+def _listed(found: Any) -> list[Row]:
+    if hasattr(found, "to_dict") and hasattr(found, "columns"):  # pandas
+        found = found.to_dict("records")
+    elif hasattr(found, "to_list") and hasattr(found, "column_names"):  # datasets
+        found = found.to_list()
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        raise InputError(
+            f"dataset of type {type(found).__name__} cannot be read: give a list of dicts, a datasets.Dataset, a "
+            "DataFrame, a path or a hub name (of a stream take as many rows as you want first)"
+        )
+    for number, row in enumerate(found):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {number} of the dataset is no dict but {row!r}")
+    return [{str(name): value for name, value in row.items()} for row in found]

@@ -1,0 +1,49 @@
+"""Which rows are searched on and which are locked away for the verdict: a pure function of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from llmsearch_optuna.errors import InputError
+
+FEWEST_ROWS_FOR_HOLDOUT = 20
+
+
+def split_rows(
+    distinct_ids: Sequence[Hashable], holdout: float = 0.3, seed: int = 42
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split the rows by distinct prompt, so that no prompt is on both sides.
+
+    Args:
+        distinct_ids: One id a row; rows with the same prompt have the same id.
+        holdout: The share of distinct prompts to lock away, from 0 to below 1. With fewer than 20 rows, or a single
+            prompt, nothing is locked away.
+        seed: Which split, and which order.
+
+    Returns:
+        The row numbers of the search in the study's one permutation, and those of the holdout in rising order.
+    """
+    if not 0 <= holdout < 1:
+        raise InputError(f"holdout={holdout} must be a share from 0 to below 1, such as 0.3")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed={seed!r} must be an integer from 0")
+    locked = _locked_prompts(distinct_ids, holdout, seed)
+    search = [row for row, prompt in enumerate(distinct_ids) if prompt not in locked]
+    held = tuple(row for row, prompt in enumerate(distinct_ids) if prompt in locked)
+    return tuple(search[place] for place in _order(len(search), seed, 1)), held
+
+
+def _locked_prompts(distinct_ids: Sequence[Hashable], holdout: float, seed: int) -> set[Hashable]:
+    prompts = list(dict.fromkeys(distinct_ids))
+    if len(distinct_ids) < FEWEST_ROWS_FOR_HOLDOUT or len(prompts) < 2 or holdout == 0:
+        return set()
+    count = min(max(round(holdout * len(prompts)), 1), len(prompts) - 1)
+    return {prompts[place] for place in _order(len(prompts), seed, 0)[:count]}
+
+
+def _order(count: int, seed: int, purpose: int) -> list[int]:
+    """Return a permutation; drawn as sorted uniforms, whose stream NumPy keeps stable over its versions."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose])))
+    return [int(place) for place in np.argsort(rng.random(count), kind="stable")]
