@@ -190,6 +190,7 @@ def _is_late(deadline: float | None) -> bool:
 def _by_number(finished: Sequence[Finished]) -> dict[int, list[Finished]]:
     groups: dict[int, list[Finished]] = defaultdict(list)
     for item in finished:
-        _, number = item.request.tag  # type: ignore[misc]
-        groups[number].append(item)
+        tag = item.request.tag
+        assert isinstance(tag, tuple)
+        groups[tag[1]].append(item)
     return groups

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,10 @@ from typing import IO
 
 import sqlalchemy as sa
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -42,22 +42,24 @@ def study_lock(engine: sa.Engine, name: str) -> Iterator[None]:
             _unlock(file)
 
 
-def _lock(file: IO[bytes]) -> None:
-    if fcntl is not None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        return
-    while True:
-        try:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-            return
-        except OSError:
+if sys.platform == "win32":
+
+    def _lock(file: IO[bytes]) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                return
             time.sleep(0.05)
 
+    def _unlock(file: IO[bytes]) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 
-def _unlock(file: IO[bytes]) -> None:
-    if fcntl is not None:
+else:
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+
+    def _unlock(file: IO[bytes]) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_UN)
-        return
-    file.seek(0)
-    msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)

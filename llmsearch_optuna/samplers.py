@@ -30,6 +30,7 @@ STARTUP_TRIALS = 10
 TPE_REDRAWS = 4
 RANDOM_REDRAWS = 200
 
+Direction = Literal["maximize", "minimize"]
 SamplerName = Literal["tpe", "random", "grid"]
 
 
@@ -79,7 +80,7 @@ def make_suggester(
     space: Space,
     *,
     seed: int,
-    direction: str,
+    direction: Direction,
     defaults: Mapping[str, Any],
 ) -> Suggester:
     """The suggester of this name.
@@ -136,7 +137,7 @@ class CandidateMaker:
 class TpeSuggester:
     """TPE on the visible trials; a known configuration is drawn again a few times, then at random."""
 
-    def __init__(self, space: Space, make: CandidateMaker, *, seed: int, direction: str) -> None:
+    def __init__(self, space: Space, make: CandidateMaker, *, seed: int, direction: Direction) -> None:
         self._space = space
         self._make = make
         self._seed = seed

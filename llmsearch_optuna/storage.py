@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy as sa
@@ -31,6 +31,8 @@ from llmsearch_optuna.locks import study_lock
 from llmsearch_optuna.optuna_logs import quiet_optuna
 
 logger = logging.getLogger("llmsearch_optuna.storage")
+
+Direction = Literal["maximize", "minimize"]
 
 BUSY_SECONDS = 60
 KEY_ATTRIBUTE = "llmsearch_key"
@@ -88,7 +90,7 @@ def open_study(
     storage: str | None,
     study_name: str,
     *,
-    direction: str,
+    direction: Direction,
     fingerprint: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     sampler: optuna.samplers.BaseSampler | None = None,
@@ -295,7 +297,7 @@ def _check_contents(engine: sa.Engine, url: sa.URL) -> None:
 def _optuna_study(
     rdb: RDBStorage,
     name: str,
-    direction: str,
+    direction: Direction,
     sampler: optuna.samplers.BaseSampler | None,
     pruner: optuna.pruners.BasePruner | None,
 ) -> optuna.Study:
@@ -347,7 +349,7 @@ def _meet(
             tables.upsert(connection, t, [value], replace=False)
             return key, False
     _check_version(engine, key, name)
-    changed = differences(json.loads(found.fingerprint), json.loads(value["fingerprint"]))
+    changed = differences(json.loads(found.fingerprint), json.loads(json.dumps(fingerprint, default=str)))
     if changed:
         raise StudyError(
             f"the study {name!r} was started with something else, and its results would not be comparable:\n"

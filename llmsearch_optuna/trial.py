@@ -299,11 +299,11 @@ class TrialRun:
 
     def _finish(self, end: TrialEnd) -> None:
         """Write what people want to read, the artifact, and then the end itself: nothing can be added after it."""
+        counted = self._rows_counted(end)
+        records = [self._records[key] for key in (self._keys(0, counted) if counted else ())]
         with self._ours():
-            for name, value in self._attributes(end).items():
+            for name, value in self._attributes(end, counted, records).items():
                 self._trial.set_user_attr(name, value)
-        counted = self.rows.order[: self._rows_counted(end)]
-        records = [self._records[key] for row in counted for key in sorted(self._records) if key[0] == row]
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         value = end.value if end.state == "complete" else None
         with self._ours():
@@ -315,12 +315,10 @@ class TrialRun:
         looks = [0, *self.rows.looks]
         return looks[self._looks_done] if end.state == "failed" else looks[self._looks_done + 1]
 
-    def _attributes(self, end: TrialEnd) -> dict[str, Any]:
-        counted = self._rows_counted(end)
-        tokens = sum(len(r.token_ids) for r in self._records.values())
+    def _attributes(self, end: TrialEnd, counted: int, records: Sequence[RowRecord]) -> dict[str, Any]:
         found: dict[str, Any] = {
             "rows": f"{counted} of {len(self.rows.order)}",
-            "tokens": tokens,
+            "tokens": sum(len(r.token_ids) for r in records),
             "seconds": round(self.seconds, 2),
         }
         if end.reason is not None:

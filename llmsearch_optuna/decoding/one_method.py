@@ -39,7 +39,7 @@ class OneMethodServer:
         if not self._queue:
             return []
         first = self._queue[0]
-        batch = []
+        batch: list[Request] = []
         kept: deque[Request] = deque()
         for request in self._queue:
             alike = (request.tag, request.replicate, request.params) == (first.tag, first.replicate, first.params)

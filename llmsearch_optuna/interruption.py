@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: the study stops where it is, nothing that has been decoded is lost, and one line says how to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from llmsearch_optuna.errors import LlmsearchError
+
+
+class StudyInterrupted(LlmsearchError):  # noqa: N818
+    """The user ended the study before its time; the message says how to go on."""
+
+
+@contextlib.contextmanager
+def interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into StudyInterrupted.
+
+    Args:
+        how_to_go_on: Asked for the message when it happens.
+
+    Raises:
+        StudyInterrupted: When one of them came.
+    """
+    with _terminate_like_interrupt():
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise StudyInterrupted(how_to_go_on()) from None
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    # Handlers belong to the main thread; elsewhere the program's owner decides what SIGTERM does.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

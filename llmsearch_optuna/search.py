@@ -1,0 +1,376 @@
+"""The whole story of a search: prepare, open the study, run its trials, decide, hand over the result.
+
+Each step is a room of its own; this page only says in which order they are entered and with what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+
+from llmsearch_optuna import progress as events
+from llmsearch_optuna.claims import Claim, Session
+from llmsearch_optuna.deciding import decide
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.driving import run_trials
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.interruption import StudyInterrupted, interruptible
+from llmsearch_optuna.ledger import Item
+from llmsearch_optuna.pruning import PairedPruner
+from llmsearch_optuna.result import SearchResult
+from llmsearch_optuna.samplers import make_suggester
+from llmsearch_optuna.schedule import Schedule, best_complete
+from llmsearch_optuna.scoring import score
+from llmsearch_optuna.serving import Served, serve
+from llmsearch_optuna.space import Space
+from llmsearch_optuna.storage import OpenedStudy, open_study, storage_errors
+from llmsearch_optuna.task import Direction, PreparedTask, Task, split_rows
+from llmsearch_optuna.trial import Rows, TrialJob, TrialRun
+
+__all__ = ["StudyInterrupted", "score", "search"]
+
+logger = logging.getLogger("llmsearch_optuna.search")
+
+ALGORITHM = 1
+"""Counts up whenever the same study would come out differently; part of the fingerprint."""
+
+
+def search(
+    model: Any,
+    dataset: Any,
+    space: Any,
+    tokenizer: Any = None,
+    *,
+    prompt: Any = None,
+    reference: Any = None,
+    metric: Any = None,
+    direction: Direction | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    n_trials: int = 40,
+    timeout: float | None = None,
+    storage: str | None = None,
+    study_name: str | None = None,
+    sampler: Literal["tpe", "random", "grid"] | optuna.samplers.BaseSampler = "tpe",
+    pruner: Literal["paired", "none"] | optuna.pruners.BasePruner = "paired",
+    holdout: float = 0.3,
+    seed: int = 42,
+    batch_size: int | Literal["auto"] = "auto",
+    cache_budget: int | Literal["auto"] = "auto",
+    trials_in_flight: int = 4,
+    replicates: int = 1,
+    holdout_replicates: int = 3,
+    margin: float = 0.0,
+    split: str | None = None,
+    system: str | None = None,
+    chat_template: bool | Mapping[str, Any] | None = None,
+    postprocess: Callable[[str], str] | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    dtype: Any = None,
+    progress: bool = True,
+    observer: events.Observer | None = None,
+) -> SearchResult:
+    """Find the generation parameters with which the model scores best, and say whether they beat the baseline.
+
+    A study that exists goes on where it stopped: rows that have been decoded are never decoded again, and the result
+    is the one that an uninterrupted run would have had.
+
+    Args:
+        model: A Hugging Face model, a path or hub id of one, an Engine, or an object with
+            ``generate(prompts, params)``.
+        dataset: Rows, a path, a hub id, or a Task.
+        space: A dict of generation parameters, a list of them (branches), a function of an Optuna trial, or a preset.
+        tokenizer: Found from the model where it can be.
+        prompt: A template, or a function of the row; see Task.
+        reference: What the metric compares with; see Task.
+        metric: A built-in name, a function, or an ``evaluate`` module; see Metric.of.
+        direction: ``"maximize"`` (the default) or ``"minimize"``.
+        baseline: The parameters in use today; default: the model's generation configuration.
+        n_trials: The study's total: a study that is resumed runs what is left.
+        timeout: Seconds after which no new trial is begun.
+        storage: ``sqlite:///…`` or ``postgresql+psycopg://…``; default: ``sqlite:///studies/<study_name>.db``.
+        study_name: Default: made from data and model.
+        sampler: ``"tpe"``, ``"random"``, ``"grid"``, or an Optuna sampler (then resuming is not exact).
+        pruner: ``"paired"``, ``"none"``, or an Optuna pruner (then resuming is not exact).
+        holdout: The share of distinct prompts that no trial sees; the verdict is made on them.
+        seed: Of the split, the order of the rows, and all suggestions.
+        batch_size: Most rows in one pass of the model.
+        cache_budget: Bytes for what earlier trials computed.
+        trials_in_flight: How many trials are decoded together, in all processes of the study.
+        replicates: How often a row is decoded in a trial that samples.
+        holdout_replicates: The same on the holdout and for the finalists.
+        margin: A loss up to this is accepted: the verdict then answers "as good?" instead of "better?".
+        split: Which split of a dataset that has several.
+        system: A system message before every prompt.
+        chat_template: Whether to wrap prompts in the tokenizer's chat template (it is by default).
+        postprocess: Applied to every completion before it is scored.
+        device: Where to load the model to.
+        revision: Which revision of it to load.
+        dtype: In which dtype to load it.
+        progress: Show the study's progress in the terminal.
+        observer: Is told what happens, instead of the terminal.
+
+    Raises:
+        InputError: An argument cannot be used; says which and why.
+        StudyError: The study cannot be opened, or was started with something else.
+        StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
+    """
+    _check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
+    _check_numbers(holdout_replicates=holdout_replicates)
+    checked_space = Space.of(space)
+    task = Task.of(
+        dataset,
+        prompt=prompt,
+        reference=reference,
+        metric=metric,
+        direction=direction,
+        postprocess=postprocess,
+        system=system,
+        chat_template=chat_template,
+        split=split,
+    )
+    served = serve(
+        model,
+        tokenizer,
+        batch_size=batch_size,
+        cache_budget=cache_budget,
+        device=device,
+        revision=revision,
+        dtype=dtype,
+    )
+    plan = _plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    opened = open_study(
+        storage,
+        study_name or f"{plan.task.name}-{served.name}",
+        direction=plan.task.direction,
+        fingerprint={
+            "algorithm": ALGORITHM,
+            "model": dict(served.description),
+            "model_defaults": _readable(served.defaults),
+            "data": dict(plan.task.description),
+            "space": checked_space.description,
+            "baseline": plan.baseline.canonical,
+            "sampler": sampler if isinstance(sampler, str) else type(sampler).__qualname__,
+            "pruner": pruner if isinstance(pruner, str) else type(pruner).__qualname__,
+            "holdout": holdout,
+            "seed": seed,
+            "replicates": replicates,
+            "holdout_replicates": holdout_replicates,
+            "margin": margin,
+            "trials_in_flight": trials_in_flight,
+        },
+        sampler=None if isinstance(sampler, str) else sampler,
+        pruner=None if isinstance(pruner, str) else pruner,
+    )
+    _warn_of_own(sampler, pruner)
+    with (
+        contextlib.closing(opened),
+        storage_errors(opened.engine.url),
+        interruptible(lambda: _how_to_go_on(opened, n_trials)),
+        _watching(observer, progress) as watcher,
+        Session(opened.engine, opened.key) as session,
+    ):
+        plan.write(opened, served, n_trials=n_trials)
+        schedule = Schedule(
+            opened=opened,
+            session=session,
+            rows=plan.rows,
+            space=checked_space,
+            defaults=served.defaults,
+            baseline=plan.baseline,
+            greedy=plan.greedy,
+            suggester=make_suggester(
+                sampler, checked_space, seed=seed, direction=plan.task.direction, defaults=served.defaults
+            )
+            if isinstance(sampler, str)
+            else None,
+            n_trials=n_trials,
+            in_flight=trials_in_flight,
+        )
+        judge = _pruner(pruner)
+
+        def make_run(job: TrialJob, claim: Claim) -> TrialRun:
+            return TrialRun(
+                job, plan.rows, opened, claim, judge, watcher, lambda: served.tag_stats(("search", job.number))
+            )
+
+        watcher.on(_study_started(schedule))
+        run_trials(schedule, served.server, make_run, watcher, deadline=deadline)
+        _say_if_exhausted(schedule)
+        decide(
+            opened,
+            session,
+            served.server,
+            plan.rows,
+            plan.holdout,
+            watcher,
+            replicates=holdout_replicates,
+            margin=margin,
+            seed=seed,
+            distinct=plan.task.distinct,
+        )
+        _remember_stats(opened, served)
+        result = SearchResult.of(opened, task=plan.task)
+        watcher.on(events.StudyEnded(result_summary=result.summary))
+    return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What follows from the arguments alone."""
+
+    task: PreparedTask
+    rows: Rows
+    holdout: tuple[int, ...]
+    baseline: GenerationParams
+    greedy: GenerationParams | None
+
+    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int) -> None:
+        """Store what reports want to show, and every row of the task."""
+        opened.ledger.write_settings(
+            {
+                "model": served.name,
+                "data": self.task.name,
+                "metric": self.task.metric.name,
+                "metric_bounds": self.task.metric.bounds,
+                "direction": self.task.direction,
+                "n_trials": n_trials,
+                "replicates": self.rows.replicates,
+                "baseline": self.baseline.canonical,
+                "model_defaults": _readable(served.defaults),
+            }
+        )
+        parts: list[tuple[Literal["search", "holdout"], Sequence[int]]] = [
+            ("search", self.rows.order),
+            ("holdout", self.holdout),
+        ]
+        opened.ledger.write_items(
+            Item(
+                row=row,
+                part=part,
+                position=position,
+                prompt=self.task.prompts[row],
+                reference=self.task.references[row],
+                columns=self.task.rows[row],
+                occurrence=self.task.occurrences[row],
+            )
+            for part, order in parts
+            for position, row in enumerate(order)
+        )
+
+
+def _plan(
+    task: PreparedTask,
+    served: Served,
+    space: Space,
+    baseline: Mapping[str, Any] | None,
+    holdout: float,
+    seed: int,
+    replicates: int,
+) -> _Plan:
+    values = space.baseline_values(served.defaults, baseline)
+    first = GenerationParams.of(values, served.defaults)
+    # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
+    greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
+    order, locked = split_rows(task.distinct, holdout, seed)
+    rows = Rows(
+        order=order,
+        prompts=task.prompts,
+        references=task.references,
+        columns=task.rows,
+        occurrences=task.occurrences,
+        metric=task.metric,
+        direction=task.direction,
+        replicates=replicates,
+    )
+    if not locked:
+        logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
+    return _Plan(task, rows, locked, first, None if greedy == first else greedy)
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}={value!r} must be a whole number from 1 on")
+
+
+def _pruner(pruner: Any) -> PairedPruner | optuna.pruners.BasePruner | None:
+    if isinstance(pruner, optuna.pruners.BasePruner):
+        return pruner
+    if pruner == "paired":
+        return PairedPruner()
+    if pruner == "none":
+        return None
+    raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")
+
+
+def _warn_of_own(sampler: Any, pruner: Any) -> None:
+    own = [
+        f"{what}={type(given).__name__}"
+        for what, given in (("sampler", sampler), ("pruner", pruner))
+        if not isinstance(given, str)
+    ]
+    if own:
+        logger.warning(
+            "%s is used as it is: a study that is interrupted goes on, but may come out differently", " and ".join(own)
+        )
+
+
+def _study_started(schedule: Schedule) -> events.StudyStarted:
+    trials = schedule.trials()
+    best = best_complete(trials, schedule.rows.direction)
+    return events.StudyStarted(
+        study_name=schedule.opened.name,
+        n_trials=schedule.n_trials,
+        finished_trials=sum(t.state.is_finished() for t in trials),
+        rows=len(schedule.rows.order),
+        storage=schedule.opened.url,
+        metric=schedule.rows.metric.name,
+        direction=schedule.rows.direction,
+        best_number=None if best is None else best.number,
+        best_value=None if best is None else best.value,
+    )
+
+
+def _say_if_exhausted(schedule: Schedule) -> None:
+    if schedule.exhausted:
+        logger.warning(
+            "the space holds no configuration that was not tried: the study ends after %d of %d trials",
+            len(schedule.trials()),
+            schedule.n_trials,
+        )
+
+
+def _remember_stats(opened: OpenedStudy, served: Served) -> None:
+    if served.stats:
+        opened.study.set_user_attr("engine", dict(served.stats))
+
+
+def _how_to_go_on(opened: OpenedStudy, n_trials: int) -> str:
+    ended = sum(t.state.is_finished() for t in opened.study.get_trials(deepcopy=False))
+    return (
+        f"interrupted after {ended} of {n_trials} trials; all finished rows are safe in {opened.url}. "
+        "Run the same command again to go on."
+    )
+
+
+@contextlib.contextmanager
+def _watching(observer: events.Observer | None, progress: bool) -> Iterator[events.Observer]:
+    if observer is not None:
+        yield observer
+    elif progress:
+        with events.Terminal() as terminal:
+            yield terminal
+    else:
+        yield events.Quiet()
+
+
+def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
