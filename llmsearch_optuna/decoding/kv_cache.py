@@ -145,10 +145,15 @@ class SlotBuffer:
         """Bytes that the buffer occupies."""
         return 0 if self._data is None else self._data.nbytes
 
+    def make_room(self, rows: int, length: int) -> None:
+        """Prepare for ``rows`` rows in all, of up to ``length`` tokens, in one move; joining them moves nothing."""
+        if self._data is None or rows > self._slots or length > self._column:
+            self._realign(rows, max(length, self.width))
+
     def join(self, segments: Sequence[Segment]) -> int:
         """Copy a row in; returns its slot."""
         length = sum(segment.shape[3] for segment in segments)
-        self._make_room(length)
+        self.make_room(len(self.lengths) + 1, length)
         data, slot, start = self._storage, len(self.lengths), self._column - length
         for segment in segments:
             end = start + segment.shape[3]
@@ -160,7 +165,7 @@ class SlotBuffer:
     def fork(self, slot: int) -> int:
         """Copy a row that is in the buffer; returns the copy's slot."""
         length = self.lengths[slot]
-        self._make_room(length)
+        self.make_room(len(self.lengths) + 1, length)
         copy = len(self.lengths)
         columns = slice(self._column - length, self._column)
         self._storage[:, :, copy, :, columns] = self._storage[:, :, slot, :, columns]
@@ -218,14 +223,6 @@ class SlotBuffer:
         if self._data is None:
             raise RuntimeError("the slot buffer holds no rows")
         return self._data
-
-    def _make_room(self, length: int) -> None:
-        """Provide a free slot, and a write column behind at least ``length`` columns."""
-        rows = len(self.lengths) + 1
-        if not self.lengths and self._data is not None and length + 1 <= self._capacity:
-            self._column = length
-        elif self._data is None or rows > self._slots or length > self._column:
-            self._realign(rows, max(length, self.width))
 
     def _realign(self, rows: int, width: int) -> None:
         """Move all rows so that the write column is ``width``, into a larger tensor when they need one.

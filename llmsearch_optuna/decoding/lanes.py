@@ -108,6 +108,9 @@ class Lanes:
                 pending[lane] = node
         for lane in [lane for lane in self._by_slot if lane not in pending]:
             self._release(lane)
+        if others:
+            longest = max(len(node.tree.prompt_ids) + node.depth - 1 for node in others)
+            self.buffer.make_room(len(wanted), longest)
         for node in others:
             assert node.parent is not None
             head = heads.get(node.parent)
