@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the study stops where it is, nothing that has been decoded is lost, and one line says how to go on."""
+"""Ctrl-C and SIGTERM: the study stops, nothing that was decoded is lost, and one line says how to go on."""
 
 from __future__ import annotations
 

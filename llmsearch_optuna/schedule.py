@@ -63,11 +63,10 @@ class Schedule:
         Args:
             may_create: False lets only trials be finished that have begun (the time is up).
         """
-        adopted = self._adopt()
-        if adopted is not None or not may_create or self.exhausted:
+        trials = self.trials()
+        adopted = self._adopt(trials)
+        if adopted is not None or not may_create or self.exhausted or not self._may_create(trials):
             return adopted
-        if not self._may_create(self.trials()):
-            return None
         with self.opened.creating():
             trials = self.trials()
             if not self._may_create(trials):
@@ -86,8 +85,7 @@ class Schedule:
         """How many trials this worker may have under way: its share of what the study may have."""
         return -(-self.in_flight // len(self.session.live_owners()))
 
-    def _adopt(self) -> tuple[TrialJob, Claim] | None:
-        trials = self.trials()
+    def _adopt(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
         for trial in trials:
             if trial.state is TrialState.RUNNING and trial.number not in self._taken:
                 claim = self.session.claim(trial.number)
@@ -116,16 +114,15 @@ class Schedule:
         self._taken.add(number)
         if candidate is None:
             self.opened.study.ask()
-        else:
-            self.opened.study.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(candidate.params),
-                    distributions=dict(candidate.distributions),
-                    user_attrs=_attributes(candidate, role),
-                )
-            )
-        return self._job(self.trials(), number), claim
+            return self._job(self.trials(), number), claim
+        created = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(candidate.params),
+            distributions=dict(candidate.distributions),
+            user_attrs=_attributes(candidate, role),
+        )
+        self.opened.study.add_trial(created)
+        return self._job([*trials, created], number), claim
 
     def _first_candidates(self, number: int) -> tuple[Candidate | None, Role]:
         """The baseline and greedy come first, whatever the sampler."""
@@ -153,7 +150,9 @@ class Schedule:
             refusal=refusal,
             incumbent=None if incumbent is None else incumbent.number,
             incumbent_scores=() if incumbent is None else self._row_scores(incumbent.number),
+            incumbent_running=() if incumbent is None else _running(incumbent),
             known_as=next(same, None),
+            reported=frozenset(trials[number].intermediate_values),
         )
 
     def _describe(self, number: int) -> None:
@@ -183,6 +182,10 @@ def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial 
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.value is not None]
     sign = -1.0 if direction == "maximize" else 1.0
     return min(complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+
+def _running(trial: FrozenTrial) -> tuple[float, ...]:
+    return tuple(value for _, value in sorted(trial.intermediate_values.items()))
 
 
 def _attributes(candidate: Candidate, role: Role) -> dict[str, Any]:

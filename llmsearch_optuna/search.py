@@ -57,7 +57,7 @@ def search(
     storage: str | None = None,
     study_name: str | None = None,
     sampler: Literal["tpe", "random", "grid"] | optuna.samplers.BaseSampler = "tpe",
-    pruner: Literal["paired", "none"] | optuna.pruners.BasePruner = "paired",
+    pruner: Literal["paired", "none"] | PairedPruner | optuna.pruners.BasePruner = "paired",
     holdout: float = 0.3,
     seed: int = 42,
     batch_size: int | Literal["auto"] = "auto",
@@ -97,7 +97,7 @@ def search(
         storage: ``sqlite:///…`` or ``postgresql+psycopg://…``; default: ``sqlite:///studies/<study_name>.db``.
         study_name: Default: made from data and model.
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, or an Optuna sampler (then resuming is not exact).
-        pruner: ``"paired"``, ``"none"``, or an Optuna pruner (then resuming is not exact).
+        pruner: ``"paired"``, ``"none"``, a PairedPruner, or an Optuna pruner (then resuming is not exact).
         holdout: The share of distinct prompts that no trial sees; the verdict is made on them.
         seed: Of the split, the order of the rows, and all suggestions.
         batch_size: Most rows in one pass of the model.
@@ -123,6 +123,7 @@ def search(
     """
     _check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
     _check_numbers(holdout_replicates=holdout_replicates)
+    judge = _pruner(pruner)
     checked_space = Space.of(space)
     task = Task.of(
         dataset,
@@ -144,7 +145,7 @@ def search(
         revision=revision,
         dtype=dtype,
     )
-    plan = _plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates)
+    plan = _plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates, judge)
     deadline = None if timeout is None else time.monotonic() + timeout
     opened = open_study(
         storage,
@@ -157,8 +158,8 @@ def search(
             "data": dict(plan.task.description),
             "space": checked_space.description,
             "baseline": plan.baseline.canonical,
-            "sampler": sampler if isinstance(sampler, str) else type(sampler).__qualname__,
-            "pruner": pruner if isinstance(pruner, str) else type(pruner).__qualname__,
+            "sampler": _described(sampler),
+            "pruner": _described(pruner),
             "holdout": holdout,
             "seed": seed,
             "replicates": replicates,
@@ -167,7 +168,7 @@ def search(
             "trials_in_flight": trials_in_flight,
         },
         sampler=None if isinstance(sampler, str) else sampler,
-        pruner=None if isinstance(pruner, str) else pruner,
+        pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,
     )
     _warn_of_own(sampler, pruner)
     with (
@@ -194,7 +195,6 @@ def search(
             n_trials=n_trials,
             in_flight=trials_in_flight,
         )
-        judge = _pruner(pruner)
 
         def make_run(job: TrialJob, claim: Claim) -> TrialRun:
             return TrialRun(
@@ -274,11 +274,14 @@ def _plan(
     holdout: float,
     seed: int,
     replicates: int,
+    pruner: PairedPruner | optuna.pruners.BasePruner | None,
 ) -> _Plan:
     values = space.baseline_values(served.defaults, baseline)
     first = GenerationParams.of(values, served.defaults)
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
+    if served.max_context is not None:
+        task.check_lengths(served.tokenizer, served.max_context, first.max_new_tokens)
     order, locked = split_rows(task.distinct, holdout, seed)
     rows = Rows(
         order=order,
@@ -289,6 +292,7 @@ def _plan(
         metric=task.metric,
         direction=task.direction,
         replicates=replicates,
+        **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
     if not locked:
         logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
@@ -301,8 +305,12 @@ def _check_numbers(**numbers: int) -> None:
             raise InputError(f"{name}={value!r} must be a whole number from 1 on")
 
 
+def _described(own: Any) -> str:
+    return own if isinstance(own, str) else repr(own) if isinstance(own, PairedPruner) else type(own).__qualname__
+
+
 def _pruner(pruner: Any) -> PairedPruner | optuna.pruners.BasePruner | None:
-    if isinstance(pruner, optuna.pruners.BasePruner):
+    if isinstance(pruner, PairedPruner | optuna.pruners.BasePruner):
         return pruner
     if pruner == "paired":
         return PairedPruner()
@@ -315,7 +323,7 @@ def _warn_of_own(sampler: Any, pruner: Any) -> None:
     own = [
         f"{what}={type(given).__name__}"
         for what, given in (("sampler", sampler), ("pruner", pruner))
-        if not isinstance(given, str)
+        if not isinstance(given, str | PairedPruner)
     ]
     if own:
         logger.warning(

@@ -28,6 +28,7 @@ class Served:
         description: What results depend on: weights, dtype, tokenizer. Goes into the fingerprint.
         name: For people and for the study's name.
         engine: The object that may have statistics.
+        max_context: How many positions prompt and completion share, where there is such a limit.
     """
 
     server: RequestServer
@@ -36,6 +37,7 @@ class Served:
     description: Mapping[str, Any]
     name: str
     engine: Any
+    max_context: int | None = None
 
     def tag_stats(self, tag: Hashable) -> Mapping[str, Any]:
         """The engine's counters for one trial, where it keeps any."""
@@ -86,13 +88,21 @@ def serve(
 
 
 def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
+    if hasattr(getattr(engine, "model", None), "config"):
+        from llmsearch_optuna import models
+
+        loaded = models.load(engine.model, tokenizer if tokenizer is not None else engine.tokenizer)
+        description, name, limit = loaded.description, loaded.name, loaded.max_context
+    else:
+        description, name, limit = _description(engine), str(getattr(engine, "name", type(engine).__name__)), None
     return Served(
         server=server,
         tokenizer=tokenizer if tokenizer is not None else getattr(engine, "tokenizer", None),
         defaults=dict(getattr(engine, "default_params", None) or {}),
-        description=_description(engine),
-        name=str(getattr(engine, "name", None) or type(engine).__name__),
+        description=description,
+        name=name,
         engine=engine,
+        max_context=limit,
     )
 
 
@@ -122,15 +132,16 @@ def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mappin
             f"model={model!r} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, or an object "
             "with generate(prompts, params)"
         )
-    loaded, found = models.load(model, tokenizer, **{k: v for k, v in loading.items() if v is not None})
-    made = Engine(loaded, found, **engine)
+    loaded = models.load(model, tokenizer, **{k: v for k, v in loading.items() if v is not None})
+    made = Engine(loaded.model, loaded.tokenizer, **engine)
     return Served(
         server=made,
-        tokenizer=found,
+        tokenizer=loaded.tokenizer,
         defaults=dict(made.default_params),
-        description=models.describe(loaded, found),
-        name=models.name_of(model),
+        description=loaded.description,
+        name=loaded.name,
         engine=made,
+        max_context=loaded.max_context,
     )
 
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import TrialState
@@ -25,6 +25,7 @@ from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Finished, Request
 from llmsearch_optuna.ledger import Phase, RowRecord
 from llmsearch_optuna.metrics import Metric, MetricError
+from llmsearch_optuna.pruning import Direction, PairedPruner
 from llmsearch_optuna.storage import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.trial")
@@ -32,21 +33,6 @@ logger = logging.getLogger("llmsearch_optuna.trial")
 LOOK_EVERY = 8
 
 Role = Literal["baseline", "greedy", "searched"]
-
-
-class Pruner(Protocol):
-    """Decides at a look whether a trial is worth its remaining rows."""
-
-    def decide(
-        self,
-        trial_scores: Sequence[float],
-        incumbent_scores: Sequence[float],
-        n_total: int,
-        bounds: tuple[float, float] | None,
-        direction: str,
-    ) -> Any | None:
-        """Return why the trial is to stop, or None."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +48,8 @@ class Rows:
         metric: Scores them.
         direction: ``"maximize"`` or ``"minimize"``.
         replicates: How often a row is decoded when something is sampled.
+        first_look: Rows before the first look.
+        look_every: Rows between two looks.
     """
 
     order: tuple[int, ...]
@@ -70,13 +58,15 @@ class Rows:
     columns: Sequence[Mapping[str, Any]]
     occurrences: Sequence[int]
     metric: Metric
-    direction: str
+    direction: Direction
     replicates: int = 1
+    first_look: int = LOOK_EVERY
+    look_every: int = LOOK_EVERY
 
     @property
     def looks(self) -> list[int]:
         """How many rows have been seen at each look; the last one is all of them."""
-        return [*range(LOOK_EVERY, len(self.order), LOOK_EVERY), len(self.order)]
+        return [*range(self.first_look, len(self.order), self.look_every), len(self.order)]
 
     def replicates_of(self, params: GenerationParams, first: int = 0, count: int | None = None) -> range:
         """The replicate numbers that these parameters need; one is enough where nothing is sampled."""
@@ -122,8 +112,10 @@ class TrialJob:
         refusal: Why they were refused.
         role: The baseline and greedy run in full, whatever they score.
         incumbent: Number of the trial that it is compared with.
-        incumbent_scores: Scores of that trial, one a row, in the permutation.
+        incumbent_scores: Scores of that trial, one a row, in the permutation; empty for a corpus metric.
+        incumbent_running: What that trial reported at its looks.
         known_as: An earlier trial with the same parameters, whose rows are taken over (a user's own sampler).
+        reported: Steps that Optuna knows already (a trial that was interrupted).
     """
 
     number: int
@@ -132,7 +124,9 @@ class TrialJob:
     refusal: str | None = None
     incumbent: int | None = None
     incumbent_scores: tuple[float, ...] = ()
+    incumbent_running: tuple[float, ...] = ()
     known_as: int | None = None
+    reported: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -162,14 +156,14 @@ class TrialRun:
     rows: Rows
     opened: OpenedStudy
     claim: Claim
-    pruner: Pruner | optuna.pruners.BasePruner | None
+    pruner: PairedPruner | optuna.pruners.BasePruner | None
     observer: progress.Observer
     stats: Callable[[], Mapping[str, Any]] = dict
     end: TrialEnd | None = None
     _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
     _row_scores: list[float] = field(default_factory=list)
+    _running: list[float] = field(default_factory=list)
     _looks_done: int = 0
-    _reported: set[int] = field(default_factory=set)
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -185,7 +179,6 @@ class TrialRun:
     def start(self) -> list[Request]:
         """Take over what is known, go through its looks, and return the requests that are left."""
         self._trial = self.opened.trial(self.job.number)
-        self._reported = set(self.opened.study.get_trials(deepcopy=False)[self.job.number].intermediate_values)
         params = self.job.params
         self.observer.on(
             progress.TrialStarted(
@@ -247,6 +240,7 @@ class TrialRun:
         except MetricError as error:
             self._finish(TrialEnd("failed", None, str(error)))
             return
+        self._running.append(value)
         self._report(value, seen)
         if seen == len(self.rows.order):
             self._finish(TrialEnd("complete", value, None))
@@ -265,17 +259,17 @@ class TrialRun:
         return mean(self._row_scores)
 
     def _report(self, value: float, seen: int) -> None:
-        if seen not in self._reported:
+        if seen not in self.job.reported:
             with self._ours():
                 self._trial.report(value, seen)
-        compared = self.job.incumbent_scores[:seen]
+        compared = self.job.incumbent_running
         self.observer.on(
             progress.RowsScored(
                 number=self.job.number,
                 rows_done=seen,
                 rows_total=len(self.rows.order),
                 mean=value,
-                incumbent_mean=mean(compared) if compared else None,
+                incumbent_mean=compared[self._looks_done] if self._looks_done < len(compared) else None,
             )
         )
 
@@ -284,18 +278,20 @@ class TrialRun:
             return None
         if isinstance(self.pruner, optuna.pruners.BasePruner):
             return f"by {type(self.pruner).__name__} after {seen} rows" if self._trial.should_prune() else None
-        if not self.job.incumbent_scores or not self._row_scores:
+        if self.job.incumbent is None:
             return None
-        decision = self.pruner.decide(
-            self._row_scores,
-            self.job.incumbent_scores[:seen],
-            len(self.rows.order),
-            self.rows.metric.bounds,
-            self.rows.direction,
-        )
-        if decision is None:
-            return None
-        return f"{getattr(decision, 'reason', decision)} (compared with trial {self.job.incumbent})"
+        total, direction = len(self.rows.order), self.rows.direction
+        if self.rows.metric.per_row is False:
+            decision = self.pruner.decide_running(self._running, self.job.incumbent_running, total, direction=direction)
+        else:
+            decision = self.pruner.decide(
+                self._row_scores,
+                self.job.incumbent_scores,
+                total,
+                bounds=self.rows.metric.bounds,
+                direction=direction,
+            )
+        return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"
 
     def _finish(self, end: TrialEnd) -> None:
         """Write what people want to read, the artifact, and then the end itself: nothing can be added after it."""

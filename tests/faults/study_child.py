@@ -1,0 +1,59 @@
+"""Runs one synthetic study in a process of its own, so that the tests can kill it: study_child.py DB LOG [N_TRIALS]."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from optuna.distributions import FloatDistribution
+from synthetic import TextEngine, dataset, number_metric
+
+from llmsearch_optuna.decoding.requests import Completion
+from llmsearch_optuna.search import StudyInterrupted, search
+
+SPACE = [
+    {"max_new_tokens": 20},
+    {
+        "max_new_tokens": 20,
+        "do_sample": True,
+        "temperature": FloatDistribution(0.1, 2.0),
+        "top_p": FloatDistribution(0.5, 1.0, step=0.1),
+    },
+]
+
+
+class SlowEngine(TextEngine):
+    """Takes its time, so that a kill often falls into a decode."""
+
+    description = {"engine": "synthetic"}
+    name = "synthetic"
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+        time.sleep(0.01)
+        return super().generate(prompts, params)
+
+
+def run(database: str, log: str | None, n_trials: int = 16) -> Any:
+    return search(
+        SlowEngine(log=log),
+        dataset(60),
+        SPACE,
+        metric=number_metric,
+        n_trials=n_trials,
+        storage=f"sqlite:///{database}",
+        study_name="study",
+        progress=False,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        run(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    except StudyInterrupted as interrupted:
+        print(interrupted)
+        sys.exit(3)
