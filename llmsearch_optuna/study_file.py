@@ -21,6 +21,11 @@ from llmsearch_optuna.errors import InputError
 DEMO = "demo"
 """As a model's or dataset's name: the bundled chat model, the bundled dialogues."""
 
+DEMO_STUDY = Path(__file__).parent / "data" / "quickstart.toml"
+"""The study that ``llmsearch-optuna demo`` runs."""
+
+DEMO_DIALOGUES = Path(__file__).parent / "data" / "dialogues.jsonl"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -33,7 +38,8 @@ class ModelSection(_Section):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     dtype: str | None = Field(None, description='"float32", "bfloat16" …; the default is what the model was saved in.')
     batch_size: int | Literal["auto"] = Field("auto", description='Rows decoded together; "auto" finds what fits.')
-    cache_budget: int | str = Field("auto", description='Bytes for stored keys, values and logits, or "8 GB".')
+    cache_budget: int | Literal["auto"] = Field("auto", description="Bytes for what earlier trials computed.")
+    device: str | None = Field(None, description='"cuda:0", "cpu" …; the default is the best there is.')
 
 
 class DataSection(_Section):
@@ -46,6 +52,7 @@ class DataSection(_Section):
     prompt: str | None = Field(None, description='Template, such as "Summarize: {dialogue}".')
     system: str | None = Field(None, description="System message of the chat template.")
     chat_template: bool = Field(True, description="Wrap the prompt in the tokenizer's chat template.")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="Cut longer prompts at their beginning.")
     reference: str | list[str] | None = Field(None, description="Column or columns with the right answer.")
     metric: str = Field(description="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …")
     direction: Literal["maximize", "minimize"] = "maximize"
@@ -55,13 +62,16 @@ class StudySection(_Section):
     """How long and how to search."""
 
     name: str = Field(min_length=1, description="Names the study in its database.")
-    n_trials: int = Field(40, ge=1, description="The study's total; a resumed study runs what is left.")
+    n_trials: int | None = Field(None, ge=1, description="The study's total; a resumed study runs what is left.")
     timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
     storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    pruner: Literal["paired", "none"] = "paired"
-    holdout: float = Field(0.3, ge=0, lt=1, description="Share of the rows that no trial sees.")
-    seed: int = 42
+    sampler: Literal["tpe", "random", "grid"] | None = None
+    pruner: Literal["paired", "none"] | None = None
+    holdout: float | None = Field(None, ge=0, lt=1, description="Share of the rows that no trial sees.")
+    seed: int | None = None
+    replicates: int | None = Field(None, ge=1, description="How often a row is decoded in a trial that samples.")
+    holdout_replicates: int | None = Field(None, ge=1, description="The same on the holdout.")
+    margin: float | None = Field(None, ge=0, description="A loss up to this is accepted.")
     trials_in_flight: int | None = Field(None, ge=1, description="Trials decoded together.")
 
 
@@ -147,20 +157,10 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
     Raises:
         InputError: The file leaves the data to the command line, and the command line gave none.
     """
-    from llmsearch_optuna.task import Task
-
-    study, data, model = file.study, file.data, file.model
+    study, model = file.study, file.model
     arguments: dict[str, Any] = {
         "model": _model(model),
-        "dataset": Task(
-            _rows(data),
-            prompt=data.prompt,
-            reference=data.reference,
-            metric=data.metric,
-            direction=data.direction,
-            system=data.system,
-            chat_template=data.chat_template,
-        ),
+        "dataset": _task(file.data),
         "space": check_space(file),
         "baseline": file.baseline,
         "n_trials": study.n_trials,
@@ -171,34 +171,46 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
         "pruner": study.pruner,
         "holdout": study.holdout,
         "seed": study.seed,
+        "replicates": study.replicates,
+        "holdout_replicates": study.holdout_replicates,
+        "margin": study.margin,
+        "trials_in_flight": study.trials_in_flight,
         "batch_size": model.batch_size,
         "cache_budget": model.cache_budget,
+        "device": model.device,
+        "revision": model.revision,
+        "dtype": model.dtype,
     }
-    if model.name != DEMO:
-        arguments |= {"revision": model.revision, "dtype": model.dtype}
-    if study.trials_in_flight is not None:
-        arguments["trials_in_flight"] = study.trials_in_flight
-    return arguments
+    # What the file leaves out is what `search` itself does by default.
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _model(section: ModelSection) -> str:
     if section.name != DEMO:
         return section.name
-    from llmsearch_optuna import demo_model
+    from llmsearch_optuna.demo_model import demo_model_folder
 
-    return str(demo_model.folder())
+    return str(demo_model_folder())
 
 
-def _rows(section: DataSection) -> Any:
+def _task(section: DataSection) -> Any:
+    from llmsearch_optuna.task import Task
+
     if section.path is None:
         raise InputError("the study file leaves the data to you: give --data PATH, or data.path in the file")
-    if section.path == DEMO:
-        from llmsearch_optuna import demo_model
-
-        return list(demo_model.dialogues())[: section.rows]
-    from llmsearch_optuna.rows import read_rows
-
-    return list(read_rows(section.path, split=section.split, subset=section.subset, limit=section.rows))
+    return Task(
+        DEMO_DIALOGUES if section.path == DEMO else section.path,
+        prompt=section.prompt,
+        reference=section.reference,
+        metric=section.metric,
+        direction=section.direction,
+        system=section.system,
+        chat_template=section.chat_template,
+        max_prompt_tokens=section.max_prompt_tokens,
+        split=section.split,
+        subset=section.subset,
+        limit=section.rows,
+    )
 
 
 def _changed(section: Any, **values: Any) -> Any:

@@ -38,7 +38,7 @@ stop = ["\\n"]
 
 def test_values_and_defaults():
     file = parse_study_file(TEXT)
-    assert (file.study.n_trials, file.study.holdout, file.study.seed) == (12, 0.3, 42)
+    assert (file.study.n_trials, file.study.holdout, file.study.seed) == (12, None, None)
     assert file.data.direction == "maximize"
     assert file.baseline is None
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TrialState = Literal["complete", "pruned", "failed"]
-VerdictWord = Literal["better", "worse", "no evidence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +43,18 @@ class Holdout:
     """Baseline and winner on rows that no trial saw.
 
     Attributes:
-        differences: Best minus baseline, one value a row (means over the replicates), in the metric's own unit.
-        low: Lower end of the interval of the mean difference at `confidence`.
+        differences: Best minus baseline, one value a row (means over the replicates), in the metric's own unit;
+            empty for a corpus metric.
+        low: Lower end of the interval of the mean difference at `confidence`; None where the data set no limit.
+        high: Its upper end.
     """
 
-    verdict: VerdictWord
     baseline_mean: float
     best_mean: float
     difference: float
-    low: float
-    high: float
-    p_value: float
+    low: float | None
+    high: float | None
+    p_value: float | None
     replicates: int = 1
     confidence: float = 0.95
     differences: tuple[float, ...] = ()
@@ -93,10 +93,12 @@ class ReportData:
 
     Attributes:
         verdict_sentence: The outcome in one sentence, for the top of the page.
+        verdict: Its short form: better, worse, no evidence …
+        recommends_best: Whether the best parameters are recommended, and not the baseline.
         importances: Share of the score's variation by parameter; sums to 1 or is empty.
         costs: (label, value) lines of the cost panel, ready to be shown.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
-        optimism: Search score minus holdout score of the best parameters; None without a holdout.
+        optimism: How much better the best parameters looked on the search rows than on the holdout; None without one.
         study_file: The study as TOML; None when it cannot be written as one.
     """
 
@@ -104,6 +106,8 @@ class ReportData:
     metric: str
     verdict_sentence: str
     trials: tuple[TrialPoint, ...]
+    verdict: str = "no verdict yet"
+    recommends_best: bool = False
     direction: str = "maximize"
     best_number: int | None = None
     model: str = ""

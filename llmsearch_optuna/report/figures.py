@@ -59,7 +59,8 @@ def holdout_differences(data: ReportData) -> go.Figure:
     figure.add_bar(
         x=list(range(1, len(values) + 1)), y=values, marker={"color": colours}, name="rows", showlegend=False
     )
-    figure.add_hrect(y0=data.holdout.low, y1=data.holdout.high, fillcolor=BLUE, opacity=0.18, line_width=0)
+    if data.holdout.low is not None and data.holdout.high is not None:
+        figure.add_hrect(y0=data.holdout.low, y1=data.holdout.high, fillcolor=BLUE, opacity=0.18, line_width=0)
     figure.add_hline(y=data.holdout.difference, line={"color": BLUE, "width": 2})
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
     figure.update_layout(bargap=0.15)

@@ -67,15 +67,14 @@ def script_json(value: Any) -> str:
 
 def _top(data: ReportData) -> str:
     kicker = " · ".join(safe(part) for part in (data.study_name, data.model, data.dataset) if part)
-    word = data.holdout.verdict if data.holdout else "no holdout"
     tiles = "".join(
         f'<div class="tile"><span>{safe(label)}</span><b>{safe(value)}</b><span>{safe(note)}</span></div>'
         for label, value, note in _numbers(data)
     )
-    same = dict(data.recommended_params) == dict(data.best_params)
-    origin = "the best parameters of the search" if same else "the baseline, as the search found nothing surely better"
+    origin = "the best parameters of the search" if data.recommends_best else "the baseline"
     return (
-        f'<header><div class="kicker">{kicker}</div><p><span class="badge {_colour(word)}">{safe(word)}</span></p>'
+        f'<header><div class="kicker">{kicker}</div>'
+        f'<p><span class="badge {_colour(data)}">{safe(data.verdict)}</span></p>'
         f"<h1>{safe(data.verdict_sentence)}</h1></header>"
         f'<div class="tiles">{tiles}</div>'
         f'<p class="soft">Recommended: {origin}.</p>{_json_block(data.recommended_params)}'
@@ -87,11 +86,10 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
     if data.holdout is not None:
         held = data.holdout
         wins, ties, losses = held.outcomes(minimize=data.minimize)
-        interval = f"{held.confidence:.0%} interval {held.low:+.4f} to {held.high:+.4f}"
         numbers = [
             ("baseline, holdout", f"{held.baseline_mean:.4f}", data.metric),
             ("best, holdout", f"{held.best_mean:.4f}", data.metric),
-            ("difference", f"{held.difference:+.4f}", f"{interval}, p = {held.p_value:.3f}"),
+            ("difference", f"{held.difference:+.4f}", _interval(held)),
         ]
         if held.differences:
             numbers.append(("rows won / tied / lost", f"{wins} / {ties} / {losses}", f"{len(held.differences)} rows"))
@@ -99,6 +97,12 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
     baseline, best = data.trial_of("baseline"), data.best
     pairs = [("baseline, search rows", baseline), ("best, search rows", best)]
     return [(label, f"{t.value:.4f}", data.metric) for label, t in pairs if t is not None and t.value is not None]
+
+
+def _interval(held: Holdout) -> str:
+    low, high = ("no limit" if end is None else f"{end:+.4f}" for end in (held.low, held.high))
+    p_value = "" if held.p_value is None else f", p = {held.p_value:.3f}"
+    return f"{held.confidence:.0%} interval {low} to {high}{p_value}"
 
 
 def _holdout(data: ReportData) -> str:
@@ -114,8 +118,8 @@ def _holdout(data: ReportData) -> str:
 def _optimism(data: ReportData) -> str:
     if data.optimism is None:
         return ""
-    gap = f"{abs(data.optimism):.4f} {'higher' if data.optimism > 0 else 'lower'}"
-    return f" The winner's score on the search rows was {gap}: a search picks what was lucky on its own rows."
+    gap = f"{abs(data.optimism):.4f} {'better' if data.optimism > 0 else 'worse'}"
+    return f" The winner looked {gap} on the search rows; a search picks what was lucky on its own rows."
 
 
 def _times(held: Holdout) -> str:
@@ -248,8 +252,8 @@ def _score(score: float | None) -> str:
     return f'<span class="score">{"no score" if score is None else f"{score:.3f}"}</span>'
 
 
-def _colour(word: str) -> str:
-    return word if word in ("better", "worse") else "none"
+def _colour(data: ReportData) -> str:
+    return "better" if data.recommends_best else "worse" if data.verdict == "worse" else "none"
 
 
 def _json_block(params: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ def test_holdout_bars_are_coloured_by_who_won(report_data):
     swapped = holdout_differences(replace(report_data, holdout=held, direction="minimize")).data[0].marker.color
     assert list(swapped) == [green, grey, red]
     assert held.outcomes() == (1, 1, 1)
+    assert len(holdout_differences(replace(report_data, holdout=replace(held, low=None))).layout.shapes) == 2
 
 
 def test_top_parameters_by_importance_and_only_those_that_vary(report_data):

@@ -1,0 +1,126 @@
+"""All commands under one name, and what becomes of errors: one message, and an exit code that scripts can use.
+
+Exit codes: 0 done, 1 cannot be done, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from llmsearch_optuna import __version__
+from llmsearch_optuna.cli import reading, scoring, searching
+from llmsearch_optuna.errors import LlmsearchError
+
+PROGRAM = "llmsearch-optuna"
+DEBUG_VARIABLE = "LLMSEARCH_DEBUG"
+
+app = typer.Typer(
+    name=PROGRAM,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find the generation parameters with which a model scores best on your data."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; `arguments` defaults to those of the process."""
+    _quiet_libraries()
+    _show_warnings()
+    app(args=None if arguments is None else list(arguments), prog_name=PROGRAM)
+
+
+def _told(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with every error told in words; usage errors are told by the parser, with code 2."""
+
+    @functools.wraps(command)
+    def telling(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise typer.Exit(_say("interrupted; run the same command again to go on", 130)) from None
+        except LlmsearchError as problem:
+            raise typer.Exit(_say(str(problem), 130 if _is_interruption(problem) else 1)) from None
+        except (BrokenPipeError, typer.Exit):
+            raise
+        except Exception as problem:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            message = f"this should not have happened: {type(problem).__name__}: {problem}"
+            hint = f"Please report it, with the traceback that {DEBUG_VARIABLE}=1 shows."
+            raise typer.Exit(_say(f"{message}\n{hint}", 1)) from None
+
+    return telling
+
+
+for _command in (
+    searching.demo,
+    searching.run,
+    scoring.score,
+    reading.status,
+    reading.report,
+    reading.dashboard,
+    reading.export,
+):
+    app.command(_command.__name__)(_told(_command))
+
+
+def _is_interruption(problem: LlmsearchError) -> bool:
+    return type(problem).__name__ == "StudyInterrupted"
+
+
+def _say(message: str, code: int) -> int:
+    from llmsearch_optuna.progress import printable
+
+    lines = "\n".join(printable(line) for line in message.splitlines())
+    print(lines if code == 130 else f"error: {lines}", file=sys.stderr)  # noqa: T201 - the command line's own output
+    return code
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and notes of the libraries below would tear the live view apart."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever sys.stderr is at the moment: a live view puts its own there while it runs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr)  # noqa: T201 - the command line's own output
+
+
+def _show_warnings() -> None:
+    logger = logging.getLogger("llmsearch_optuna")
+    if not logger.handlers:
+        handler = _StderrHandler(logging.WARNING)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.captureWarnings(capture=True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)

@@ -1,0 +1,67 @@
+"""`status`, `report`, `dashboard` and `export`: read a study that exists, running or finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsearch_optuna.cli import options
+
+
+def status(study: options.StudyArgument, study_name: options.StudyName = None, as_json: options.AsJson = False) -> None:
+    """Say how far a study is, here or in another process."""
+    from llmsearch_optuna.cli.tables import print_status, status_facts
+
+    result = options.load(study, study_name)
+    if as_json:
+        typer.echo(json.dumps(status_facts(result), indent=2, default=str))
+    else:
+        print_status(result)
+
+
+def report(
+    study: options.StudyArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: beside the database.")] = None,
+    study_name: options.StudyName = None,
+) -> None:
+    """Write the report: one HTML page that needs nothing else."""
+    result = options.load(study, study_name)
+    typer.echo(f"report: {result.save_report(output or options.beside(result, '.html'))}")
+
+
+def dashboard(
+    study: options.StudyArgument,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port on 127.0.0.1.")] = 8080,
+    study_name: options.StudyName = None,
+) -> None:
+    """Open the study in optuna-dashboard, on this machine only; ends with Ctrl-C."""
+    from llmsearch_optuna import dashboard as dashboards
+    from llmsearch_optuna.errors import StudyError
+    from llmsearch_optuna.report.collect import collect
+
+    result = options.load(study, study_name)
+    if not dashboards.is_installed():
+        raise StudyError(dashboards.NOT_INSTALLED)
+    dashboards.describe_study(result.study, collect(result))
+    typer.echo(f"{result.study.study_name}: http://{dashboards.HOST}:{port}/dashboard  (Ctrl-C to end)", err=True)
+    try:
+        dashboards.serve(result.opened, port=port)
+    except KeyboardInterrupt:
+        typer.echo("dashboard ended; the study is untouched", err=True)
+
+
+def export(
+    study: options.StudyArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")],
+    study_name: options.StudyName = None,
+) -> None:
+    """Write the recommended generation_config.json, and the evidence for it beside it."""
+    result = options.load(study, study_name)
+    path = result.save_generation_config(output)
+    verdict = result.verdict
+    origin = "the winner's" if verdict is not None and verdict.recommends_winner else "the baseline's"
+    typer.echo(f"{path}: {origin} parameters")
+    typer.echo(f"{path.parent / 'evidence.json'}: {result.summary}")

@@ -1,0 +1,74 @@
+"""`score`: one set of parameters on a study file's data, without a study."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmsearch_optuna.cli import options
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.study_file import Changes, search_arguments
+
+_SCORING_ARGUMENTS = ("batch_size", "cache_budget", "device", "revision", "dtype")
+
+
+def score(
+    study: options.StudyFileArgument,
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Parameters, such as temperature=0.7.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option("--params", help="A JSON file with parameters, such as a generation_config.json.")
+    ] = None,
+    data: options.Data = None,
+    rows: options.Rows = None,
+    model: options.Model = None,
+    completions: Annotated[int, typer.Option("--completions", min=0, help="Print so many completions.")] = 3,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score one set of parameters on a study file's data and metric.
+
+    Without parameters the file's baseline is scored. With some, they are laid over it.
+    """
+    from llmsearch_optuna.scoring import score as score_once
+    from llmsearch_optuna.space import Space
+
+    file = options.resolved(study, Changes(data=data, rows=rows, model=model))
+    given = (_read_params(params) if params else {}) | dict(_name_and_value(text) for text in values or ())
+    arguments = search_arguments(file)
+    base = Space.of(arguments["space"]).baseline_values({}, file.baseline)
+    kept = {name: arguments[name] for name in _SCORING_ARGUMENTS if name in arguments}
+    found = score_once(arguments["model"], arguments["dataset"], {**base, **given}, **kept)
+    if as_json:
+        texts = [c.text for c in found.completions]
+        facts = {"score": found.score, "scores": found.scores, "params": dict(found.params), "completions": texts}
+        typer.echo(json.dumps(facts, indent=2, default=str))
+    else:
+        from llmsearch_optuna.cli.tables import print_score
+
+        print_score(found, metric=file.data.metric, completions=completions)
+
+
+def _read_params(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+        raise InputError(f"--params {path} cannot be read: {problem}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"--params {path} must hold an object of parameters, but holds a {type(found).__name__}")
+    return {name: value for name, value in found.items() if name not in ("transformers_version", "_from_model_config")}
+
+
+def _name_and_value(text: str) -> tuple[str, Any]:
+    """``temperature=0.7`` as TOML reads it; what TOML does not read is a text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"{text!r} is no parameter; write NAME=VALUE, such as temperature=0.7")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value

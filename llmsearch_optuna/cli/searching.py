@@ -1,0 +1,113 @@
+"""`demo` and `run`: search, and print what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmsearch_optuna.cli import options
+from llmsearch_optuna.study_file import DEMO_STUDY, Changes, parse_study_file
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.result import SearchResult
+    from llmsearch_optuna.study_file import StudyFile
+
+Trials = Annotated[int | None, typer.Option("--n-trials", min=1, help="The study's total of trials.")]
+Storage = Annotated[
+    str | None, typer.Option("--storage", help="Database URL or SQLite file. Default: studies/<name>.db.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="The study's name.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+ReportPath = Annotated[
+    Path | None, typer.Option("--report", help="Where the HTML report goes. Default: beside the database.")
+]
+
+
+def demo(
+    n_trials: Trials = None,
+    storage: Storage = None,
+    name: Name = None,
+    report: ReportPath = None,
+    quiet: Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tune a small chat model on bundled dialogues; needs no network and no GPU.
+
+    Run it again to go on with the same study; give another --name for a new one.
+    """
+    text = DEMO_STUDY.read_text(encoding="utf-8")
+    file = Changes(n_trials=n_trials, storage=storage, name=name).apply(parse_study_file(text, name=str(DEMO_STUDY)))
+    _search_and_tell(file, text, report=report, quiet=quiet, as_json=as_json)
+
+
+def run(
+    study: options.StudyFileArgument,
+    data: options.Data = None,
+    rows: options.Rows = None,
+    model: options.Model = None,
+    n_trials: Trials = None,
+    storage: Storage = None,
+    name: Name = None,
+    report: ReportPath = None,
+    quiet: Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Run a study file, or go on with it where it was stopped."""
+    changes = Changes(data=data, rows=rows, model=model, n_trials=n_trials, storage=storage, name=name)
+    file = options.resolved(study, changes)
+    text = study.read_text(encoding="utf-8")
+    _search_and_tell(file, text, report=report, quiet=quiet, as_json=as_json)
+
+
+def _search_and_tell(file: StudyFile, text: str, *, report: Path | None, quiet: bool, as_json: bool) -> None:
+    from llmsearch_optuna.progress import Quiet as NoProgress
+    from llmsearch_optuna.progress import Terminal
+    from llmsearch_optuna.report.collect import STUDY_FILE_ATTRIBUTE
+    from llmsearch_optuna.search import search
+    from llmsearch_optuna.study_file import search_arguments
+
+    if not quiet:
+        typer.echo("loading the model", err=True)
+    arguments = search_arguments(file)
+    if quiet:
+        result = search(**arguments, observer=NoProgress())
+    else:
+        with Terminal() as terminal:
+            result = search(**arguments, observer=terminal)
+    result.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
+    path = result.save_report(report or options.beside(result, ".html"))
+    _describe_in_dashboard(result)
+    if as_json:
+        typer.echo(json.dumps(outcome(result, path), indent=2, default=str))
+    else:
+        from llmsearch_optuna.cli.tables import print_outcome
+
+        print_outcome(result, report=path)
+
+
+def _describe_in_dashboard(result: SearchResult) -> None:
+    from llmsearch_optuna.dashboard import describe_study
+    from llmsearch_optuna.report.collect import collect
+
+    describe_study(result.study, collect(result))
+
+
+def outcome(result: SearchResult, report: Path | None = None) -> dict[str, Any]:
+    """What `--json` prints."""
+    verdict = result.verdict
+    return {
+        "study": result.study.study_name,
+        "storage": result.opened.url,
+        "report": None if report is None else str(report),
+        "trials": len(result.trials),
+        "best_trial": result.best_trial.number,
+        "best_score": result.best_score,
+        "best_params": result.best_params,
+        "baseline_params": result.baseline_params,
+        "recommended_params": result.recommended_params,
+        "verdict": None if verdict is None else verdict.to_json(),
+        "summary": result.summary,
+    }

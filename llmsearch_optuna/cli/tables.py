@@ -1,0 +1,181 @@
+"""What the commands print at their end: tables of at most 80 columns, safe for any terminal."""
+
+from __future__ import annotations
+
+import collections
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llmsearch_optuna.progress import describe_params, printable
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from llmsearch_optuna.result import SearchResult
+    from llmsearch_optuna.scoring import Score
+    from llmsearch_optuna.verdict import Verdict
+
+WIDTH = 80
+_VERDICT_STYLES = {"better": "bold green", "worse": "bold red"}
+
+
+def print_outcome(result: SearchResult, *, report: Path, console: Console | None = None) -> None:
+    """Print scores, verdict, and where everything is."""
+    out = console or _console()
+    if not any(t.state.name == "COMPLETE" for t in result.trials):
+        out.print(_text(result.summary, "bold red"))
+        return
+    out.print()
+    out.print(_scores(result))
+    verdict = result.verdict
+    sentence = verdict.sentence if verdict is not None else "There is no verdict: no rows were held out."
+    style = _VERDICT_STYLES.get(verdict.answer, "bold") if verdict is not None else "bold"
+    out.print(_text(sentence, style))
+    out.print()
+    winner = verdict is not None and verdict.recommends_winner
+    out.print(Text("recommended: ").append("the best parameters" if winner else "the baseline", style="bold"))
+    out.print(Padding(_text(describe_params(result.recommended_params)), (0, 0, 1, 2)))
+    out.print(_places(result, report))
+
+
+def print_status(result: SearchResult, *, console: Console | None = None) -> None:
+    """Print how far a study is."""
+    facts = status_facts(result)
+    table = _grid()
+    states = ", ".join(f"{count} {state}" for state, count in facts["states"].items())
+    table.add_row("study", _text(facts["study"]))
+    table.add_row("stored in", _text(facts["storage"]))
+    table.add_row("model, data", _text(f"{facts['model']}, {facts['data']}"))
+    table.add_row("trials", _text(f"{facts['trials']} of {facts['n_trials']}" + (f" ({states})" if states else "")))
+    for name in ("baseline", "best"):
+        if facts[name] is not None:
+            table.add_row(name, _text(f"{facts[name]['score']:.4f} {facts['metric']}  (trial {facts[name]['trial']})"))
+    if facts["best"] is not None:
+        table.add_row("", _text(describe_params(facts["best"]["params"]), "dim"))
+    table.add_row("verdict", _text(facts["verdict"] or "not yet"))
+    (console or _console()).print(table)
+
+
+def status_facts(result: SearchResult) -> dict[str, Any]:
+    """What `status` says, as plain data."""
+    from llmsearch_optuna.schedule import best_complete
+
+    states = collections.Counter(t.state.name.lower() for t in result.trials)
+    best = best_complete(result.trials, result.direction)
+    baseline = result.trials[0] if result.trials else None
+    settings = result.settings
+    return {
+        "study": result.study.study_name,
+        "storage": result.opened.url,
+        "model": settings.get("model"),
+        "data": settings.get("data"),
+        "metric": settings.get("metric"),
+        "n_trials": settings.get("n_trials"),
+        "trials": sum(t.state.is_finished() for t in result.trials),
+        "states": {name: states[name] for name in ("complete", "pruned", "fail", "running") if states[name]},
+        "baseline": _scored(baseline),
+        "best": _scored(best),
+        "verdict": None if result.verdict is None else result.verdict.sentence,
+    }
+
+
+def print_score(found: Score, *, metric: str, completions: int, console: Console | None = None) -> None:
+    """Print a score, its parameters, and some completions."""
+    out = console or _console()
+    table = _grid()
+    table.add_row(_text(metric), Text(f"{found.score:.4f}", style="bold"))
+    table.add_row("rows", str(len(found.completions)))
+    table.add_row("parameters", _text(describe_params(found.params)))
+    out.print(table)
+    for row in range(min(completions, len(found.completions))):
+        score = f"  {found.scores[row]:.4f}" if found.scores else ""
+        out.print()
+        out.print(Text(f"row {row}{score}", style="bold"))
+        out.print(Padding(_text(_clipped(str(found.references[row])), "dim"), (0, 0, 0, 2)))
+        out.print(Padding(_text(_clipped(found.completions[row].text)), (0, 0, 0, 2)))
+
+
+def _scores(result: SearchResult) -> Table:
+    verdict = result.verdict
+    metric = str(result.settings.get("metric", "score"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
+    table.add_column("")
+    table.add_column(f"{escape(printable(metric))}\nsearch", justify="right", vertical="bottom")
+    table.add_column("\nholdout", justify="right", vertical="bottom")
+    table.add_column("", overflow="fold")
+    best = result.best_trial
+    baseline = result.trials[0]
+    greedy = next((t for t in result.trials if t.user_attrs.get("role") == "greedy"), None)
+    base_params = result.baseline_params
+    held = {"baseline": verdict.baseline_mean, "best": verdict.winner_mean} if verdict is not None else {}
+    rows: list[tuple[str, FrozenTrial | None, Mapping[str, Any]]] = [
+        ("baseline", baseline, {}),
+        ("greedy", greedy, base_params),
+        ("best", best, base_params),
+    ]
+    for name, trial, hidden in rows:
+        if trial is not None:
+            params = describe_params(trial.user_attrs.get("params", {}), hide=hidden) or "the baseline itself"
+            number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
+            table.add_row(number, _number(trial.value), _number(held.get(name)), _text(params, "dim"))
+    if verdict is not None and verdict.difference is not None:
+        table.add_row("difference", "", f"{verdict.difference:+.4f}", _interval(verdict))
+    return table
+
+
+def _interval(verdict: Verdict) -> str:
+    low, high = ("no limit" if end is None else f"{end:+.4f}" for end in (verdict.low, verdict.high))
+    p_value = "" if verdict.p_value is None else f", p = {verdict.p_value:.3f}"
+    return f"{low} to {high} ({verdict.confidence:.0%}){p_value}"
+
+
+def _places(result: SearchResult, report: Path) -> Group:
+    database = result.opened.path
+    study = str(database) if database is not None else result.opened.url
+    table = _grid()
+    table.add_row("study", _text(study))
+    table.add_row("report", _text(str(report)))
+    table.add_row("dashboard", _text(f"llmsearch-optuna dashboard {shlex.quote(study)}"))
+    for row in table.columns[1:]:
+        row.overflow = "fold"
+    return Group(table)
+
+
+def _scored(trial: FrozenTrial | None) -> dict[str, Any] | None:
+    if trial is None or trial.value is None:
+        return None
+    return {"trial": trial.number, "score": trial.value, "params": trial.user_attrs.get("params", {})}
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    # A pipe has no width; a terminal may be narrower than our tables.
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    return console
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text("\n".join(printable(line) for line in text.splitlines()), style=style)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _clipped(text: str, limit: int = 400) -> str:
+    return text if len(text) <= limit else text[:limit] + " …"

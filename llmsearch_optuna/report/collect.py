@@ -1,0 +1,200 @@
+"""Makes a `ReportData` from a study in its database; nothing is decoded, scored or written.
+
+Works on a study that still runs, too: what is not there yet is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+
+from llmsearch_optuna import tables
+from llmsearch_optuna.fingerprints import digest
+from llmsearch_optuna.ledger import RowRecord
+from llmsearch_optuna.progress import short_time
+from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.result import SearchResult
+    from llmsearch_optuna.storage import OpenedStudy
+    from llmsearch_optuna.verdict import Verdict
+
+STUDY_FILE_ATTRIBUTE = "study_file"
+"""Study attribute with the study file's text, where the study was started from one."""
+
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+_MIN_TRIALS_FOR_IMPORTANCE = 8
+
+
+def collect(result: SearchResult) -> ReportData:
+    """Return everything that a report on this result shows."""
+    settings = result.settings
+    metric = str(settings.get("metric", "score"))
+    finished = [t for t in result.trials if t.state.is_finished()]
+    best = result.best_trial if any(t.state is TrialState.COMPLETE for t in finished) else None
+    verdict = result.verdict
+    trials = tuple(_point(t, result.records(t.number)) for t in finished)
+    return ReportData(
+        study_name=result.study.study_name,
+        metric=metric,
+        direction=result.direction,
+        verdict_sentence=_sentence(result, best, metric),
+        verdict="no verdict yet" if verdict is None else verdict.answer,
+        recommends_best=verdict is not None and verdict.recommends_winner,
+        trials=trials,
+        best_number=None if best is None else best.number,
+        model=str(settings.get("model", "")),
+        dataset=str(settings.get("data", "")),
+        rows=sum(item.part == "search" for item in result.items.values()),
+        best_params={} if best is None else result.best_params,
+        baseline_params=result.baseline_params,
+        recommended_params={} if best is None else result.recommended_params,
+        holdout=_holdout(verdict),
+        optimism=None if verdict is None else verdict.optimism,
+        importances=_importances(result.study, finished),
+        costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
+        **_examples(result, best),
+        **_reproduction(result.opened),
+    )
+
+
+def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
+    curve = tuple(sorted((step, value) for step, value in trial.intermediate_values.items() if math.isfinite(value)))
+    attributes = trial.user_attrs
+    value = trial.value if trial.state is TrialState.COMPLETE else curve[-1][1] if curve else None
+    seconds = 0.0
+    if trial.datetime_start is not None and trial.datetime_complete is not None:
+        seconds = (trial.datetime_complete - trial.datetime_start).total_seconds()
+    reason = attributes.get("prune_reason") or attributes.get("fail_reason") or attributes.get("refusal")
+    return TrialPoint(
+        number=trial.number,
+        state=_STATES[trial.state],  # type: ignore[arg-type]
+        value=None if trial.state is TrialState.FAIL else value,
+        params=trial.params,
+        kind=str(attributes.get("kind", "")),
+        rows=int(str(attributes.get("rows", "0")).split()[0]),
+        seconds=float(attributes.get("seconds", seconds)),
+        tokens=sum(len(r.token_ids) for r in rows) / len(rows) if rows else None,
+        reason=None if reason is None else str(reason),
+        curve=curve,
+        role=str(attributes.get("role", "")).replace("searched", ""),
+    )
+
+
+def _holdout(verdict: Verdict | None) -> Holdout | None:
+    if verdict is None or verdict.difference is None or verdict.baseline_mean is None or verdict.winner_mean is None:
+        return None
+    return Holdout(
+        baseline_mean=verdict.baseline_mean,
+        best_mean=verdict.winner_mean,
+        difference=verdict.difference,
+        low=verdict.low,
+        high=verdict.high,
+        p_value=verdict.p_value,
+        replicates=verdict.replicates,
+        confidence=verdict.confidence,
+        differences=verdict.differences,
+    )
+
+
+def _sentence(result: SearchResult, best: FrozenTrial | None, metric: str) -> str:
+    if best is None:
+        return "No trial is complete yet."
+    if result.verdict is not None:
+        return result.verdict.sentence
+    return f"Trial {best.number} is the best so far, with {best.value:.4f} in {metric}; there is no verdict yet."
+
+
+def _importances(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """PED-ANOVA by parameter, each among the trials that have it; Optuna's own way drops those of branches."""
+    complete = [t for t in trials if t.state is TrialState.COMPLETE]
+    found: dict[str, float] = {}
+    for name in sorted({name for t in complete for name in t.params}):
+        having = [t for t in complete if name in t.params]
+        if len(having) < _MIN_TRIALS_FOR_IMPORTANCE or len({repr(t.params[name]) for t in having}) < 2:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            measured = PedAnovaImportanceEvaluator().evaluate(study, params=[name])[name]
+        if math.isfinite(measured) and measured > 0:
+            found[name] = measured
+    total = sum(found.values())
+    return {name: value / total for name, value in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def _costs(engine: Mapping[str, Any], trials: Sequence[TrialPoint]) -> tuple[tuple[str, str], ...]:
+    done = sum(t.rows for t in trials)
+    full = max((t.rows for t in trials), default=0) * len(trials)
+    lines = [("rows scored", f"{done:,}")]
+    if full > done:
+        lines.append(("rows spared by pruning", f"{full - done:,} of {full:,}"))
+    if engine.get("seconds"):
+        lines.append(("time in the engine", short_time(float(engine["seconds"]))))
+    tokens, replayed = engine.get("tokens") or 0, engine.get("replayed_tokens") or 0
+    if tokens:
+        lines.append(("tokens generated", f"{tokens:,}"))
+        lines.append(("of these replayed, not computed", f"{replayed:,} ({replayed / tokens:.0%})"))
+    if engine.get("forward_tokens"):
+        lines.append(("tokens through the model", f"{engine['forward_tokens']:,}"))
+    if engine.get("distinct_prefixes") and engine.get("forward_tokens"):
+        floor = engine["forward_tokens"] / engine["distinct_prefixes"]
+        lines.append(("distance from the floor", f"{floor:.2f} forwards for each distinct prefix (1 is the least)"))
+    if engine.get("steps"):
+        lines.append(("rows per decoding step", f"{engine['step_rows'] / engine['steps']:.1f}"))
+    if engine.get("seconds") and engine.get("forward_seconds"):
+        lines.append(("time outside the model", f"{1 - engine['forward_seconds'] / engine['seconds']:.0%}"))
+    if engine.get("out_of_memory"):
+        lines.append(("times that memory ran out", str(engine["out_of_memory"])))
+    return tuple(lines)
+
+
+def _examples(result: SearchResult, best: FrozenTrial | None) -> dict[str, Any]:
+    """Rows that both the baseline (trial 0) and the best trial have: of the holdout when it was decoded."""
+    if best is None or best.number == 0:
+        return {}
+    ours, theirs, source = result.records(best.number, "holdout"), result.records(0, "holdout"), "the holdout"
+    if not ours or not theirs:
+        ours, theirs, source = result.records(best.number), result.records(0), "the search rows"
+    first, base = _first_replicates(ours), _first_replicates(theirs)
+    examples = tuple(
+        Example(
+            row=row,
+            prompt=result.items[row].prompt,
+            reference=_text(result.items[row].reference),
+            baseline_text=base[row].text or "",
+            best_text=first[row].text or "",
+            baseline_score=base[row].score,
+            best_score=first[row].score,
+        )
+        for row in sorted(first.keys() & base.keys())
+    )
+    return {"examples": examples, "examples_from": source}
+
+
+def _first_replicates(records: Sequence[RowRecord]) -> dict[int, RowRecord]:
+    return {r.row: r for r in sorted(records, key=lambda r: -r.replicate) if r.error is None}
+
+
+def _text(reference: Any) -> str:
+    return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False, default=str)
+
+
+def _reproduction(opened: OpenedStudy) -> dict[str, Any]:
+    with opened.engine.connect() as connection:
+        t = tables.meta
+        found = connection.execute(sa.select(t.c.fingerprint, t.c.versions).where(t.c.study == opened.key)).one()
+    study_file = opened.study.user_attrs.get(STUDY_FILE_ATTRIBUTE)
+    return {
+        "fingerprint": digest(json.loads(found.fingerprint)),
+        "versions": {name: str(version) for name, version in json.loads(found.versions).items()},
+        "storage": opened.url,
+        "study_file": None if study_file is None else str(study_file),
+    }
