@@ -1,0 +1,227 @@
+"""Tests and intervals for paired differences that come in clusters.
+
+One cluster is one distinct prompt: its sum of differences and its number of rows. The estimate is the mean over rows.
+Pure arrays in, numbers out; what the numbers mean for a study is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+_MOST_ENUMERATED = 14
+_DRAWS = 9_999
+_CHUNK = 1 << 21
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Paired differences, gathered by cluster.
+
+    Attributes:
+        sums: Sum of the differences of each cluster, [clusters].
+        counts: Rows of each cluster, [clusters].
+    """
+
+    sums: Floats
+    counts: Floats
+
+    @classmethod
+    def of(cls, differences: Floats, labels: NDArray[np.int64]) -> Clusters:
+        """Gather differences [rows] by the cluster numbers [rows]."""
+        return cls(np.bincount(labels, weights=differences).astype(np.float64), np.bincount(labels).astype(np.float64))
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    @property
+    def mean(self) -> float:
+        """The mean difference a row."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the mean, clusters being the independent units; infinite for a single cluster."""
+        if len(self) < 2:
+            return math.inf
+        residuals = self.sums - self.mean * self.counts
+        scale = len(self) / (len(self) - 1)
+        return float(math.sqrt(scale * float(residuals @ residuals)) / self.counts.sum())
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """What a test of "no difference" and the interval that belongs to it say.
+
+    Attributes:
+        p_value: Two-sided.
+        low: Lower end of the interval of the mean difference; minus infinity where the data set no limit.
+        high: Upper end.
+        chance_above: How much of the confidence lies above zero.
+        method: In words.
+    """
+
+    p_value: float
+    low: float
+    high: float
+    chance_above: float
+    method: str
+
+    def agreeing(self, estimate: float, alpha: float) -> PairedTest:
+        """Return it with an interval that contains zero exactly when the test does not reject.
+
+        The test decides. Test and interval can disagree by a hair where the one is enumerated and the other drawn,
+        and for 0/1 scores, where the exact test is the more cautious of the two.
+        """
+        low, high = self.low, self.high
+        if self.p_value > alpha:
+            low, high = min(low, 0.0), max(high, 0.0)
+        elif estimate > 0:
+            low = max(low, 1e-6 * estimate)
+        else:
+            high = min(high, 1e-6 * estimate)
+        return PairedTest(self.p_value, low, high, self.chance_above, self.method)
+
+
+def sign_flip_test(clusters: Clusters, *, alpha: float, seed: int) -> PairedTest:
+    """Test that differences are as likely positive as negative, by flipping the signs of whole clusters.
+
+    Flipping the signs of a subset of clusters, after a shift of all differences by t, makes the total larger exactly
+    when the mean of that subset lies below t. So all tests of all shifts are answered by one sample of subset
+    means, and the interval (Hartigan's typical values) is the one that the test inverts to: 95 % coverage, exact for
+    symmetric differences. Enumerated for up to 14 clusters, otherwise a seeded sample of 9,999 subsets; where all
+    differences that are not zero have one size, the p-value is the exact binomial one (McNemar's, for 0/1 scores).
+    """
+    mask_sums, mask_counts, exact = _subsets(clusters, seed)
+    slack = 1e-11 * max(float(np.abs(clusters.sums).sum()), 1e-300)
+    total = len(mask_sums) + 1  # the empty subset counts as the data themselves
+    below, above = int(np.sum(mask_sums <= slack)), int(np.sum(mask_sums >= -slack))
+    p_value = min(1.0, 2 * (1 + min(below, above)) / total)
+    means = np.sort(mask_sums / mask_counts)
+    # the smallest shift that is not rejected: 1 + (subset means up to it) exceeds alpha/2 of all
+    rank = math.floor(alpha / 2 * total) - 1
+    low, high = (-math.inf, math.inf) if rank < 0 else (float(means[rank]), float(means[-1 - rank]))
+    chance = float((np.sum(mask_sums > slack) + 0.5 * np.sum(np.abs(mask_sums) <= slack)) / len(mask_sums))
+    method = f"sign flips of {len(clusters)} prompts, {'all' if exact else f'{total - 1:,}'} subsets"
+    nonzero = clusters.sums[np.abs(clusters.sums) > slack]
+    if not len(nonzero):
+        p_value, chance = 1.0, 0.5
+    elif np.allclose(np.abs(nonzero), np.abs(nonzero[0]), rtol=1e-9):
+        p_value, chance = _binomial(int(np.sum(nonzero > 0)), int(np.sum(nonzero < 0)))
+        method = "exact sign test"
+    elif len(nonzero) <= _MOST_ENUMERATED and not exact:
+        p_value = _enumerated_p(nonzero, slack)
+        method += " (p-value: all)"
+    return PairedTest(p_value, low, high, chance, method).agreeing(clusters.mean, alpha)
+
+
+def sign_flip_p_above(clusters: Clusters, shift: float, *, seed: int) -> float:
+    """Return the one-sided p-value of "the mean difference is at most `shift`"."""
+    mask_sums, mask_counts, _ = _subsets(clusters, seed)
+    slack = 1e-11 * max(float(np.abs(clusters.sums).sum()), 1e-300)
+    return (1 + int(np.sum(mask_sums - shift * mask_counts <= slack))) / (len(mask_sums) + 1)
+
+
+def mcnemar_test(wins: int, losses: int, rows: int, *, alpha: float) -> PairedTest:
+    """Test 0/1 scores, one row a cluster: only rows on which the two differ count.
+
+    The p-value is McNemar's exact one. The interval is Bonett and Price's (2012): one win and one loss are added to
+    the counts, which keeps the coverage where few rows differ; resampling methods fell to 70–90 % there.
+    """
+    p_value, chance = _binomial(wins, losses)
+    up, down = (wins + 1) / (rows + 2), (losses + 1) / (rows + 2)
+    half = float(stats.norm.isf(alpha / 2)) * math.sqrt((up + down - (up - down) ** 2) / (rows + 2))
+    low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
+    return PairedTest(p_value, low, high, chance, "exact McNemar test").agreeing((wins - losses) / rows, alpha)
+
+
+def swap_test(
+    gain_of: Callable[[Sequence[int], NDArray[np.int64]], float],
+    labels: NDArray[np.int64],
+    *,
+    alpha: float,
+    seed: int,
+    permutations: int,
+    resamples: int,
+) -> tuple[PairedTest, float]:
+    """Test a gain that can only be computed for many rows at once.
+
+    The p-value is that of random swaps between the two sides, whole clusters at a time (approximate randomisation).
+    The interval is the gain plus and minus t quantiles of the bootstrap's standard error, clusters resampled.
+
+    Args:
+        gain_of: ``(rows, who)`` to the gain on these rows, where ``who[row]`` is 1 for the right side, 0 for swapped.
+        labels: Cluster number of each row, [rows], counting from 0.
+        alpha: 1 minus the confidence.
+        seed: Of swaps and resamples.
+        permutations: How many swaps.
+        resamples: How many resamples.
+
+    Returns:
+        The test, and the standard error of the gain.
+    """
+    count = int(labels.max()) + 1
+    rng = np.random.Generator(np.random.PCG64(seed))
+    everything, right = range(len(labels)), np.ones(len(labels), dtype=np.int64)
+    gain = gain_of(everything, right)
+    swapped = [gain_of(everything, rng.integers(0, 2, count)[labels]) for _ in range(permutations)]
+    extreme = int(np.sum(np.abs(swapped) >= abs(gain) * (1 - 1e-9)))
+    members = [np.flatnonzero(labels == c) for c in range(count)]
+    resampled = [
+        gain_of([int(row) for c in rng.integers(0, count, count) for row in members[c]], right)
+        for _ in range(resamples if count > 1 else 0)
+    ]
+    method = f"{permutations} random swaps of completions, {resamples} resamples of {count} prompts"
+    p_value = (1 + extreme) / (1 + permutations)
+    if count == 1:
+        return PairedTest(p_value, -math.inf, math.inf, 0.5, method), math.inf
+    error = float(np.std(resampled, ddof=1)) * math.sqrt(count / (count - 1))
+    half = float(stats.t.isf(alpha / 2, count - 1)) * error
+    chance = float(stats.t.cdf(gain / error, count - 1)) if error > 0 else 0.5
+    return PairedTest(p_value, gain - half, gain + half, chance, method).agreeing(gain, alpha), error
+
+
+def _binomial(wins: int, losses: int) -> tuple[float, float]:
+    """Two-sided exact p-value, and the mid-p confidence that wins are the more likely."""
+    n = wins + losses
+    if n == 0:
+        return 1.0, 0.5
+    p_value = min(1.0, 2 * float(stats.binom.cdf(min(wins, losses), n, 0.5)))
+    chance = float(stats.binom.cdf(wins, n, 0.5) - 0.5 * stats.binom.pmf(wins, n, 0.5))
+    return p_value, chance
+
+
+def _subsets(clusters: Clusters, seed: int) -> tuple[Floats, Floats, bool]:
+    """Sums and row counts of non-empty subsets of clusters (all of them where these are few)."""
+    columns = np.stack([clusters.sums, clusters.counts], axis=1)  # [clusters, 2]
+    n = len(clusters)
+    if n <= _MOST_ENUMERATED:
+        picked = _all_subsets(n)[1:] @ columns
+        return picked[:, 0], picked[:, 1], True
+    rng = np.random.Generator(np.random.PCG64(seed))
+    parts, left = [], _DRAWS
+    while left:
+        size = min(left, max(1, _CHUNK // n))
+        bits = np.unpackbits(np.frombuffer(rng.bytes(size * ((n + 7) // 8)), dtype=np.uint8).reshape(size, -1), axis=1)
+        parts.append(bits[:, :n] @ columns)
+        left -= size
+    picked = np.concatenate(parts)
+    picked = picked[picked[:, 1] > 0]
+    return picked[:, 0], picked[:, 1], False
+
+
+def _enumerated_p(sums: Floats, slack: float) -> float:
+    picked = _all_subsets(len(sums)) @ sums
+    return min(1.0, 2 * min(float(np.mean(picked <= slack)), float(np.mean(picked >= -slack))))
+
+
+def _all_subsets(n: int) -> NDArray[np.float64]:
+    """All 0/1 vectors, [2**n, n]; the empty one first."""
+    return ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
