@@ -75,16 +75,16 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     return telling
 
 
-for _command in (
-    searching.demo,
-    searching.run,
-    scoring.score,
-    reading.status,
-    reading.report,
-    reading.dashboard,
-    reading.export,
+for _command, _short_help in (
+    (searching.demo, "Tune a small chat model on bundled dialogues."),
+    (searching.run, None),
+    (scoring.score, None),
+    (reading.status, None),
+    (reading.report, None),
+    (reading.dashboard, "Open the study in optuna-dashboard."),
+    (reading.export, "Write the recommended generation_config.json."),
 ):
-    app.command(_command.__name__)(_told(_command))
+    app.command(_command.__name__, short_help=_short_help)(_told(_command))
 
 
 def _is_interruption(problem: LlmsearchError) -> bool:
