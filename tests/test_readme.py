@@ -38,7 +38,7 @@ def workplace(tmp_path, monkeypatch, tiny_llama, tiny_tokenizer):
 def test_every_python_snippet_runs(workplace):
     names: dict[str, object] = {}
     for snippet in PYTHON:
-        exec(compile(snippet.replace(MODEL, str(workplace)), "README.md", "exec"), names)  # noqa: S102
+        exec(compile(snippet.replace(MODEL, str(workplace)), "README.md", "exec"), names)
     assert Path("report.html").stat().st_size > 1_000_000
     config = json.loads(Path("tuned/generation_config.json").read_text(encoding="utf-8"))
     assert config["max_new_tokens"] == 40
