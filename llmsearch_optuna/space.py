@@ -189,13 +189,18 @@ class Space(ABC):
 
 
 class BranchedSpace(Space):
-    """One dict or several: each is a branch with its own fixed and searched values."""
+    """One dict or several: each is a branch with its own fixed and searched values.
 
-    def __init__(self, branches: Sequence[object]) -> None:
+    ``labels`` name the branches where their kinds of decoding would not tell them apart.
+    """
+
+    def __init__(self, branches: Sequence[object], labels: Sequence[str] | None = None) -> None:
         if not branches:
             raise InputError("the space is an empty list; give at least one dict of generation parameters")
         several = len(branches) > 1
         made = [make_branch(values, place if several else None) for place, values in enumerate(branches)]
+        if labels is not None:
+            made = [branch.relabelled(label) for branch, label in zip(made, labels, strict=True)]
         self._branches = _named(made)
         self._labels = CategoricalDistribution([branch.label for branch in self._branches])
 
