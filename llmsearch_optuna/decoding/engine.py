@@ -6,8 +6,8 @@ compute what they wait for in one pass. How tokens are picked, stored and comput
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ from llmsearch_optuna.decoding.memory import (
 )
 from llmsearch_optuna.decoding.noise import row_key
 from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
-from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
+from llmsearch_optuna.decoding.replay import Node, ReplayStore
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.decoding.stats import EngineStats
 from llmsearch_optuna.decoding.stopping import Stopper
@@ -134,9 +134,7 @@ class Engine:
         Raises:
             DecodingError: For a prompt that could not be decoded.
         """
-        complete = (
-            params if isinstance(params, GenerationParams) else GenerationParams.of(params, self.default_params)
-        )
+        complete = params if isinstance(params, GenerationParams) else GenerationParams.of(params, self.default_params)
         tag, seen = object(), Counter[str]()
         requests = []
         for row, prompt in enumerate(prompts):
@@ -196,7 +194,9 @@ class Engine:
             return
         self._share_prefix()
         wanted = self._walk()
-        while not self._done and len(wanted) < self.batch_limit.rows and self._admit(self.batch_limit.rows - len(wanted)):
+        while (
+            not self._done and len(wanted) < self.batch_limit.rows and self._admit(self.batch_limit.rows - len(wanted))
+        ):
             wanted = self._walk()
         if self._done or not wanted:
             return
@@ -305,7 +305,7 @@ class Engine:
     def _decode_plainly(self) -> None:
         """Take requests of one kind off the queue and run them through ``model.generate``."""
         first = self._queue[0][0]
-        batch = []
+        batch: list[tuple[Request, tuple[int, ...]]] = []
         while (
             self._queue
             and len(batch) < self.batch_limit.rows
@@ -479,8 +479,11 @@ def _common_prefix(prompts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     ordered = list(prompts)
     if len(ordered) < 2:
         return ()
-    common = os.path.commonprefix(ordered)
-    return tuple(common[: min(map(len, ordered)) - 1])
+    # whatever the first and the last in sorted order share, all between them share
+    first, last = min(ordered), max(ordered)
+    shortest = min(map(len, ordered))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return first[: min(len(list(same)), shortest - 1)]
 
 
 def _does_not_fit(request: Request, tokens: int, limit: int | None) -> DecodingError:

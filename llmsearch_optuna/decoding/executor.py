@@ -188,7 +188,9 @@ class Executor:
 
     def _probe_rows_ids(self) -> list[list[int]]:
         """Two rows of harmless token ids that do not depend on any generator."""
-        return [[3 + (7 * i + 11 * row) % (self.vocab_size - 3) for i in range(n)] for row, n in enumerate(PROBE_LENGTHS)]
+        return [
+            [3 + (7 * i + 11 * row) % (self.vocab_size - 3) for i in range(n)] for row, n in enumerate(PROBE_LENGTHS)
+        ]
 
     @torch.inference_mode()
     def _choose_body(self) -> None:

@@ -65,8 +65,9 @@ def shape_of(cache: Cache) -> CacheShape | str:
 
 def extract(cache: Cache, row: int, first: int, last: int) -> Segment:
     """Copy the tokens ``first`` to ``last`` (exclusive) of one row out of a filled cache."""
-    keys = torch.stack([layer.keys[row, :, first:last] for layer in cache.layers])
-    values = torch.stack([layer.values[row, :, first:last] for layer in cache.layers])
+    filled = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    keys = torch.stack([keys[row, :, first:last] for keys, _ in filled if keys is not None])
+    values = torch.stack([values[row, :, first:last] for _, values in filled if values is not None])
     return torch.stack((keys, values), dim=1)
 
 
@@ -90,7 +91,7 @@ class SlotLayer(DynamicLayer):
     """
 
     def __init__(self, buffer: SlotBuffer, index: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._buffer = buffer
         self._index = index
         self.is_initialized = True

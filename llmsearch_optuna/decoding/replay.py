@@ -174,6 +174,8 @@ class ScoreBlock:
 
 
 class Evictable(Protocol):
+    """What a budget can hold and drop."""
+
     @property
     def nbytes(self) -> int: ...
 

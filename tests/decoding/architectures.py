@@ -43,15 +43,25 @@ ROW_BY_ROW: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "gpt2": lambda: hf.GPT2LMHeadModel(
         hf.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256,
-            bos_token_id=0, eos_token_id=1, pad_token_id=2,
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=256,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
         )
     ),
     "gpt-neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SIZES)),
     "opt": lambda: hf.OPTForCausalLM(
         hf.OPTConfig(
-            **SHORT, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=256, word_embed_proj_dim=32,
+            **SHORT,
+            ffn_dim=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            word_embed_proj_dim=32,
         )
     ),
     "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**GROUPED)),
@@ -64,8 +74,11 @@ ROW_BY_ROW: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "qwen2-moe": lambda: hf.Qwen2MoeForCausalLM(
         hf.Qwen2MoeConfig(
-            **GROUPED, moe_intermediate_size=32, shared_expert_intermediate_size=32,
-            num_experts=4, num_experts_per_tok=2,
+            **GROUPED,
+            moe_intermediate_size=32,
+            shared_expert_intermediate_size=32,
+            num_experts=4,
+            num_experts_per_tok=2,
         )
     ),
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**GROUPED, num_local_experts=4)),
@@ -75,20 +88,36 @@ ROW_BY_ROW: dict[str, Callable[[], PreTrainedModel]] = {
 PLAIN: dict[str, Callable[[], PreTrainedModel]] = {
     "bart": lambda: hf.BartForConditionalGeneration(
         hf.BartConfig(
-            vocab_size=VOCABULARY, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=256,
-            bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None,
+            vocab_size=VOCABULARY,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=256,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+            decoder_start_token_id=1,
+            forced_eos_token_id=None,
         )
     ),
     "t5": lambda: hf.T5ForConditionalGeneration(
         hf.T5Config(
-            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-            eos_token_id=1, pad_token_id=2, decoder_start_token_id=2,
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            eos_token_id=1,
+            pad_token_id=2,
+            decoder_start_token_id=2,
         )
     ),
-    "mamba": lambda: hf.MambaForCausalLM(
-        hf.MambaConfig(**SHORT, num_hidden_layers=2, state_size=8)
-    ),
+    "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**SHORT, num_hidden_layers=2, state_size=8)),
 }
 """Architectures that decode through ``model.generate``."""
 

@@ -38,7 +38,9 @@ def test_every_row_keeps_its_tokens(steps: list[tuple[str, int]]) -> None:
         stamp += 1000.0
         if what == "join":
             first = number // 2
-            parts = [segment(first, stamp), segment(number - first, stamp + first)] if first else [segment(number, stamp)]
+            parts = (
+                [segment(first, stamp), segment(number - first, stamp + first)] if first else [segment(number, stamp)]
+            )
             assert buffer.join(parts) == len(rows)
             rows.append([stamp + i for i in range(number)])
         elif what == "fork" and rows:

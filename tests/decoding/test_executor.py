@@ -1,0 +1,64 @@
+"""What the executor finds out about models, and how a batch shrinks and grows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from llmsearch_optuna.decoding.executor import BatchLimit, Executor
+from tests.decoding.architectures import make
+
+
+def test_prompts_in_one_pass_are_those_alone(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama)
+    prompts = [[5, 9, 30, 41], [7], [8, 60, 3, 90, 120, 33, 7]]
+    for prompt, (segment, state) in zip(prompts, executor.prefill(prompts), strict=True):
+        alone = tiny_llama(torch.tensor([prompt])).logits[0, -1]
+        assert torch.allclose(executor.logits(state[None])[0], alone, atol=1e-4)
+        assert segment.shape[3] == len(prompt)
+
+
+def test_what_stands_before_is_not_computed_again(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama)
+    ((prefix, _),) = executor.prefill([[5, 9, 30]])
+    for rest, (segment, state) in zip([[41], [60, 7]], executor.prefill([[41], [60, 7]], [prefix]), strict=True):
+        alone = tiny_llama(torch.tensor([[5, 9, 30, *rest]])).logits[0, -1]
+        assert torch.allclose(executor.logits(state[None])[0], alone, atol=1e-4)
+        assert segment.shape[3] == len(rest)
+
+
+def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama, top=10)
+    ((_, state),) = executor.prefill([[5, 9, 30]])
+    (scores,) = executor.scores(state[None])
+    logits = executor.logits(state[None])[0]
+    assert scores.values.tolist() == sorted(logits.tolist(), reverse=True)[:10]
+    assert logits[torch.from_numpy(scores.ids).long()].tolist() == scores.values.tolist()
+    assert scores.log_total == pytest.approx(float(torch.logsumexp(logits, 0)))
+    assert executor.all_logits([scores.state])[0] == pytest.approx(logits.numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("llama", "replays from hidden states"),
+        ("gemma2", "replays from full logits"),  # it caps its logits after the head
+        ("mamba", "its forward takes no past_key_values"),
+    ],
+)
+def test_capabilities_say_what_was_found(name: str, words: str) -> None:
+    assert words in str(Executor(make(name)).capabilities)
+
+
+def test_a_batch_shrinks_at_once_and_grows_after_a_calm() -> None:
+    limit = BatchLimit(16, growth_after=3)
+    assert limit.ran_out(12)
+    assert limit.rows == 6
+    assert limit.ran_out(1) is False
+    for _ in range(3):
+        limit.succeeded()
+    assert limit.rows == 12
+    for _ in range(3):
+        limit.succeeded()
+    assert limit.rows == 16
