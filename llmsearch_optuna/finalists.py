@@ -220,11 +220,13 @@ def _own_variances(row_means: Floats) -> Floats:
         return np.zeros(count)
     observed = (row_means - row_means.mean(axis=0)).var(axis=1, ddof=1)
     total = float(observed.sum()) / (1 - 1 / count)
+    own: Floats
     if count == 2:
         own = np.full(2, total / 2)
     else:
         own = np.maximum((observed - total / count**2) / (1 - 2 / count), 0.1 * total / count)
-    return own / rows
+    own /= rows
+    return own
 
 
 def _shrink(means: Floats, variances: Floats) -> tuple[Floats, Floats, float]:
