@@ -145,7 +145,7 @@ class Schedule:
         same = (t.number for t in trials[:number] if t.user_attrs.get("fingerprint") == attributes["fingerprint"])
         return TrialJob(
             number=number,
-            params=None if refusal is not None else GenerationParams.from_json(json.dumps(attributes["params"])),
+            params=None if refusal is not None else params_of(trials[number]),
             role=attributes["role"],
             refusal=refusal,
             incumbent=None if incumbent is None else incumbent.number,
@@ -175,6 +175,11 @@ class Schedule:
         if number not in self._scores:
             self._scores[number] = tuple(by_row(self.opened.ledger.rows("search", number), self.rows.order))
         return self._scores[number]
+
+
+def params_of(trial: FrozenTrial) -> GenerationParams:
+    """How a trial that was not refused decodes."""
+    return GenerationParams.from_json(json.dumps(trial.user_attrs["params"]))
 
 
 def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:

@@ -16,7 +16,7 @@ import optuna
 
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.claims import Claim, Session
-from llmsearch_optuna.deciding import decide
+from llmsearch_optuna.deciding import Decider
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.driving import run_trials
 from llmsearch_optuna.errors import InputError
@@ -65,7 +65,7 @@ def search(
     trials_in_flight: int = 4,
     replicates: int = 1,
     holdout_replicates: int = 3,
-    margin: float = 0.0,
+    margin: float | None = None,
     split: str | None = None,
     system: str | None = None,
     chat_template: bool | Mapping[str, Any] | None = None,
@@ -204,18 +204,18 @@ def search(
         watcher.on(_study_started(schedule))
         run_trials(schedule, served.server, make_run, watcher, deadline=deadline)
         _say_if_exhausted(schedule)
-        decide(
-            opened,
-            session,
-            served.server,
-            plan.rows,
-            plan.holdout,
-            watcher,
+        Decider(
+            opened=opened,
+            session=session,
+            server=served.server,
+            rows=plan.rows,
+            holdout=plan.holdout,
+            distinct=plan.task.distinct,
             replicates=holdout_replicates,
             margin=margin,
             seed=seed,
-            distinct=plan.task.distinct,
-        )
+            observer=watcher,
+        ).decide()
         _remember_stats(opened, served)
         result = SearchResult.of(opened, task=plan.task)
         watcher.on(events.StudyEnded(result_summary=result.summary))

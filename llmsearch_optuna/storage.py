@@ -35,7 +35,7 @@ logger = logging.getLogger("llmsearch_optuna.storage")
 Direction = Literal["maximize", "minimize"]
 
 BUSY_SECONDS = 60
-_NOT_A_FOLDER = (errno.EEXIST, errno.ENOTDIR)
+_NOT_WRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
 KEY_ATTRIBUTE = "llmsearch_key"
 _LIBRARIES = ("llmsearch-optuna", "optuna", "transformers", "tokenizers", "torch", "numpy", "scipy", "sqlalchemy")
 
@@ -195,11 +195,7 @@ def _tell(where: str, error: BaseException) -> str | None:
         return f"{where} has been locked by another process for more than {BUSY_SECONDS} s; end it and try again"
     if "disk is full" in said or "disk i/o error" in said or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return f"the disk of {where} is full or failing; make room and run the same command: finished rows are safe"
-    if (
-        "readonly database" in said
-        or "unable to open" in said
-        or numbers & {errno.EACCES, errno.EROFS, errno.EPERM, *_NOT_A_FOLDER}
-    ):
+    if "readonly database" in said or "unable to open" in said or numbers & _NOT_WRITABLE:
         return f"{where} cannot be written; check the folder's permissions or give another storage="
     if "malformed" in said or "not a database" in said:
         return f"{where} is damaged or is no SQLite database; restore a copy, or give another storage= to start afresh"

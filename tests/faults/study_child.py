@@ -1,20 +1,17 @@
-"""Runs one synthetic study in a process of its own, so that the tests can kill it: study_child.py DB LOG [N_TRIALS]."""
+"""Runs one synthetic study in a process that the tests can kill: python -m tests.faults.study_child DB LOG [N]."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
 from optuna.distributions import FloatDistribution
-from synthetic import TextEngine, dataset, number_metric
 
 from llmsearch_optuna.decoding.requests import Completion
 from llmsearch_optuna.search import StudyInterrupted, search
+from tests.synthetic import TextEngine, dataset, number_metric
 
 SPACE = [
     {"max_new_tokens": 20},
@@ -30,7 +27,6 @@ SPACE = [
 class SlowEngine(TextEngine):
     """Takes its time, so that a kill often falls into a decode."""
 
-    description = {"engine": "synthetic"}
     name = "synthetic"
 
     def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:

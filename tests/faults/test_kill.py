@@ -19,7 +19,7 @@ from llmsearch_optuna.result import SearchResult, load_result
 
 pytestmark = pytest.mark.faults
 
-CHILD = Path(__file__).with_name("study_child.py")
+ROOT = Path(__file__).parents[2]
 
 
 def signature(result: SearchResult) -> list[Any]:
@@ -41,8 +41,8 @@ def signature(result: SearchResult) -> list[Any]:
 
 
 def start(database: Path, log: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(CHILD), str(database), str(log), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.faults.study_child", str(database), str(log), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def decoded(result: SearchResult) -> set[str]:
