@@ -14,42 +14,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.generation import logits_process as hf
 
-from llmsearch_optuna.decoding.log_prob_processors import Floats, Ints, LogProbProcessors
 from llmsearch_optuna.decoding.noise import gumbel
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.decoding.processors import own_processors
+from llmsearch_optuna.decoding.requests import FinishReason
+from llmsearch_optuna.decoding.rules import RowScores, rules_of
+from llmsearch_optuna.decoding.warpers import Candidates, supports
 from llmsearch_optuna.errors import DecodingError
 
-if TYPE_CHECKING:
-    from llmsearch_optuna.decoding.params import GenerationParams
-    from llmsearch_optuna.decoding.requests import FinishReason
-    from llmsearch_optuna.decoding.warpers import Candidates
-
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 Path = tuple[int, ...]
-Stopper = Callable[[Path], "FinishReason | None"]
+Stopper = Callable[[Path], FinishReason | None]
 
 NO_HYPOTHESIS = -1e9
 """Hugging Face's score of a hypothesis that does not exist yet."""
 DEAD = -1e8
 """Beams at or below this score are Hugging Face's placeholders (or impossible); they never win and are not kept."""
 
-PLAIN_PATH_ONLY = (
-    "encoder_repetition_penalty",
-    "encoder_no_repeat_ngram_size",
-    "watermarking_config",
-    "guidance_scale",
-    "max_time",
-    "token_healing",
-    "tfs",
-    "top_a",
-    "top_n_sigma",
-)
-"""Parameters that beam search here does not know."""
+NARROW = 128
+"""The best tokens of a beam nearly always prove a step; only when they do not is the whole list looked at."""
+
+_NO_CONTEXT = torch.LongTensor(1, 0)
 
 
 class _Hypothesis(NamedTuple):
@@ -66,14 +60,13 @@ class _Scored(NamedTuple):
     bound: float
 
 
-def unknown_to_beam_search(params: Mapping[str, Any]) -> str | None:
-    """Name a parameter in force that needs ``model.generate``; None when `BeamSearch` does it all."""
-    neutral = {"encoder_repetition_penalty": 1.0, "guidance_scale": 1.0, "tfs": 1.0}
-    for name in PLAIN_PATH_ONLY:
-        value = params.get(name)
-        if value not in (None, 0, False, neutral.get(name)):
-            return name
-    return None
+@dataclass(frozen=True, slots=True)
+class _BeamRow:
+    """A beam as the rules see it; ``seen`` may name a token twice, which no rule minds."""
+
+    context: Sequence[int]
+    prompt_length: int
+    seen: Ints
 
 
 class BeamSearch:
@@ -103,30 +96,22 @@ class BeamSearch:
         stopper: Stopper | None = None,
         vocab_size: int,
     ) -> None:
-        unknown = unknown_to_beam_search(params)
-        if unknown is not None:
-            raise DecodingError(
-                f"Beam search in the engine does not know {unknown}={params[unknown]!r}; "
-                "leave it out or set num_beams=1."
-            )
+        reason = supports(params)
+        if reason is not None:
+            raise DecodingError(f"Beam search from logits cannot decode {dict(params)!r}: {reason}.")
         self._num_beams = int(params["num_beams"])
         self._sampling = _Sampling(params, row_key, vocab_size) if params.get("do_sample") else None
         self._eos = frozenset(params.eos_token_ids)
         self._max_new_tokens = params.max_new_tokens
         self._keep = max(2, 1 + len(params.eos_token_ids)) * self._num_beams
-        length_penalty = params.get("length_penalty")
-        self._length_penalty = 1.0 if length_penalty is None else length_penalty
-        self._early_stopping = params.get("early_stopping") or False
+        self._length_penalty = float(params.get("length_penalty", 1.0))
+        self._early_stopping = params.get("early_stopping", False)
         self._renormalize = bool(params.get("renormalize_logits"))
         self._stopper = stopper
         self._vocab_size = vocab_size
-        self._processors = LogProbProcessors(
-            params,
-            prompt_length=len(prompt_token_ids),
-            max_new_tokens=self._max_new_tokens,
-            eos_token_ids=params.eos_token_ids,
-            vocab_size=vocab_size,
-        )
+        self._rules = rules_of(params)
+        self._places: Ints = np.zeros(vocab_size if self._rules else 0, dtype=np.int64)
+        self._prompt_seen = np.unique(np.asarray(prompt_token_ids, dtype=np.int64))
         self._prompt_length = len(prompt_token_ids)
         self._contexts = np.zeros((self._num_beams, self._prompt_length + self._max_new_tokens), dtype=np.int64)
         self._contexts[:, : self._prompt_length] = prompt_token_ids
@@ -145,6 +130,11 @@ class BeamSearch:
     def finished(self) -> bool:
         """Whether no continuation can change the result any more."""
         return self._finished
+
+    @property
+    def hypotheses(self) -> tuple[tuple[float, Path], ...]:
+        """The finished hypotheses with their length-penalised scores, at most ``num_beams``, best first."""
+        return tuple((hypothesis.score, hypothesis.path) for hypothesis in self._hypotheses)
 
     def result(self) -> tuple[Path, FinishReason]:
         """The generated tokens of the best hypothesis, its ending token included, and why it ended.
@@ -170,48 +160,49 @@ class BeamSearch:
         Returns:
             Whether the lists prove the step. If not, nothing has changed and `advance_full` must follow.
         """
-        length = self._prompt_length + self._step
-        if self._processors.forced(length) is not None:
-            self._force(length)
-            return True
-        if self._renormalize:
+        if self._renormalize or (self._sampling is not None and self._sampling.needs_all_logits):
             return False
-        changing = self._processors.change_anything(length)
-        if not changing and self._sampling is None:
+        if not self._rules and self._sampling is None:
             return self._advance_plainly(scores)
-        beams = []
-        for beam, path in enumerate(self._paths):
-            candidates = scores[path]
-            ids = candidates.ids[0]
-            log_probs = _log_probs(candidates.values[0], candidates.log_total[0])
-            bound = -math.inf if len(ids) >= self._vocab_size else float(log_probs[-1])
-            if changing:
-                context = self._contexts[beam, :length]
-                if bound > -math.inf:
-                    bound = self._processors.bound(ids, bound, context)
-                log_probs = self._processors.apply(ids, log_probs, context)
-            beams.append(_Scored(ids, log_probs, bound))
-        return self._choose(beams)
+        listed = max(scores[path].ids.shape[1] for path in self._paths)
+        for width in (NARROW, listed) if listed > NARROW else (listed,):
+            beams = [self._score(beam, scores[path], width) for beam, path in enumerate(self._paths)]
+            if self._choose(beams):
+                return True
+        return False
 
     def advance_full(self, logits: Mapping[Path, NDArray[np.float32]]) -> None:
         """Take one step from the full float32 logits ``[vocab_size]`` of every running path."""
-        length = self._prompt_length + self._step
         ids = np.arange(self._vocab_size)
         beams = []
         for beam, path in enumerate(self._paths):
-            row = logits[path]
-            log_probs = self._processors.apply(ids, _log_probs(row, _log_sum_exp(row)), self._contexts[beam, :length])
-            beams.append(_Scored(ids, log_probs, -math.inf))
+            row_scores = RowScores(_log_probs(logits[path], _log_sum_exp(logits[path])), None, None)
+            for rule in self._rules:
+                rule(row_scores, self._row(beam))
+            beams.append(_Scored(ids, row_scores.scores, -math.inf))
         self._choose(beams)
 
-    def _force(self, length: int) -> None:
-        """A forced token needs no logits."""
-        beams = []
-        for beam in range(len(self._paths)):
-            ids = np.array(self._processors.forced(length), dtype=np.int64)
-            zeros = np.zeros(len(ids), dtype=np.float32)
-            beams.append(_Scored(ids, self._processors.apply(ids, zeros, self._contexts[beam, :length]), -math.inf))
-        self._choose(beams)
+    def _score(self, beam: int, candidates: Candidates, width: int) -> _Scored:
+        """Apply the rules to the best ``width`` tokens of a beam."""
+        ids = candidates.ids[0, :width].astype(np.int64)
+        scores = _log_probs(candidates.values[0, :width], candidates.log_total[0])
+        bound = -math.inf if len(ids) >= self._vocab_size else float(scores[-1])
+        if not self._rules:
+            return _Scored(ids, scores, bound)
+        row_scores, row = RowScores(scores, ids, self._places), self._row(beam)
+        for rule in self._rules:
+            rule(row_scores, row)
+        self._places[candidates.ids[0, :width]] = 0
+        if row_scores.forced:
+            self._places[:] = 0
+            possible = ids >= 0
+            return _Scored(ids[possible], scores[possible], -math.inf)
+        return _Scored(ids, scores, math.inf if row_scores.raised and bound > -math.inf else bound)
+
+    def _row(self, beam: int) -> _BeamRow:
+        context = self._contexts[beam, : self._prompt_length + self._step]
+        seen = np.concatenate((self._prompt_seen, context[self._prompt_length :]))
+        return _BeamRow(cast("Sequence[int]", context), self._prompt_length, seen)
 
     def _advance_plainly(self, scores: Mapping[Path, Candidates]) -> bool:
         """Without processors no beam can place more than its best `_keep` tokens, so the rest is never looked at."""
@@ -319,12 +310,15 @@ class _Sampling:
         self._row_key = row_key
         self._vocab_size = vocab_size
         self._minimal_keep = len(params.eos_token_ids) + 1 if params.eos_token_ids else 2
-        temperature = params.get("temperature")
-        self._temperature = np.float32(1.0 if temperature is None else temperature)
-        top_k = params.get("top_k")
-        self._top_k = 50 if top_k is None else int(top_k)
-        self._top_h = params.get("top_h") is not None
+        self._own = own_processors(params)
+        self._temperature = np.float32(params.get("temperature", 1.0))
+        self._first_top_k = 0 if "top_h" in params else int(params["top_k"])
         self._warpers = _warpers(params, self._minimal_keep)
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether lists can never hold all possible tokens: only top-k, where it goes first, bounds their number."""
+        return bool(self._own) or not self._first_top_k
 
     def noise(self, step: int, ranks: Ints, ids: Ints) -> NDArray[np.float64]:
         """Gumbel values ``[K]`` of the tokens ``ids [K]`` on the beams ``ranks [K]``."""
@@ -338,18 +332,21 @@ class _Sampling:
         """
         supports = []
         for beam in beams:
-            scores = beam.scores / self._temperature if self._temperature != 1.0 else beam.scores
-            bound = beam.bound / float(self._temperature)
-            if self._top_k and not self._top_h:
-                size = min(max(self._top_k, self._minimal_keep), len(scores))
-                smallest = np.partition(scores, -size)[-size]
-                survivors = np.flatnonzero(scores >= smallest)
-                if bound > -math.inf and (smallest <= bound or size < self._top_k):
+            scores = beam.scores
+            if self._own:
+                scores = self._own(_NO_CONTEXT, torch.from_numpy(scores)[None])[0].numpy()
+            scores = scores / self._temperature
+            if not self._first_top_k:
+                supports.append(beam._replace(scores=scores))
+                continue
+            size = min(max(self._first_top_k, self._minimal_keep), len(scores))
+            smallest = np.partition(scores, -size)[-size]
+            if beam.bound > -math.inf:
+                unseen = np.float32(beam.bound) / self._temperature
+                if smallest <= unseen or size < self._first_top_k:
                     return None
-                beam, scores = beam._replace(ids=beam.ids[survivors]), scores[survivors]
-            elif bound > -math.inf:
-                return None
-            supports.append(beam._replace(scores=scores))
+            survivors = np.flatnonzero(scores >= smallest)
+            supports.append(beam._replace(ids=beam.ids[survivors], scores=scores[survivors]))
         return self._warp_further(supports) if self._warpers else supports
 
     def _warp_further(self, supports: Sequence[_Scored]) -> list[_Scored]:
@@ -357,35 +354,30 @@ class _Sampling:
         padded = torch.full((len(supports), width), -math.inf)
         for row, support in enumerate(supports):
             padded[row, : len(support.scores)] = torch.from_numpy(support.scores)
-        no_context = torch.empty((len(supports), 0), dtype=torch.int64)
         for warper in self._warpers:
-            padded = warper(no_context, padded)
+            padded = warper(_NO_CONTEXT, padded)
         warped = padded.numpy()
         return [support._replace(scores=warped[row, : len(support.scores)]) for row, support in enumerate(supports)]
 
 
 def _warpers(params: Mapping[str, Any], keep: int) -> list[Callable[..., Any]]:
-    """Hugging Face's warpers in its order, without temperature and, where it can go first, top-k."""
-
-    def value(name: str, neutral: float) -> float:
-        found = params.get(name)
-        return neutral if found is None else float(found)
+    """Hugging Face's warpers in its order, without temperature and, where nothing but that precedes it, top-k."""
 
     warpers: list[Callable[..., Any]] = []
-    if params.get("top_h") is not None:
-        warpers.append(hf.TopHLogitsWarper(top_h=value("top_h", 1.0)))
-        if top_k := int(value("top_k", 50)):
-            warpers.append(hf.TopKLogitsWarper(top_k=top_k, min_tokens_to_keep=keep))
-    if (top_p := value("top_p", 1.0)) < 1.0:
-        warpers.append(hf.TopPLogitsWarper(top_p=top_p, min_tokens_to_keep=keep))
-    if params.get("min_p") is not None:
-        warpers.append(hf.MinPLogitsWarper(min_p=value("min_p", 0.0), min_tokens_to_keep=keep))
-    if (typical_p := value("typical_p", 1.0)) < 1.0:
-        warpers.append(hf.TypicalLogitsWarper(mass=typical_p, min_tokens_to_keep=keep))
-    if 0.0 < (epsilon := value("epsilon_cutoff", 0.0)) < 1.0:
-        warpers.append(hf.EpsilonLogitsWarper(epsilon=epsilon, min_tokens_to_keep=keep))
-    if 0.0 < (eta := value("eta_cutoff", 0.0)) < 1.0:
-        warpers.append(hf.EtaLogitsWarper(epsilon=eta, min_tokens_to_keep=keep))
+    if "top_h" in params:
+        warpers.append(hf.TopHLogitsWarper(top_h=params["top_h"]))
+        if params["top_k"]:
+            warpers.append(hf.TopKLogitsWarper(top_k=params["top_k"], min_tokens_to_keep=keep))
+    if "top_p" in params:
+        warpers.append(hf.TopPLogitsWarper(top_p=params["top_p"], min_tokens_to_keep=keep))
+    if "min_p" in params:
+        warpers.append(hf.MinPLogitsWarper(min_p=params["min_p"], min_tokens_to_keep=keep))
+    if "typical_p" in params:
+        warpers.append(hf.TypicalLogitsWarper(mass=params["typical_p"], min_tokens_to_keep=keep))
+    if "epsilon_cutoff" in params:
+        warpers.append(hf.EpsilonLogitsWarper(epsilon=params["epsilon_cutoff"], min_tokens_to_keep=keep))
+    if "eta_cutoff" in params:
+        warpers.append(hf.EtaLogitsWarper(epsilon=params["eta_cutoff"], min_tokens_to_keep=keep))
     return warpers
 
 

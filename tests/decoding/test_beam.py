@@ -94,14 +94,40 @@ def search_of(params: dict, prompt: Sequence[int] = PROMPT, row_key: int = 0, st
     )
 
 
+def all_hypotheses(model, prompt: Sequence[int], params: dict) -> tuple[list[tuple[int, ...]], list[float]]:
+    """All finished hypotheses of `model.generate` and their scores; its placeholders have a score of about -1e9."""
+    rows = torch.tensor([list(prompt)])
+    output = model.generate(
+        rows,
+        attention_mask=torch.ones_like(rows),
+        num_return_sequences=params["num_beams"],
+        return_dict_in_generate=True,
+        output_scores=True,
+        **params,
+    )
+    lengths = (output.beam_indices >= 0).sum(dim=1).tolist()
+    new = output.sequences[:, len(prompt) :].tolist()
+    scores = output.sequences_scores.tolist()
+    kept = [place for place, score in enumerate(scores) if score > -1e8]
+    return [tuple(new[place][: lengths[place]]) for place in kept], [scores[place] for place in kept]
+
+
 def assert_same_as_generate(model, params: dict, size: int, prompt: Sequence[int] = PROMPT) -> None:
-    """Token for token, unless the choice hangs on the last bits of float32: then a nudge of 1e-6 must explain it."""
+    """All hypotheses, token for token and in order, not only the best one.
+
+    Where a choice hangs on the last bits of float32, a nudge of 1e-6 must explain the difference.
+    """
+    params = {"eos_token_id": 1, "max_new_tokens": 8, **params}
+    paths, scores = all_hypotheses(model, prompt, params)
+    assert list(paths[0]) == hf_generate(model, prompt, **params)
 
     def exact(paths):
         return next_logits(model, prompt, paths)
 
-    theirs = hf_generate(model, prompt, **{"eos_token_id": 1, "max_new_tokens": 8, **params})
-    if list(decode(search_of(params, prompt), exact, size)) == theirs:
+    search = search_of(params, prompt)
+    assert decode(search, exact, size) == search.hypotheses[0][1]
+    if [path for _, path in search.hypotheses] == paths:
+        assert np.allclose([score for score, _ in search.hypotheses], scores, rtol=1e-4, atol=1e-5)
         return
     noise = np.random.default_rng(0)
 
@@ -109,10 +135,15 @@ def assert_same_as_generate(model, params: dict, size: int, prompt: Sequence[int
         rows = exact(paths)
         return rows + noise.uniform(-1e-6, 1e-6, rows.shape).astype(np.float32)
 
-    assert theirs in [list(decode(search_of(params, prompt), nudged, size)) for _ in range(20)]
+    nearby = []
+    for _ in range(20):
+        search = search_of(params, prompt)
+        decode(search, nudged, size)
+        nearby.append([path for _, path in search.hypotheses])
+    assert paths in nearby
 
 
-EOS_SETS = st.sampled_from([1, [1, 17], [1, 3, 5, 40], list(range(1, 60)), list(range(0, 190, 2))])
+EOS_SETS = st.sampled_from([1, [1, 17, 40], list(range(1, 60)), list(range(0, 100)), list(range(0, 190, 2))])
 
 
 @given(
@@ -214,25 +245,21 @@ def test_lists_are_enough_where_they_must_be():
     assert not search_of({"num_beams": 2, "renormalize_logits": True}).advance({(): candidates(logits, 100)})
 
 
-def test_forced_tokens_need_no_logits():
+def test_forced_tokens_are_proven_by_any_list():
+    logits = candidates(next_logits(MODELS[0], PROMPT, [()])[0], 3)
     search = search_of({"num_beams": 3, "max_new_tokens": 1, "forced_eos_token_id": 1})
-    assert search.advance({})
+    assert search.advance({(): logits})
     assert search.finished
     assert search.running == ()
     assert search.result() == ((1,), "eos")
-
-
-def test_a_forced_first_token_leaves_one_beam():
-    search = search_of({"num_beams": 3, "forced_bos_token_id": 9}, prompt=[0])
-    assert search.advance({})
-    assert search.running == ((9,),)
+    first = search_of({"num_beams": 3, "forced_bos_token_id": 9}, prompt=[0])
+    assert first.advance({(): logits})
+    assert first.running == ((9,),)
 
 
 def test_parameters_of_the_plain_path_are_refused():
     with pytest.raises(DecodingError, match="encoder_repetition_penalty"):
         search_of({"num_beams": 2, "encoder_repetition_penalty": 1.5})
-    with pytest.raises(DecodingError, match="tfs"):
-        search_of({"num_beams": 2, "do_sample": True, "tfs": 0.9})
 
 
 def test_no_possible_token_is_an_error():
@@ -255,6 +282,7 @@ WARPERS = {
     "epsilon_cutoff": st.sampled_from([0.01, 0.1]),
     "eta_cutoff": st.sampled_from([0.01, 0.1]),
     "top_h": st.sampled_from([0.3, 0.8]),
+    "tfs": st.just(0.9),
     "repetition_penalty": st.sampled_from([0.8, 1.5]),
     "renormalize_logits": st.just(True),
 }
@@ -291,10 +319,10 @@ def test_sampling_depends_on_row_key_and_seed_alone():
 
 
 def test_sampling_has_the_frequencies_of_generate():
-    """Chi-square of two samples over the answers: ours with 2,000 row keys, Hugging Face's with 2,000 draws."""
+    """Chi-square of two samples over the answers: ours with 1,200 row keys, Hugging Face's with 1,200 draws."""
     params = {"num_beams": 2, "top_k": 6, "top_p": 0.95, "temperature": 1.5, "max_new_tokens": 3, "eos_token_id": 1}
     params |= {"do_sample": True, "repetition_penalty": 1.2}
-    model, count = MODELS[0], 2000
+    model, count = MODELS[0], 1200
     listed: dict[tuple[int, ...], Candidates] = {}
     ours: Counter[tuple[int, ...]] = Counter()
     for key in range(count):
