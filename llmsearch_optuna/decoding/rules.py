@@ -1,0 +1,266 @@
+"""Rules that change the scores of one row before anything is drawn: penalties, bans, biases, forced tokens.
+
+They are Hugging Face's logits processors on the unpadded row, in its arithmetic (float32), on all scores or on
+a list of candidates; for a list they say what they may have done to the tokens that are not on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+
+
+class RuledRow(Protocol):
+    """What rules know of a row.
+
+    A row may also carry ``seen``, the distinct tokens of its context as a set or an array that its owner keeps
+    up to date; without it the repetition penalty collects them anew at every step.
+    """
+
+    @property
+    def context(self) -> Sequence[int]:
+        """Prompt and generated tokens, unpadded (of an encoder-decoder model: the decoder's tokens)."""
+        ...
+
+    @property
+    def prompt_length(self) -> int:
+        """How many tokens of the context were there before the first step."""
+        ...
+
+
+class RowScores:
+    """The scores of one row, to be changed in place.
+
+    Attributes:
+        scores: ``[tokens]`` float32.
+        ids: The token of each score; None where scores are of the whole vocabulary.
+        lowered: How many tokens outside the list may have been lowered.
+        raised: Whether a token outside the list may have been raised.
+        forced: Whether only tokens on the list are still possible.
+    """
+
+    __slots__ = ("_places", "forced", "ids", "lowered", "raised", "scores")
+
+    def __init__(self, scores: Floats, ids: Tokens | None, places: NDArray[np.int64] | None) -> None:
+        self.scores = scores
+        self.ids = ids
+        self.lowered = 0
+        self.raised = False
+        self.forced = False
+        self._places = places
+        if ids is not None and places is not None:
+            places[ids] = np.arange(len(ids))
+
+    def positions(self, tokens: Tokens) -> Tokens:
+        """Where these distinct tokens stand; those that are not on the list are left out."""
+        if self.ids is None or self._places is None:
+            return tokens[tokens < len(self.scores)]
+        tokens = tokens[tokens < len(self._places)]
+        places: Tokens = self._places[tokens]
+        here: Tokens = places[self.ids[places] == tokens]  # what other rows have left behind points to other tokens
+        return here
+
+    def ban(self, tokens: ArrayLike) -> None:
+        """Make tokens impossible."""
+        distinct = np.asarray(tokens, dtype=np.int64)
+        found = self.positions(distinct)
+        self.scores[found] = -np.inf
+        self.lowered += len(distinct) - len(found)
+
+    def force(self, tokens: Sequence[int]) -> bool:
+        """Make everything impossible but these tokens, whose score becomes 0; False if the list is too short."""
+        if self.ids is None or self._places is None:
+            self.scores[:] = -np.inf
+            self.scores[list(tokens)] = 0.0
+            return True
+        if len(tokens) > len(self.scores):
+            return False
+        self.scores[:] = -np.inf
+        self.scores[: len(tokens)] = 0.0
+        self.ids[:] = -1
+        self.ids[: len(tokens)] = tokens
+        self._places[list(tokens)] = np.arange(len(tokens))
+        self.forced = True
+        return True
+
+
+Rule = Callable[[RowScores, RuledRow], None]
+
+
+def rules_of(params: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The rules of a configuration in the order in which ``model.generate`` applies them."""
+    rules: list[Rule] = []
+    eos = params.get("eos_token_id") or []
+    if biases := params.get("sequence_bias"):
+        rules.append(_Bias([(tuple(ids), bias) for ids, bias in biases]))
+    if penalty := params.get("repetition_penalty"):
+        rules.append(_RepetitionPenalty(penalty))
+    if size := params.get("no_repeat_ngram_size"):
+        rules.append(_NoRepeatedNGram(size))
+    if sequences := params.get("bad_words_ids"):
+        rules.append(_Bias([(tuple(ids), -np.inf) for ids in sequences]))
+    if length := params.get("min_length"):
+        rules.append(_NoEarlyEnd(eos, length, counts_prompt=True))
+    if length := params.get("min_new_tokens"):
+        rules.append(_NoEarlyEnd(eos, length, counts_prompt=False))
+    forced_bos = params.get("forced_bos_token_id")
+    if forced_bos is not None:
+        rules.append(_ForcedFirst(forced_bos))
+    if forced_eos := params.get("forced_eos_token_id"):
+        rules.append(_ForcedLast(forced_eos, params["max_new_tokens"]))
+    if params.get("remove_invalid_values"):
+        rules.append(_finite)
+    if decay := params.get("exponential_decay_length_penalty"):
+        rules.append(_Decay(eos, *decay))
+    if tokens := params.get("suppress_tokens"):
+        rules.append(_Suppress(tokens))
+    if tokens := params.get("begin_suppress_tokens"):
+        rules.append(_SuppressFirst(tokens, forced_bos is not None))
+    return tuple(rules)
+
+
+class _RepetitionPenalty:
+    def __init__(self, penalty: float) -> None:
+        self._penalty = np.float32(penalty)
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        seen: Collection[int] | None = getattr(row, "seen", None)
+        if isinstance(seen, np.ndarray):
+            tokens = seen
+        elif seen is not None:
+            tokens = np.fromiter(seen, dtype=np.int64, count=len(seen))
+        else:
+            tokens = np.unique(np.asarray(row.context, dtype=np.int64))
+        found = row_scores.positions(tokens)
+        scores = row_scores.scores[found]
+        row_scores.scores[found] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        missing = len(tokens) - len(found)
+        row_scores.lowered += missing
+        row_scores.raised |= bool(missing and self._penalty < 1)
+
+
+class _NoRepeatedNGram:
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        length, size = len(row.context), self._size
+        if length < size:
+            return
+        context = np.asarray(row.context, dtype=np.int64)
+        windows = length - size + 1
+        repeats = np.ones(windows, dtype=bool)
+        for offset in range(size - 1):
+            repeats &= context[offset : offset + windows] == context[windows + offset]
+        row_scores.ban(np.unique(context[size - 1 :][repeats]))
+
+
+class _Bias:
+    """Adds to the score of the last token of each sequence whose beginning the context ends with."""
+
+    def __init__(self, biases: Sequence[tuple[tuple[int, ...], float]]) -> None:
+        single = [item for item in biases if len(item[0]) == 1]
+        longer: dict[int, list[tuple[tuple[int, ...], float]]] = {}
+        for ids, bias in biases:
+            if len(ids) > 1:
+                longer.setdefault(len(ids), []).append((ids, bias))
+        self._biases = [*single, *(item for group in longer.values() for item in group)]
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        context, length = row.context, len(row.context)
+        sums: dict[int, np.float32] = {}
+        for ids, bias in self._biases:
+            prefix = len(ids) - 1
+            if prefix == 0 or (prefix <= length and tuple(context[length - prefix :]) == ids[:-1]):
+                sums[ids[-1]] = sums.get(ids[-1], np.float32(0.0)) + np.float32(bias)
+        for token, total in sums.items():
+            found = row_scores.positions(np.array([token]))
+            row_scores.scores[found] += total
+            if not len(found):
+                row_scores.lowered += 1
+                row_scores.raised |= bool(total > 0)
+
+
+class _NoEarlyEnd:
+    def __init__(self, eos: Sequence[int], length: int, *, counts_prompt: bool) -> None:
+        self._eos = list(eos)
+        self._length = length
+        self._counts_prompt = counts_prompt
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        length = len(row.context) - (0 if self._counts_prompt else row.prompt_length)
+        if length < self._length:
+            row_scores.ban(self._eos)
+
+
+class _ForcedFirst:
+    def __init__(self, token: int) -> None:
+        self._token = token
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        if len(row.context) == 1:
+            row_scores.force([self._token])
+
+
+class _ForcedLast:
+    def __init__(self, tokens: Sequence[int], max_new_tokens: int) -> None:
+        self._tokens = list(tokens)
+        self._max_new_tokens = max_new_tokens
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        last = len(row.context) - row.prompt_length == self._max_new_tokens - 1
+        if last and not row_scores.force(self._tokens):
+            row_scores.raised = True
+
+
+def _finite(row_scores: RowScores, row: RuledRow) -> None:
+    scores, limits = row_scores.scores, np.finfo(np.float32)
+    scores[np.isnan(scores)] = 0.0
+    np.clip(scores, limits.min, limits.max, out=scores)
+    row_scores.raised = row_scores.ids is not None  # what is not on the list may hold anything
+
+
+class _Decay:
+    """Pulls towards the end ever stronger once ``start`` tokens have been generated."""
+
+    def __init__(self, eos: Sequence[int], start: int, factor: float) -> None:
+        self._eos = np.array(eos, dtype=np.int64)
+        self._start = start
+        self._factor = factor
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        beyond = len(row.context) - row.prompt_length - self._start
+        if beyond <= 0:
+            return
+        found = row_scores.positions(self._eos)
+        scores = row_scores.scores[found]
+        with np.errstate(invalid="ignore", over="ignore"):
+            pull = np.abs(scores) * np.float32(self._factor**beyond - 1)
+            row_scores.scores[found] = scores + np.where(np.isfinite(scores), pull, np.float32(0.0))
+        row_scores.lowered += len(self._eos) - len(found)
+        row_scores.raised |= len(found) < len(self._eos) and self._factor > 1 and not row_scores.forced
+
+
+class _Suppress:
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = list(tokens)
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        row_scores.ban(self._tokens)
+
+
+class _SuppressFirst:
+    def __init__(self, tokens: Sequence[int], first_is_forced: bool) -> None:
+        self._tokens = list(tokens)
+        self._first_is_forced = first_is_forced
+
+    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+        one_later = self._first_is_forced and row.prompt_length <= 1
+        if len(row.context) == row.prompt_length + one_later:
+            row_scores.ban(self._tokens)
