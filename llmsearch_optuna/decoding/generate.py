@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from llmsearch_optuna.decoding.processors import own_processors
 from llmsearch_optuna.decoding.stopping import StopOnSequences, Stopper
 from llmsearch_optuna.errors import DecodingError
 
@@ -99,9 +100,6 @@ def refuse_reason(params: GenerationParams, model: PreTrainedModel) -> str | Non
             f"{type(model).__name__} keeps a state that cannot be rolled back: assisted decoding is impossible; "
             "leave prompt_lookup_num_tokens, assistant_early_exit and use_mtp out."
         )
-    own = [name for name in ("tfs", "top_a", "top_n_sigma") if name in params]
-    if own:
-        return f"{own[0]}={params[own[0]]!r} is not known to model.generate, which has to decode here; leave it out."
     return None
 
 
@@ -156,6 +154,8 @@ class _Call:
                 tokenizer=self._tokenizer,
             )
             extra["stopping_criteria"] = StoppingCriteriaList([stop])
+        if own := own_processors(self._params):
+            extra["logits_processor"] = own
         if "token_healing" in self._params:
             extra["tokenizer"] = self._tokenizer
         seed = _seed(self._params.generation_seed, row_key)

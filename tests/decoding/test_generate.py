@@ -176,6 +176,14 @@ def test_a_stop_string_ends_the_text_before_it(tiny_llama, tiny_tokenizer):
     assert cut == tokens[: len(cut)]
 
 
+def test_own_truncations_are_applied(tiny_llama, tiny_tokenizer):
+    """With a top_n_sigma near 0 only the likeliest token is left, whatever the temperature and the seed."""
+    values = {"do_sample": True, "top_k": 0, "temperature": 3.0}
+    assert plain(tiny_llama, tiny_tokenizer, {**values, "top_n_sigma": 0.001}) == plain(tiny_llama, tiny_tokenizer, {})
+    beams = {**values, "num_beams": 2}
+    assert plain(tiny_llama, tiny_tokenizer, {**beams, "top_a": 0.9}) != plain(tiny_llama, tiny_tokenizer, beams)
+
+
 def test_a_list_with_one_start_token_is_one_token(tiny_tokenizer):
     values = {"decoder_start_token_id": [2]}
     results = plain(MODELS["t5"], tiny_tokenizer, values)
@@ -197,8 +205,6 @@ def test_padding_that_changes_logits_is_not_used(tiny_tokenizer, monkeypatch):
 
 def test_refusals_name_the_parameter(tiny_llama, tiny_tokenizer):
     assert refuse_reason(GenerationParams.of({"max_new_tokens": 3}), tiny_llama) is None
-    sampled = GenerationParams.of({"max_new_tokens": 3, "do_sample": True, "tfs": 0.9})
-    assert "tfs=0.9" in refuse_reason(sampled, tiny_llama)
     lookup = GenerationParams.of({"max_new_tokens": 3, "prompt_lookup_num_tokens": 2})
     assert "assisted" in refuse_reason(lookup, MODELS["mamba"])
     with pytest.raises(DecodingError, match="assisted"):
