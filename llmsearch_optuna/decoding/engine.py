@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, BatchLimit, Executor
+from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, BatchLimit
 from llmsearch_optuna.decoding.generate import generate_plain
-from llmsearch_optuna.decoding.kv_cache import SlotBuffer
 from llmsearch_optuna.decoding.lanes import Lanes
 from llmsearch_optuna.decoding.memory import (
     automatic_cache_budget,
@@ -32,6 +31,7 @@ from llmsearch_optuna.decoding.noise import row_key
 from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
 from llmsearch_optuna.decoding.replay import Node, ReplayStore
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.decoding.seq2seq import executor_for
 from llmsearch_optuna.decoding.stats import EngineStats
 from llmsearch_optuna.decoding.stopping import Stopper
 from llmsearch_optuna.decoding.walkers import BeamWalker, TokenWalker, Walker
@@ -83,10 +83,10 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.default_params: dict[str, Any] = model_defaults(model)
-        self._executor = Executor(model, top=top)
+        self._executor = executor_for(model, top=top)
         device = self._executor.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
-        self._store = ReplayStore(budget)
+        self._store = ReplayStore(budget, self._executor.start)
         maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
         self.batch_limit = BatchLimit(maximum)
         self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
@@ -95,8 +95,7 @@ class Engine:
         self._lanes: Lanes | None = None
         shape = self._executor.capabilities.shape
         if shape is not None:
-            buffer = SlotBuffer(shape, min(maximum, 8))
-            self._lanes = Lanes(buffer, self._store, self._executor, self._stats)
+            self._lanes = Lanes(self._executor.buffer(min(maximum, 8)), self._store, self._executor, self._stats)
         self._queue: deque[tuple[Request, tuple[int, ...]]] = deque()
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []
@@ -271,9 +270,9 @@ class Engine:
         nodes = alike[:rows]
         suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
         results = self._executor.prefill(suffixes, prefix)
-        for node, suffix, (segment, state) in zip(nodes, suffixes, results, strict=True):
-            (node.scores,) = self._executor.scores(state[None])
-            self._store.keep_prompt(node.tree, segment)
+        for node, suffix, result in zip(nodes, suffixes, results, strict=True):
+            (node.scores,) = self._executor.scores(result.state[None])
+            self._store.keep_prompt(node.tree, result.segment, result.cross)
             self._store.keep_scores([node])
             self._stats.prefill_tokens += len(suffix)
         self._count_computed(nodes)
@@ -285,14 +284,14 @@ class Engine:
 
     def _share_prefix(self) -> None:
         """Before the first prompt is computed: find what all queued prompts begin with, and compute it once."""
-        if self._store.trees or self._lanes is None:
+        if self._store.trees or self._lanes is None or self._executor.starts_with_encoder:
             return
         prompts = {ids for request, ids in self._queue if self._plain_reason(request.params) is None}
         prefix = _common_prefix(prompts)
         if len(prefix) < SHARED_PREFIX_TOKENS:
             return
         try:
-            ((segment, _),) = self._executor.prefill([prefix])
+            (result,) = self._executor.prefill([prefix])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -300,7 +299,7 @@ class Engine:
             return  # the prompts are computed whole then, each on its own
         self._stats.prefill_tokens += len(prefix)
         self._store.share_prefix(prefix)
-        self._store.shared_segment = segment
+        self._store.shared_segment = result.segment
 
     def _decode_plainly(self) -> None:
         """Take requests of one kind off the queue and run them through ``model.generate``."""

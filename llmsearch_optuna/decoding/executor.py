@@ -27,6 +27,21 @@ PROBE_LENGTHS = (9, 5)
 
 
 @dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What a prompt's pass leaves behind.
+
+    Attributes:
+        segment: Keys and values of the row's own decoder tokens.
+        state: The state after its last token, ``[state]``.
+        cross: What the row attends to beside itself, in an encoder-decoder model.
+    """
+
+    segment: Segment
+    state: torch.Tensor
+    cross: Segment | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What was found out about a model by trying it.
 
@@ -60,7 +75,12 @@ class Executor:
     Attributes:
         seconds: Wall-clock seconds spent inside the model so far.
         passes: Forward passes so far.
+        start: What the decoder begins with where that is not the prompt.
+        starts_with_encoder: Whether prompts go through an encoder.
     """
+
+    start: tuple[int, ...] | None = None
+    starts_with_encoder = False
 
     def __init__(self, model: PreTrainedModel, *, top: int = TOP_CANDIDATES) -> None:
         self.model = model
@@ -75,9 +95,7 @@ class Executor:
         self.capabilities = self._probe()
 
     @torch.inference_mode()
-    def prefill(
-        self, suffixes: Sequence[Sequence[int]], prefix: Sequence[Segment] = ()
-    ) -> list[tuple[Segment, torch.Tensor]]:
+    def prefill(self, suffixes: Sequence[Sequence[int]], prefix: Sequence[Segment] = ()) -> list[Prefilled]:
         """Run prompts (or what is missing of them behind a common prefix) in one pass.
 
         Rows are padded on the right, where causal attention cannot see the padding.
@@ -101,9 +119,19 @@ class Executor:
         cache = assemble(prefix, len(suffixes), self.device)
         states = self._forward(ids, mask, positions, cache)  # [rows, width, state]
         return [
-            (extract(cache, row, past, past + length), states[row, length - 1].clone())
+            Prefilled(extract(cache, row, past, past + length), states[row, length - 1].clone())
             for row, length in enumerate(lengths)
         ]
+
+    def extend(self, tokens: Sequence[int], before: Sequence[Segment], cross: Segment | None) -> Segment:
+        """Keys and values of tokens behind stored ones: what was evicted is computed again."""
+        (result,) = self.prefill([tokens], before)
+        return result.segment
+
+    def buffer(self, slots: int) -> SlotBuffer:
+        """An empty slot buffer for this model's rows."""
+        assert self.capabilities.shape is not None
+        return SlotBuffer(self.capabilities.shape, slots)
 
     @torch.inference_mode()
     def step(self, buffer: SlotBuffer, tokens: Sequence[int]) -> torch.Tensor:
@@ -170,8 +198,6 @@ class Executor:
 
     def _probe(self) -> Capabilities:
         """Try the model on two short rows of different lengths, together and alone."""
-        if self.model.config.is_encoder_decoder:
-            return Capabilities(None, "it is an encoder-decoder model", False)
         if "past_key_values" not in inspect.signature(self.model.forward).parameters:
             return Capabilities(None, "its forward takes no past_key_values", False)
         try:
@@ -222,8 +248,8 @@ class Executor:
         """Decode rows of different lengths in one buffer and compare with each row alone."""
         rows = self._probe_rows_ids()
         buffer = SlotBuffer(shape, len(rows))
-        for segment, _ in self.prefill(rows):
-            buffer.join([segment])
+        for result in self.prefill(rows):
+            buffer.join([result.segment])
         for step in range(2):
             tokens = [3 + (5 * step + row) % (self.vocab_size - 3) for row in range(len(rows))]
             buffer.reserve_step()
@@ -232,10 +258,15 @@ class Executor:
             for row, token in enumerate(tokens):
                 rows[row].append(token)
                 alone = self.model(input_ids=torch.tensor([rows[row]], device=self.device)).logits[0, -1].float()
-                tolerance = 1e-3 if alone.dtype == shape.dtype else 0.25
-                if not torch.allclose(together[row], alone, rtol=tolerance, atol=tolerance * float(alone.abs().max())):
+                if not self._close(together[row], alone, shape):
                     return "rows of different lengths in one batch change its logits"
         return None
+
+    @staticmethod
+    def _close(together: torch.Tensor, alone: torch.Tensor, shape: CacheShape) -> bool:
+        """Equal up to what batch shapes change in the last bits of float32, or in half precision."""
+        tolerance = 1e-3 if shape.dtype == torch.float32 else 0.25
+        return torch.allclose(together, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
 
 
 class BatchLimit:

@@ -111,6 +111,105 @@ class SlotLayer(DynamicLayer):
         return self._buffer.width + query_length, 0
 
 
+class CrossLayer(DynamicLayer):
+    """One layer's window into the cross-attention rows; an encoder-decoder model reads it and never writes."""
+
+    def __init__(self, rows: CrossRows, index: int) -> None:
+        self._rows = rows
+        self._index = index
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.is_initialized = True
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """``[rows, heads, width, head_dim]``"""
+        return self._rows.view(self._index, 0)
+
+    @keys.setter
+    def keys(self, _: object) -> None:
+        """The base class clears it when it is made."""
+
+    @property
+    def values(self) -> torch.Tensor:
+        """``[rows, heads, width, head_dim]``"""
+        return self._rows.view(self._index, 1)
+
+    @values.setter
+    def values(self, _: object) -> None:
+        """The base class clears it when it is made."""
+
+    def get_seq_length(self) -> int:
+        """Encoder tokens of the longest row."""
+        return self._rows.width
+
+
+class CrossRows:
+    """What the rows of a slot buffer attend to in an encoder-decoder model, padded on the right.
+
+    Rows come, fork and go together with those of the slot buffer that it belongs to.
+    """
+
+    def __init__(self, shape: CacheShape) -> None:
+        self.shape = shape
+        self.lengths: list[int] = []
+        self._data: torch.Tensor | None = None
+        self.cache = Cache(layers=[CrossLayer(self, index) for index in range(shape.layers)])
+
+    @property
+    def width(self) -> int:
+        """Encoder tokens of the longest row."""
+        return max(self.lengths, default=0)
+
+    def view(self, layer: int, part: int) -> torch.Tensor:
+        """Keys (part 0) or values (part 1) of one layer, as far as some row uses them."""
+        if self._data is None:
+            return torch.zeros(0, dtype=self.shape.dtype, device=self.shape.device)
+        return self._data[layer, part, : len(self.lengths), :, : self.width]
+
+    def mask(self) -> torch.Tensor:
+        """Which encoder tokens are real, ``[rows, width]`` of 0 and 1."""
+        lengths = torch.tensor(self.lengths, device=self.shape.device)
+        return (torch.arange(self.width, device=self.shape.device) < lengths[:, None]).long()
+
+    def make_room(self, rows: int, length: int) -> None:
+        """Prepare for ``rows`` rows in all, of up to ``length`` tokens."""
+        old, shape = self._data, self.shape
+        slots, capacity = (0, 0) if old is None else (old.shape[2], old.shape[4])
+        if rows <= slots and length <= capacity:
+            return
+        dimensions = (shape.layers, 2, max(rows, slots), shape.heads, max(length, capacity), shape.head_dim)
+        data = torch.zeros(dimensions, dtype=shape.dtype, device=shape.device)
+        if old is not None:
+            data[:, :, :slots, :, :capacity] = old
+        self._data = data
+
+    def join(self, segment: Segment) -> None:
+        """Add a row behind the others."""
+        length, row = segment.shape[3], len(self.lengths)
+        self.make_room(row + 1, length)
+        assert self._data is not None
+        self._data[:, :, row, :, :length] = segment
+        self.lengths.append(length)
+
+    def fork(self, slot: int) -> None:
+        """Add a copy of a row behind the others."""
+        assert self._data is not None
+        self.join(self._data[:, :, slot, :, : self.lengths[slot]].clone())
+
+    def leave(self, slot: int) -> None:
+        """Take a row out; the last one moves into its place."""
+        assert self._data is not None
+        last = len(self.lengths) - 1
+        self._data[:, :, slot] = self._data[:, :, last]
+        self.lengths[slot] = self.lengths[last]
+        self.lengths.pop()
+
+    def clear(self) -> None:
+        """Give all memory back and forget all rows."""
+        self.lengths = []
+        self._data = None
+
+
 class SlotBuffer:
     """Keys and values of up to ``slots`` rows, right-aligned at one write column.
 
@@ -120,10 +219,12 @@ class SlotBuffer:
     Args:
         shape: What one token occupies.
         slots: Rows it can hold at the start; it grows when asked to.
+        cross: What the rows attend to beside themselves, in an encoder-decoder model.
     """
 
-    def __init__(self, shape: CacheShape, slots: int) -> None:
+    def __init__(self, shape: CacheShape, slots: int, cross: CrossRows | None = None) -> None:
         self.shape = shape
+        self.cross = cross
         self.lengths: list[int] = []
         self._slots = max(1, slots)
         self._column = 0
@@ -151,8 +252,8 @@ class SlotBuffer:
         if self._data is None or rows > self._slots or length > self._column:
             self._realign(rows, max(length, self.width))
 
-    def join(self, segments: Sequence[Segment]) -> int:
-        """Copy a row in; returns its slot."""
+    def join(self, segments: Sequence[Segment], cross: Segment | None = None) -> int:
+        """Copy a row in (and what it attends to beside itself); returns its slot."""
         length = sum(segment.shape[3] for segment in segments)
         self.make_room(len(self.lengths) + 1, length)
         data, slot, start = self._storage, len(self.lengths), self._column - length
@@ -160,6 +261,8 @@ class SlotBuffer:
             end = start + segment.shape[3]
             data[:, :, slot, :, start:end] = segment
             start = end
+        if self.cross is not None and cross is not None:
+            self.cross.join(cross)
         self.lengths.append(length)
         return slot
 
@@ -170,6 +273,8 @@ class SlotBuffer:
         copy = len(self.lengths)
         columns = slice(self._column - length, self._column)
         self._storage[:, :, copy, :, columns] = self._storage[:, :, slot, :, columns]
+        if self.cross is not None:
+            self.cross.fork(slot)
         self.lengths.append(length)
         return copy
 
@@ -180,6 +285,8 @@ class SlotBuffer:
             columns = slice(self._column - self.lengths[last], self._column)
             self._storage[:, :, slot, :, columns] = self._storage[:, :, last, :, columns]
             self.lengths[slot] = self.lengths[last]
+        if self.cross is not None:
+            self.cross.leave(slot)
         self.lengths.pop()
         return last
 
@@ -215,6 +322,8 @@ class SlotBuffer:
 
     def clear(self) -> None:
         """Give all memory back and forget all rows."""
+        if self.cross is not None:
+            self.cross.clear()
         self.lengths = []
         self._data = None
         self._column = self._capacity = 0

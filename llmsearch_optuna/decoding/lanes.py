@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from llmsearch_optuna.decoding.executor import Executor
 from llmsearch_optuna.decoding.kv_cache import Segment, SlotBuffer
-from llmsearch_optuna.decoding.replay import Node, ReplayStore
+from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
 from llmsearch_optuna.decoding.stats import EngineStats
 
 
@@ -72,7 +72,7 @@ class Lanes:
         if not lane.fresh:
             return
         nodes = lane.fresh
-        first = len(nodes[0].tree.prompt_ids) + nodes[0].depth - 1
+        first = len(nodes[0].tree.start) + nodes[0].depth - 1
         segment = self.buffer.read(lane.slot, first, first + len(nodes)) if self._store.budget else None
         lane.fresh = []  # only now: reading may run out of memory
         for node in nodes:
@@ -109,12 +109,12 @@ class Lanes:
         for lane in [lane for lane in self._by_slot if lane not in pending]:
             self._release(lane)
         if others:
-            longest = max(len(node.tree.prompt_ids) + node.depth - 1 for node in others)
+            longest = max(len(node.tree.start) + node.depth - 1 for node in others)
             self.buffer.make_room(len(wanted), longest)
         for node in others:
             assert node.parent is not None
             head = heads.get(node.parent)
-            slot = self.buffer.join(self._fetch(node.parent)) if head is None else self.buffer.fork(head.slot)
+            slot = self._join(node.parent) if head is None else self.buffer.fork(head.slot)
             lane = Lane(slot, node.parent)
             self._by_slot.append(lane)
             pending[lane] = node
@@ -128,46 +128,63 @@ class Lanes:
             moved.slot = lane.slot
             self._by_slot[lane.slot] = moved
 
+    def _join(self, node: Node) -> int:
+        segments = self._fetch(node)
+        run = node.tree.prompt_run
+        return self.buffer.join(segments, None if run is None else run.cross)
+
     def _fetch(self, node: Node) -> list[Segment]:
         """Keys and values of a node's prompt and path: stored, read from lanes, or computed again."""
-        tree = node.tree
-        prompt_length = len(tree.prompt_ids)
+        tree, path = node.tree, node.path()
         segments, covered = self._store.prompt_segments(tree)
-        path = node.path()
-        if covered == prompt_length:
+        if covered < len(tree.start) and self._executor.starts_with_encoder:
+            segments, covered = self._restart(tree)
+        if covered == len(tree.start):
             index = 0
             while index < len(path):
-                segment, end = self._next_segment(path, index, prompt_length)
+                segment, end = self._next_segment(path, index, len(tree.start))
                 if segment is None:
                     break
                 segments.append(segment)
                 index = end
             covered += index
-        missing = (*tree.prompt_ids, *(n.token for n in path))[covered:]
+        missing = (*tree.start, *(n.token for n in path))[covered:]
         if missing:
-            segments.append(self._recompute(node, path, segments, covered, missing))
+            segments.append(self._recompute(tree, path, segments, covered, missing))
         return segments
 
-    def _next_segment(self, path: Sequence[Node], index: int, prompt_length: int) -> tuple[Segment | None, int]:
+    def _next_segment(self, path: Sequence[Node], index: int, start_length: int) -> tuple[Segment | None, int]:
         lane = path[index].lane
         if not isinstance(lane, Lane):
             return self._store.path_segment(path, index)
         end = index + 1
         while end < len(path) and path[end].lane is lane:
             end += 1
-        return self.buffer.read(lane.slot, prompt_length + index, prompt_length + end), end
+        return self.buffer.read(lane.slot, start_length + index, start_length + end), end
+
+    def _restart(self, tree: PromptTree) -> tuple[list[Segment], int]:
+        """Run an evicted prompt through the encoder again."""
+        (prompt,) = self._executor.prefill([tree.prompt_ids])
+        self._stats.recomputed_tokens += len(tree.prompt_ids)
+        self._store.keep_prompt(tree, prompt.segment, prompt.cross)
+        return [prompt.segment], len(tree.start)
 
     def _recompute(
-        self, node: Node, path: Sequence[Node], segments: Sequence[Segment], covered: int, missing: Sequence[int]
+        self,
+        tree: PromptTree,
+        path: Sequence[Node],
+        segments: Sequence[Segment],
+        covered: int,
+        missing: Sequence[int],
     ) -> Segment:
         """Run the missing tokens behind what is there, in one pass, and store them again."""
-        tree, prompt_length = node.tree, len(node.tree.prompt_ids)
-        ((segment, _),) = self._executor.prefill([missing], segments)
+        run = tree.prompt_run
+        segment = self._executor.extend(missing, segments, None if run is None else run.cross)
         self._stats.recomputed_tokens += len(missing)
-        prompt_part = max(0, prompt_length - covered)
-        if prompt_part:
-            self._store.keep_prompt(tree, segment[:, :, :, :prompt_part].clone())
-        tail = path[max(0, covered - prompt_length) :]
+        start_part = max(0, len(tree.start) - covered)
+        if start_part:
+            self._store.keep_prompt(tree, segment[:, :, :, :start_part].clone())
+        tail = path[max(0, covered - len(tree.start)) :]
         if tail and self._store.budget and all(n.run is None and n.lane is None for n in tail):
-            self._store.keep_path(tail, segment[:, :, :, prompt_part:].clone())
+            self._store.keep_path(tail, segment[:, :, :, start_part:].clone())
         return segment

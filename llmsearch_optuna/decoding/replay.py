@@ -116,15 +116,18 @@ class PromptTree:
 
     Attributes:
         prompt_ids: The prompt.
+        start: What stands before the first new token in the decoder: the prompt itself, or the start token of an
+            encoder-decoder model.
         shared: How many of its first tokens it has in common with all prompts (kept once, not here).
-        prompt_run: The keys and values of the rest of the prompt.
+        prompt_run: The keys and values of the rest of ``start``.
         visitors: Requests on this tree; while there are any, the prompt's keys and values are working memory.
     """
 
-    __slots__ = ("prompt_ids", "prompt_run", "root", "shared", "visitors")
+    __slots__ = ("prompt_ids", "prompt_run", "root", "shared", "start", "visitors")
 
-    def __init__(self, prompt_ids: tuple[int, ...], shared: int) -> None:
+    def __init__(self, prompt_ids: tuple[int, ...], start: tuple[int, ...], shared: int) -> None:
         self.prompt_ids = prompt_ids
+        self.start = start
         self.shared = shared
         self.root = Node(self, None, -1)
         self.prompt_run: Run | None = None
@@ -132,21 +135,32 @@ class PromptTree:
 
 
 class Run:
-    """Stored keys and values of consecutive tokens: of a prompt, or of nodes on one path."""
+    """Stored keys and values of consecutive tokens: of a prompt, or of nodes on one path.
 
-    __slots__ = ("nodes", "segment", "tree")
+    A prompt's run also holds what its rows attend to in an encoder-decoder model (``cross``).
+    """
 
-    def __init__(self, segment: Segment, *, tree: PromptTree | None = None, nodes: Sequence[Node] = ()) -> None:
+    __slots__ = ("cross", "nodes", "segment", "tree")
+
+    def __init__(
+        self,
+        segment: Segment,
+        *,
+        tree: PromptTree | None = None,
+        nodes: Sequence[Node] = (),
+        cross: Segment | None = None,
+    ) -> None:
         self.segment: Segment | None = segment
+        self.cross = cross
         self.tree = tree
         self.nodes = tuple(nodes)
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.segment is None else self.segment.nbytes
+        return sum(part.nbytes for part in (self.segment, self.cross) if part is not None)
 
     def drop(self) -> None:
-        self.segment = None
+        self.segment = self.cross = None
         for node in self.nodes:
             if node.run is self:
                 node.run = None
@@ -242,10 +256,12 @@ class ReplayStore:
 
     Args:
         budget: Bytes that stored scores, keys and values may take together; 0 keeps nothing.
+        start: What the decoder of an encoder-decoder model begins with; None where that is the prompt.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, start: tuple[int, ...] | None = None) -> None:
         self.budget = budget
+        self._start = start
         self.scores = LeastRecentlyUsed(budget // 3)
         self.runs = LeastRecentlyUsed(budget - budget // 3)
         self.trees: dict[tuple[int, ...], PromptTree] = {}
@@ -266,7 +282,7 @@ class ReplayStore:
         if tree is None:
             shared = self.shared_ids
             common = len(shared) if len(prompt_ids) > len(shared) and prompt_ids[: len(shared)] == shared else 0
-            tree = self.trees[prompt_ids] = PromptTree(prompt_ids, common)
+            tree = self.trees[prompt_ids] = PromptTree(prompt_ids, self._start or prompt_ids, common)
         return tree
 
     def share_prefix(self, prefix: tuple[int, ...]) -> None:
@@ -284,9 +300,9 @@ class ReplayStore:
         if not tree.visitors and tree.prompt_run is not None:
             self.runs.add(tree.prompt_run)
 
-    def keep_prompt(self, tree: PromptTree, segment: Segment) -> None:
-        """Keep the keys and values of a prompt (without the shared prefix)."""
-        tree.prompt_run = Run(segment, tree=tree)
+    def keep_prompt(self, tree: PromptTree, segment: Segment, cross: Segment | None = None) -> None:
+        """Keep the keys and values of a prompt (without the shared prefix), and what its rows attend to."""
+        tree.prompt_run = Run(segment, tree=tree, cross=cross)
         if not tree.visitors:
             self.runs.add(tree.prompt_run)
 
@@ -314,7 +330,7 @@ class ReplayStore:
         if run is None or run.segment is None:
             return segments, tree.shared
         self.runs.touch(run)
-        return [*segments, run.segment], len(tree.prompt_ids)
+        return [*segments, run.segment], len(tree.start)
 
     def path_segment(self, path: Sequence[Node], first: int) -> tuple[Segment | None, int]:
         """The stored keys and values of consecutive nodes from ``path[first]`` on, and the index after them."""

@@ -32,9 +32,9 @@ class TokenWalker:
         self.request = request
         self.tree = tree
         self.params: GenerationParams = request.params
-        self.context: list[int] = list(tree.prompt_ids)
-        self.prompt_length = len(tree.prompt_ids)
-        self.seen: set[int] = set(tree.prompt_ids)
+        self.context: list[int] = list(tree.start)
+        self.prompt_length = len(tree.start)
+        self.seen: set[int] = set(tree.start)
         self.row_key = row_key
         self.step = 0
         self.reason: FinishReason | None = None
@@ -72,7 +72,7 @@ class TokenWalker:
         """The finished text."""
         assert self.reason is not None
         tokens = tuple(self.context[self.prompt_length :])
-        return Completion(self._stop.text(), tokens, self.reason, self.prompt_length)
+        return Completion(self._stop.text(), tokens, self.reason, len(self.tree.prompt_ids))
 
 
 class BeamWalker:
@@ -82,12 +82,11 @@ class BeamWalker:
         self.request = request
         self.tree = tree
         self.params: GenerationParams = request.params
-        self.prompt_length = len(tree.prompt_ids)
         self._stopper = stopper
         self._vocab_size = vocab_size
         self._beam = BeamSearch(
             request.params,
-            prompt_token_ids=tree.prompt_ids,
+            prompt_token_ids=tree.start,
             row_key=row_key,
             stopper=stopper,
             vocab_size=vocab_size,
@@ -127,7 +126,7 @@ class BeamWalker:
         """The best hypothesis."""
         tokens, reason = self._beam.result()
         text, _ = self._stopper.finish(tokens)
-        return Completion(text, tokens, reason, self.prompt_length)
+        return Completion(text, tokens, reason, len(self.tree.prompt_ids))
 
     def _follow(self, paths: Sequence[tuple[int, ...]]) -> None:
         arrived = {path: self._nodes[path[:-1]].child(path[-1]) for path in paths}

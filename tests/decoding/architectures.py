@@ -82,6 +82,19 @@ ROW_BY_ROW: dict[str, Callable[[], PreTrainedModel]] = {
         )
     ),
     "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**GROUPED, num_local_experts=4)),
+    "t5": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            eos_token_id=1,
+            pad_token_id=2,
+            decoder_start_token_id=2,
+        )
+    ),
 }
 """Architectures whose rows can be cut out of the cache and put together."""
 
@@ -102,19 +115,6 @@ PLAIN: dict[str, Callable[[], PreTrainedModel]] = {
             pad_token_id=2,
             decoder_start_token_id=1,
             forced_eos_token_id=None,
-        )
-    ),
-    "t5": lambda: hf.T5ForConditionalGeneration(
-        hf.T5Config(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            eos_token_id=1,
-            pad_token_id=2,
-            decoder_start_token_id=2,
         )
     ),
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**SHORT, num_hidden_layers=2, state_size=8)),

@@ -13,26 +13,26 @@ from tests.decoding.architectures import make
 def test_prompts_in_one_pass_are_those_alone(tiny_llama: LlamaForCausalLM) -> None:
     executor = Executor(tiny_llama)
     prompts = [[5, 9, 30, 41], [7], [8, 60, 3, 90, 120, 33, 7]]
-    for prompt, (segment, state) in zip(prompts, executor.prefill(prompts), strict=True):
+    for prompt, result in zip(prompts, executor.prefill(prompts), strict=True):
         alone = tiny_llama(torch.tensor([prompt])).logits[0, -1]
-        assert torch.allclose(executor.logits(state[None])[0], alone, atol=1e-4)
-        assert segment.shape[3] == len(prompt)
+        assert torch.allclose(executor.logits(result.state[None])[0], alone, atol=1e-4)
+        assert result.segment.shape[3] == len(prompt)
 
 
 def test_what_stands_before_is_not_computed_again(tiny_llama: LlamaForCausalLM) -> None:
     executor = Executor(tiny_llama)
-    ((prefix, _),) = executor.prefill([[5, 9, 30]])
-    for rest, (segment, state) in zip([[41], [60, 7]], executor.prefill([[41], [60, 7]], [prefix]), strict=True):
+    (prefix,) = executor.prefill([[5, 9, 30]])
+    for rest, result in zip([[41], [60, 7]], executor.prefill([[41], [60, 7]], [prefix.segment]), strict=True):
         alone = tiny_llama(torch.tensor([[5, 9, 30, *rest]])).logits[0, -1]
-        assert torch.allclose(executor.logits(state[None])[0], alone, atol=1e-4)
-        assert segment.shape[3] == len(rest)
+        assert torch.allclose(executor.logits(result.state[None])[0], alone, atol=1e-4)
+        assert result.segment.shape[3] == len(rest)
 
 
 def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalLM) -> None:
     executor = Executor(tiny_llama, top=10)
-    ((_, state),) = executor.prefill([[5, 9, 30]])
-    (scores,) = executor.scores(state[None])
-    logits = executor.logits(state[None])[0]
+    (result,) = executor.prefill([[5, 9, 30]])
+    (scores,) = executor.scores(result.state[None])
+    logits = executor.logits(result.state[None])[0]
     assert scores.values.tolist() == sorted(logits.tolist(), reverse=True)[:10]
     assert logits[torch.from_numpy(scores.ids).long()].tolist() == scores.values.tolist()
     assert scores.log_total == pytest.approx(float(torch.logsumexp(logits, 0)))
