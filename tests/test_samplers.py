@@ -38,8 +38,6 @@ BRANCHES = Space.of(
 SMALL = Space.of(
     {"max_new_tokens": 8, "num_beams": IntDistribution(1, 3), "no_repeat_ngram_size": IntDistribution(0, 1)}
 )
-    {"max_new_tokens": 8, "num_beams": IntDistribution(1, 3), "no_repeat_ngram_size": IntDistribution(0, 1)}
-)
 
 
 def settled(candidate: Candidate, value: float | None, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:

@@ -1,10 +1,11 @@
-"""Runs one synthetic study in a process that the tests can kill: python -m tests.faults.study_child DB LOG [N]."""
+"""Runs one synthetic study in a process that the tests can kill."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import FloatDistribution
@@ -47,9 +48,9 @@ def run(database: str, log: str | None, n_trials: int = 16) -> Any:
     )
 
 
-if __name__ == "__main__":
+def main(database: str, log: str, n_trials: int = 16) -> None:
     try:
-        run(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+        run(database, log, n_trials)
     except StudyInterrupted as interrupted:
-        print(interrupted)
+        Path(log).with_suffix(".said").write_text(str(interrupted))
         sys.exit(3)
