@@ -100,7 +100,7 @@ class Engine:
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []
         self._last_resort = False
-        self._token_ids: dict[str, tuple[int, ...]] = {}
+        self._token_ids: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._stoppers: dict[GenerationParams, Stopper] = {}
 
     @property
@@ -448,10 +448,12 @@ class Engine:
         return supports(params)
 
     def _tokenize(self, request: Request) -> tuple[int, ...]:
-        ids = self._token_ids.get(request.prompt)
+        add = request.add_special_tokens
+        key = (request.prompt, not self._begins_specially(request.prompt) if add is None else add)
+        ids = self._token_ids.get(key)
         if ids is None:
-            encoded = self.tokenizer(request.prompt, add_special_tokens=not self._begins_specially(request.prompt))
-            ids = self._token_ids[request.prompt] = tuple(encoded["input_ids"])
+            encoded = self.tokenizer(request.prompt, add_special_tokens=key[1])
+            ids = self._token_ids[key] = tuple(encoded["input_ids"])
         return ids
 
     def _begins_specially(self, prompt: str) -> bool:

@@ -44,6 +44,8 @@ class Request:
         params: How its tokens are picked.
         occurrence: How many earlier rows of the task have the same prompt (keys the noise).
         replicate: Which repetition of the row this is; every replicate draws fresh noise.
+        add_special_tokens: Whether tokenizing adds BOS and the like; None adds them unless the text begins with a
+            special token itself, as text from most chat templates does.
     """
 
     tag: Hashable
@@ -52,6 +54,7 @@ class Request:
     params: GenerationParams
     occurrence: int = 0
     replicate: int = 0
+    add_special_tokens: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
