@@ -10,24 +10,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.tiny import make_llama, make_tokenizer
 
 settings.register_profile(
     "project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
 settings.load_profile("project")
-
-VOCABULARY = 199
-SENTENCES = (
-    "The quick brown fox jumps over the lazy dog while the quiet cat sleeps.",
-    "Anna asks Ben whether the train to Oslo leaves at seven or at eight.",
-    "Ben says that it leaves at half past seven and that he has bought the tickets.",
-    "How many apples does she have left? She has 12 - 5 = 7 apples left.",
-    "Summarize the dialogue in one sentence: they will meet at the station.",
-    "#Person1#: Could you send me the report? #Person2#: Yes, before noon.",
-    "Thank you very much! You are welcome; see you tomorrow, or on 30 May 2024.",
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,50 +28,11 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> LlamaForCausalLM:
-    """A random float32 Llama with 199 tokens; eos 1, bos 0, pad 2, as `tiny_tokenizer` has them.
-
-    The weights are scaled up, so that its logits are far from flat and its greedy choices far from ties. Shared by
-    all tests of a session: do not change its weights or its generation config.
-    """
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(20240530)
-        model = LlamaForCausalLM(config).to(torch.float32)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 2:
-                    parameter.normal_(0.0, 0.2)
-            model.lm_head.weight.mul_(2.0)
-    return model.eval()
+    """A random float32 Llama with 199 tokens. Shared: do not change its weights or its generation config."""
+    return make_llama()
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with at most 199 tokens, trained on a few sentences; no chat template, adds no BOS itself.
-
-    Do not change it (padding side, pad token); copy it with `copy.deepcopy` where a test needs another one.
-    """
-    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<s>", "</s>", "<pad>", "<unk>"],
-        show_progress=False,
-    )
-    bpe.train_from_iterator(SENTENCES, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
+    """A byte-level BPE with at most 199 tokens. Shared: copy it with `copy.deepcopy` where a test needs another one."""
+    return make_tokenizer()
