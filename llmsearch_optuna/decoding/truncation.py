@@ -24,7 +24,8 @@ class Support:
     """The possible tokens of some rows, as counts of the sorted lists.
 
     Attributes:
-        scores: ``[rows, tokens]`` float64, descending; equal scores with descending token ids, as in Hugging Face.
+        scores: ``[rows, tokens]`` float64, descending; equal scores with descending token ids (Hugging Face sorts ascending,
+            in no stated order of equals; a stable sort would give this one).
         bound: ``[rows]``, no token outside the list has a larger score; -inf when nothing is outside.
         sure: ``[rows]``, this many from the front are possible.
         most: ``[rows]``, no more than these are.

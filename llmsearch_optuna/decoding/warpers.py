@@ -289,10 +289,12 @@ class _Prepared:
         with np.errstate(over="ignore"):
             scores = self.scores[places] / divisor[:, None]
             bound = (self.bound[places].astype(np.float32) / divisor).astype(np.float64)
+        overflown = ~(scores.max(axis=1) < np.inf)
+        scores[overflown] = 0.0
         tail = self._tail_at(places, 1.0 / temperature)
         scores, ids = _sorted(scores, self.ids[places])
         drawn = _draw(scores.astype(np.float64), ids, bound, *tail, self.vocab_size, rows, recipes)
-        drawn[self.lost[places]] = UNDECIDED
+        drawn[self.lost[places] | overflown] = UNDECIDED
         return drawn
 
     def _apply(self, place: int, row: PickRow, rules: Sequence[Rule], places: NDArray[np.int64]) -> None:
@@ -382,7 +384,7 @@ def _draw(
             np.array([rows[i].step for i in indices]),
             ids[indices, :width],
         )
-        noisy += scores[indices, :width]
+        noisy += scores[indices, :width] - scores[indices, :1]
         for place, i in enumerate(indices.tolist()):
             if recipes[i].has_shape:
                 _cut_to_shape(noisy[place], support, i, recipes[i])
@@ -392,7 +394,8 @@ def _draw(
         decided = (winners < support.sure[indices]) & (best > -np.inf)
         for place in np.flatnonzero(decided & support.open[indices]).tolist():
             i = int(indices[place])
-            decided[place] = _beats_the_rest(best[place], bound[i], ids[i], vocab_size, rows[i], recipes[i].seed)
+            lead = best[place] - (bound[i] - scores[i, 0])
+            decided[place] = _beats_the_rest(lead, ids[i], vocab_size, rows[i], recipes[i].seed)
         tokens[indices[decided]] = ids[indices, winners][decided]
     return tokens
 
@@ -427,16 +430,15 @@ def _of_similar_size(indices: Ints, sizes: Ints) -> list[Ints]:
     return [indices[groups == group] for group in np.unique(groups)]
 
 
-def _beats_the_rest(best: float, bound: float, ids: Ints, vocab_size: int, row: PickRow, seed: int) -> bool:
-    """Whether no token outside the list can reach ``best``, given that none has a score above ``bound``."""
-    needed = best - bound
-    if needed > MAX_GUMBEL:
+def _beats_the_rest(lead: float, ids: Ints, vocab_size: int, row: PickRow, seed: int) -> bool:
+    """Whether no token outside the list has so much noise as the winner leads the largest possible score by."""
+    if lead > MAX_GUMBEL:
         return True
-    if (vocab_size - len(ids)) * np.exp(-needed) > 3.0:
+    if (vocab_size - len(ids)) * np.exp(-lead) > 3.0:
         return False  # three tokens outside are expected to have that much noise: not worth looking
     bits = noise_bits(seed, [row.row_key], [row.step], np.arange(vocab_size)[None])
     bits[0, ids] = 1
-    return bool(gumbel_of_bits(bits.max(keepdims=True))[0, 0] < needed)
+    return bool(gumbel_of_bits(bits.max(keepdims=True))[0, 0] < lead)
 
 
 # ---- rows of all logits ---------------------------------------------------------------------------------------------
@@ -452,13 +454,21 @@ def _pick_one(logits: NDArray[np.float32], row: PickRow, recipe: _Recipe) -> int
     if recipe.own:
         scores = recipe.own(_NO_CONTEXT, torch.from_numpy(scores)[None])[0].numpy()
     with np.errstate(over="ignore"):
-        scores = scores / np.float32(recipe.temperature)
+        scores = _without_infinity(scores / np.float32(recipe.temperature))
     for width in (FULL_WIDTH, len(scores)):
         if width <= len(scores):
             token = _draw_from_all(scores, width, row, recipe)
             if token != UNDECIDED:
                 return token
     return 0
+
+
+def _without_infinity(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of which none is nan or +inf (float16 models overflow); +inf outweighs all that is finite."""
+    top = scores.max()
+    if np.isfinite(top):
+        return scores
+    return np.where(scores == np.inf, np.float32(0.0), np.where(np.isnan(scores) | (top == np.inf), -np.inf, scores))
 
 
 def _draw_from_all(scores: NDArray[np.float32], width: int, row: PickRow, recipe: _Recipe) -> int:
