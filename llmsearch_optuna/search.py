@@ -146,6 +146,11 @@ def search(
         dtype=dtype,
     )
     plan = _plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates, judge)
+    suggester = None
+    if isinstance(sampler, str):
+        suggester = make_suggester(
+            sampler, checked_space, seed=seed, direction=plan.task.direction, defaults=served.defaults
+        )
     deadline = None if timeout is None else time.monotonic() + timeout
     opened = open_study(
         storage,
@@ -187,11 +192,7 @@ def search(
             defaults=served.defaults,
             baseline=plan.baseline,
             greedy=plan.greedy,
-            suggester=make_suggester(
-                sampler, checked_space, seed=seed, direction=plan.task.direction, defaults=served.defaults
-            )
-            if isinstance(sampler, str)
-            else None,
+            suggester=suggester,
             n_trials=n_trials,
             in_flight=trials_in_flight,
         )
