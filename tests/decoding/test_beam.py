@@ -146,6 +146,7 @@ def assert_same_as_generate(model, params: dict, size: int, prompt: Sequence[int
 EOS_SETS = st.sampled_from([1, [1, 17, 40], list(range(1, 60)), list(range(0, 100)), list(range(0, 190, 2))])
 
 
+@settings(max_examples=50)
 @given(
     model=st.sampled_from(range(len(MODELS))),
     num_beams=st.integers(2, 6),
@@ -158,6 +159,41 @@ EOS_SETS = st.sampled_from([1, [1, 17, 40], list(range(1, 60)), list(range(0, 10
 )
 def test_equals_generate(model, size, prompt, **params):
     assert_same_as_generate(MODELS[model], params, size, prompt)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    num_beams=st.integers(2, 3),
+    length_penalty=st.sampled_from([0.0, -1.0, 1.4]),
+    early_stopping=st.sampled_from([False, "never"]),
+)
+def test_stops_when_generate_stops(seed, **params):
+    """With many ending tokens the hypotheses are soon complete, and all hangs on the stopping rules."""
+    prompt = np.random.default_rng(seed).integers(100, 199, 4).tolist()
+    params |= {"eos_token_id": list(range(0, 70)), "max_new_tokens": 14}
+    assert_same_as_generate(MODELS[seed % 2], params, 0, prompt)
+
+
+def test_never_with_a_negative_length_penalty_hopes_for_no_more_length():
+    """Step 2 completes two hypotheses (-5.0 and -10.2). The best beam could end now with -0.1 * length ** 2.
+
+    At its length of step 4 that is -1.7; at 30 tokens it would be -12.6, and the better end at step 5 be missed.
+    """
+    token, end = 5, 1
+
+    def logits_of(paths):
+        rows = []
+        for path in paths:
+            likely = {end: 0.97} if path == (token,) * 4 else {token: 0.9, end: 0.0067}
+            likely = likely if set(path) <= {token} else {}
+            row = np.full(VOCABULARY, (1 - sum(likely.values())) / (VOCABULARY - len(likely)))
+            row[list(likely)] = list(likely.values())
+            rows.append(np.log(row).astype(np.float32))
+        return rows
+
+    params = {"num_beams": 2, "length_penalty": -1.0, "early_stopping": "never", "max_new_tokens": 30}
+    assert decode(search_of(params), logits_of, 16) == (token, token, token, token, end)
 
 
 PROCESSORS = {
@@ -183,6 +219,7 @@ PROCESSORS = {
 }
 
 
+@settings(max_examples=50)
 @given(
     model=st.sampled_from(range(len(MODELS))),
     processors=st.lists(st.sampled_from(sorted(PROCESSORS)), min_size=1, max_size=3, unique=True).flatmap(
