@@ -1,0 +1,49 @@
+"""The honesty benchmark stands on arrays; these tests hold it to real searches and to its own claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmsearch_optuna.pruning import PairedPruner
+from tests.benchmarks import honesty
+from tests.benchmarks.array_study import run_study
+from tests.benchmarks.worlds import SCALE, Shape, World
+
+
+@pytest.mark.parametrize("shape", ["continuous", "0/1"])
+def test_a_real_search_comes_out_as_the_same_study_on_arrays(shape: Shape) -> None:
+    assert honesty._real_search(World(shape, 60, 5.0, 3)) == (True, True, True)
+
+
+@pytest.mark.parametrize("shape", ["continuous", "0/1", "skewed"])
+def test_a_setting_is_worth_what_the_world_says(shape: Shape) -> None:
+    world = World(shape, 200_000, 5.0, 0)
+    gain = world.scores(0.7, 1).mean() - world.scores(None, 1).mean()
+    assert world.worth(0.7) == 5.0
+    assert gain == pytest.approx(0.05, abs=0.006)
+    if shape == "continuous":
+        assert world.scores(None, 1).std() == pytest.approx(SCALE * np.sqrt(1.5**2 + 0.98), rel=0.02)
+
+
+def test_pruning_spares_rows_and_keeps_a_clear_winner() -> None:
+    world, settings = World("continuous", 200, 5.0, 1), list(np.random.default_rng(0).random(18))
+    plain = run_study(world, settings, pruner=None, seed=1)
+    paired = run_study(world, settings, pruner=PairedPruner(), seed=1)
+    assert plain.saved == 0
+    assert paired.saved > 0.15
+    assert (plain.winner, plain.verdict.answer) == (paired.winner, "better")
+
+
+def test_our_readme_section_is_replaced_and_the_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# Benchmarks\n\n## Study\n\nnumbers\n\n## Honesty\n\nold\n\n### old too\n\n## Growth\n\nmore\n")
+    monkeypatch.setattr(honesty, "README", readme)
+    honesty._write("## Honesty\n\nnew\n")
+    text = readme.read_text()
+    assert "old" not in text
+    assert all(part in text for part in ("## Study\n\nnumbers", "## Growth\n\nmore", "## Honesty\n\nnew"))
+    honesty._write("## Honesty\n\nnewer\n")
+    assert readme.read_text().count("## Honesty") == 1
