@@ -82,7 +82,7 @@ class TailFreeLogitsWarper(LogitsProcessor):
         # a flat distribution has no tail
         ends = (total > 0).expand(-1, 1)
         removed = torch.cat((torch.zeros_like(ends), removed, ends), dim=-1)
-        return scores.masked_fill(removed.flip(-1).gather(-1, order.argsort(-1)), self.filter_value)
+        return scores.masked_fill(removed.flip(-1).scatter(-1, order, removed.flip(-1)), self.filter_value)
 
 
 class TopALogitsWarper(LogitsProcessor):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -19,8 +19,8 @@ Tokens = NDArray[np.int64]
 class RuledRow(Protocol):
     """What rules know of a row.
 
-    A row may also carry ``seen``, the distinct tokens of its context as a set or an array that its owner keeps
-    up to date; without it the repetition penalty collects them anew at every step.
+    A row may also carry ``seen``, the distinct tokens of its context as a set (fastest) or an array that its owner
+    keeps up to date; without it the repetition penalty collects them anew at every step.
     """
 
     @property
@@ -66,12 +66,11 @@ class RowScores:
         here: Tokens = places[self.ids[places] == tokens]  # what other rows have left behind points to other tokens
         return here
 
-    def ban(self, tokens: ArrayLike) -> None:
-        """Make tokens impossible."""
-        distinct = np.asarray(tokens, dtype=np.int64)
-        found = self.positions(distinct)
+    def ban(self, tokens: Tokens) -> None:
+        """Make these distinct tokens impossible."""
+        found = self.positions(tokens)
         self.scores[found] = -np.inf
-        self.lowered += len(distinct) - len(found)
+        self.lowered += len(tokens) - len(found)
 
     def force(self, tokens: Sequence[int]) -> bool:
         """Make everything impossible but these tokens, whose score becomes 0; False if the list is too short."""
@@ -130,19 +129,28 @@ class _RepetitionPenalty:
         self._penalty = np.float32(penalty)
 
     def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
-        seen: Collection[int] | None = getattr(row, "seen", None)
-        if isinstance(seen, np.ndarray):
-            tokens = seen
-        elif seen is not None:
-            tokens = np.fromiter(seen, dtype=np.int64, count=len(seen))
-        else:
-            tokens = np.unique(np.asarray(row.context, dtype=np.int64))
-        found = row_scores.positions(tokens)
+        found, missing = self._seen_places(row_scores, row)
         scores = row_scores.scores[found]
         row_scores.scores[found] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
-        missing = len(tokens) - len(found)
         row_scores.lowered += missing
         row_scores.raised |= bool(missing and self._penalty < 1)
+
+    @staticmethod
+    def _seen_places(row_scores: RowScores, row: RuledRow) -> tuple[NDArray[Any], int]:
+        """Where the seen tokens stand, and how many of them are not on the list."""
+        seen: Collection[int] | None = getattr(row, "seen", None)
+        ids = row_scores.ids
+        if isinstance(seen, (set, frozenset)) and ids is not None and len(ids) < len(seen):
+            here = np.fromiter(map(seen.__contains__, ids.tolist()), dtype=np.bool_, count=len(ids))
+            return here, len(seen) - int(np.count_nonzero(here))
+        if seen is None:
+            tokens = np.unique(np.asarray(row.context, dtype=np.int64))
+        elif isinstance(seen, np.ndarray):
+            tokens = seen
+        else:
+            tokens = np.fromiter(seen, dtype=np.int64, count=len(seen))
+        found = row_scores.positions(tokens)
+        return found, len(tokens) - len(found)
 
 
 class _NoRepeatedNGram:
@@ -189,7 +197,7 @@ class _Bias:
 
 class _NoEarlyEnd:
     def __init__(self, eos: Sequence[int], length: int, *, counts_prompt: bool) -> None:
-        self._eos = list(eos)
+        self._eos = np.array(eos, dtype=np.int64)
         self._length = length
         self._counts_prompt = counts_prompt
 
@@ -249,7 +257,7 @@ class _Decay:
 
 class _Suppress:
     def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens = list(tokens)
+        self._tokens = np.array(tokens, dtype=np.int64)
 
     def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
         row_scores.ban(self._tokens)
@@ -257,7 +265,7 @@ class _Suppress:
 
 class _SuppressFirst:
     def __init__(self, tokens: Sequence[int], first_is_forced: bool) -> None:
-        self._tokens = list(tokens)
+        self._tokens = np.array(tokens, dtype=np.int64)
         self._first_is_forced = first_is_forced
 
     def __call__(self, row_scores: RowScores, row: RuledRow) -> None:

@@ -24,8 +24,8 @@ class Support:
     """The possible tokens of some rows, as counts of the sorted lists.
 
     Attributes:
-        scores: ``[rows, tokens]`` float64, descending; equal scores with descending token ids (Hugging Face sorts ascending,
-            in no stated order of equals; a stable sort would give this one).
+        scores: ``[rows, tokens]`` float64, descending; equal scores with descending token ids (Hugging Face sorts
+            ascending, in no stated order of equals; a stable sort would give this one).
         bound: ``[rows]``, no token outside the list has a larger score; -inf when nothing is outside.
         sure: ``[rows]``, this many from the front are possible.
         most: ``[rows]``, no more than these are.
@@ -152,6 +152,42 @@ class Support:
         low = np.where(self.open, (low + self._tail_low) * (1 - ROUNDING), low)
         high = np.where(self.open, (high + self._tail_high) * (1 + ROUNDING), high)
         return low, high
+
+
+def kept_by_own(
+    scores: NDArray[np.float32], top_n_sigma: float | None, tfs: float | None, top_a: float | None
+) -> NDArray[np.float32]:
+    """What the processors of ``processors.py`` leave of all scores ``[vocab]`` of one row, many times as fast."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if top_n_sigma is not None:
+            possible = scores[np.isfinite(scores)].astype(np.float64)
+            limit = np.float32(scores.max() - np.float32(top_n_sigma * possible.std()))
+            scores = np.where(scores < limit, -np.inf, scores).astype(np.float32)
+        if tfs is not None and len(scores) > 2:
+            scores = _without_tail(scores, tfs)
+        if top_a is not None:
+            exact = scores.astype(np.float64)
+            log_p = exact - _log_sum_exp(exact)
+            scores = np.where(log_p < np.log(top_a) + 2 * log_p.max(), -np.inf, scores).astype(np.float32)
+    return scores
+
+
+def _without_tail(scores: NDArray[np.float32], tfs: float) -> NDArray[np.float32]:
+    ordered = np.sort(scores)[::-1]
+    p = np.exp(ordered.astype(np.float64) - ordered[0])
+    p /= p.sum()
+    curvature = np.abs(np.diff(p, n=2))
+    sums = np.cumsum(curvature)
+    total = curvature.sum()
+    if not total > 0:
+        return scores
+    kept = 1 + int(np.count_nonzero(sums <= tfs * total))
+    last = ordered[min(kept, len(scores) - 1) - 1]
+    equal = np.flatnonzero(scores == last)
+    dropped = equal[: len(equal) - (kept - int(np.count_nonzero(scores > last)))]
+    scores = np.where(scores < last, -np.inf, scores).astype(np.float32)
+    scores[dropped] = -np.inf
+    return scores
 
 
 def kept_by_shape(scores: Floats, typical_p: float, epsilon: float, eta: float) -> Bools:
