@@ -24,7 +24,6 @@ from transformers.generation import logits_process as hf
 
 from llmsearch_optuna.decoding.noise import gumbel
 from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.processors import own_processors
 from llmsearch_optuna.decoding.requests import FinishReason
 from llmsearch_optuna.decoding.rules import RowScores, rules_of
 from llmsearch_optuna.decoding.warpers import Candidates, supports
@@ -310,7 +309,6 @@ class _Sampling:
         self._row_key = row_key
         self._vocab_size = vocab_size
         self._minimal_keep = len(params.eos_token_ids) + 1 if params.eos_token_ids else 2
-        self._own = own_processors(params)
         self._temperature = np.float32(params.get("temperature", 1.0))
         self._first_top_k = 0 if "top_h" in params else int(params["top_k"])
         self._warpers = _warpers(params, self._minimal_keep)
@@ -318,7 +316,7 @@ class _Sampling:
     @property
     def needs_all_logits(self) -> bool:
         """Whether lists can never hold all possible tokens: only top-k, where it goes first, bounds their number."""
-        return bool(self._own) or not self._first_top_k
+        return not self._first_top_k
 
     def noise(self, step: int, ranks: Ints, ids: Ints) -> NDArray[np.float64]:
         """Gumbel values ``[K]`` of the tokens ``ids [K]`` on the beams ``ranks [K]``."""
@@ -330,24 +328,22 @@ class _Sampling:
 
         Top-k is what makes lists enough: all later warpers see nothing but its survivors.
         """
-        supports = []
+        possible = []
+        wanted = max(self._first_top_k, self._minimal_keep)
         for beam in beams:
-            scores = beam.scores
-            if self._own:
-                scores = self._own(_NO_CONTEXT, torch.from_numpy(scores)[None])[0].numpy()
-            scores = scores / self._temperature
+            scores = beam.scores / self._temperature
             if not self._first_top_k:
-                supports.append(beam._replace(scores=scores))
+                possible.append(beam._replace(scores=scores))
                 continue
-            size = min(max(self._first_top_k, self._minimal_keep), len(scores))
+            size = min(wanted, len(scores))
             smallest = np.partition(scores, -size)[-size]
             if beam.bound > -math.inf:
                 unseen = np.float32(beam.bound) / self._temperature
-                if smallest <= unseen or size < self._first_top_k:
+                if smallest <= unseen or size < wanted:
                     return None
             survivors = np.flatnonzero(scores >= smallest)
-            supports.append(beam._replace(ids=beam.ids[survivors], scores=scores[survivors]))
-        return self._warp_further(supports) if self._warpers else supports
+            possible.append(beam._replace(ids=beam.ids[survivors], scores=scores[survivors]))
+        return self._warp_further(possible) if self._warpers else possible
 
     def _warp_further(self, supports: Sequence[_Scored]) -> list[_Scored]:
         width = max(len(support.ids) for support in supports)

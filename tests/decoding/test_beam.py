@@ -297,6 +297,8 @@ def test_forced_tokens_are_proven_by_any_list():
 def test_parameters_of_the_plain_path_are_refused():
     with pytest.raises(DecodingError, match="encoder_repetition_penalty"):
         search_of({"num_beams": 2, "encoder_repetition_penalty": 1.5})
+    with pytest.raises(DecodingError, match="tfs"):
+        search_of({"num_beams": 2, "do_sample": True, "tfs": 0.9})
 
 
 def test_no_possible_token_is_an_error():
@@ -319,7 +321,6 @@ WARPERS = {
     "epsilon_cutoff": st.sampled_from([0.01, 0.1]),
     "eta_cutoff": st.sampled_from([0.01, 0.1]),
     "top_h": st.sampled_from([0.3, 0.8]),
-    "tfs": st.just(0.9),
     "repetition_penalty": st.sampled_from([0.8, 1.5]),
     "renormalize_logits": st.just(True),
 }
