@@ -58,7 +58,7 @@ types: $(STAMP)  ## mypy --strict on the package
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## how far a study is from the least work it could do
-	$(OFFLINE) $(BIN)/python -m tests.benchmarks.engine $(ARGS)
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.study $(ARGS)
 
 bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is none
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)

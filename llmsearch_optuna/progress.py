@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
 TrialState = Literal["complete", "pruned", "failed"]
 
 
@@ -165,14 +167,26 @@ class Terminal:
     """Shows a study to a person: a live view in a terminal, plain lines anywhere else.
 
     Use it as a context manager, so that an interrupted study gives the terminal back.
+
+    Args:
+        console: Where to; standard error by default.
+        show_summary: Whether to end with the study's result in a line.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        show_summary: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if console is None:
             from rich.console import Console as RichConsole
 
             console = RichConsole(stderr=True, highlight=False)
         self._console = console
+        self._show_summary = show_summary
         self._clock = clock
         self._started = clock()
         self._time_left = TimeLeft(clock=clock)
@@ -290,7 +304,7 @@ class Terminal:
 
     def _study_ended(self, event: StudyEnded) -> None:
         self.close()
-        if event.result_summary:
+        if event.result_summary and self._show_summary:
             self._line(event.result_summary)
 
     def _line(self, text: str, *, style: str | None = None) -> None:
@@ -360,9 +374,12 @@ def _best_line(view: _View) -> Any:
 
 
 def describe_params(params: Mapping[str, Any], *, hide: Mapping[str, Any] | None = None) -> str:
-    """``temperature=0.7 top_p=0.9``: parameters in one line, without those that have the value they have in `hide`."""
-    hide = hide or {}
-    shown = {k: v for k, v in params.items() if k not in hide or hide[k] != v}
+    """``temperature=0.7 top_p=0.9``: parameters in one line, without those that have the value they have in `hide`.
+
+    Special tokens are shown only where `hide` has others: they belong to the model and say nothing about a choice.
+    """
+    hidden = {name: params[name] for name in _SPECIAL_TOKENS if name in params} | dict(hide or {})
+    shown = {name: value for name, value in params.items() if name not in hidden or hidden[name] != value}
     return " ".join(f"{name}={_short_value(value)}" for name, value in shown.items())
 
 

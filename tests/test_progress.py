@@ -157,6 +157,9 @@ def test_no_text_can_drive_the_terminal():
     assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
     assert printable("é 😀 ok") == "é 😀 ok"
     assert describe_params({"stop": ["\n\x1b"], "n": 3, "x": None}) == 'stop=["\\n\\u001b"] n=3 x=null'
+    special = {"eos_token_id": 2, "n": 3}
+    assert describe_params(special) == "n=3"
+    assert describe_params(special, hide={"eos_token_id": 5}) == "eos_token_id=2 n=3"
     text = run_plain([study(study_name="a\x1b[31m[bold]b")])
     assert "\x1b" not in text
     assert "[bold]b" in text

@@ -75,7 +75,7 @@ def _search_and_tell(file: StudyFile, text: str, *, report: Path | None, quiet: 
     if quiet:
         result = search(**arguments, observer=NoProgress())
     else:
-        with Terminal() as terminal:
+        with Terminal(show_summary=False) as terminal:
             result = search(**arguments, observer=terminal)
     result.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
     path = result.save_report(report or options.beside(result, ".html"))

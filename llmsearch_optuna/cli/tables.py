@@ -66,10 +66,8 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
 
 def status_facts(result: SearchResult) -> dict[str, Any]:
     """What `status` says, as plain data."""
-    from llmsearch_optuna.schedule import best_complete
-
     states = collections.Counter(t.state.name.lower() for t in result.trials)
-    best = best_complete(result.trials, result.direction)
+    best = result.best_trial if states["complete"] else None
     baseline = result.trials[0] if result.trials else None
     settings = result.settings
     return {
@@ -108,22 +106,22 @@ def _scores(result: SearchResult) -> Table:
     metric = str(result.settings.get("metric", "score"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column("")
-    table.add_column(f"{escape(printable(metric))}\nsearch", justify="right", vertical="bottom")
-    table.add_column("\nholdout", justify="right", vertical="bottom")
+    table.add_column(f"{escape(printable(metric))},\nsearch rows", justify="right", no_wrap=True)
+    table.add_column("\nholdout", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     best = result.best_trial
     baseline = result.trials[0]
     greedy = next((t for t in result.trials if t.user_attrs.get("role") == "greedy"), None)
-    base_params = result.baseline_params
     held = {"baseline": verdict.baseline_mean, "best": verdict.winner_mean} if verdict is not None else {}
     rows: list[tuple[str, FrozenTrial | None, Mapping[str, Any]]] = [
-        ("baseline", baseline, {}),
-        ("greedy", greedy, base_params),
-        ("best", best, base_params),
+        ("baseline", baseline, result.settings.get("model_defaults", {})),
+        ("greedy", greedy, result.baseline_params),
+        ("best", best, result.baseline_params),
     ]
     for name, trial, hidden in rows:
         if trial is not None:
-            params = describe_params(trial.user_attrs.get("params", {}), hide=hidden) or "the baseline itself"
+            kind = str(trial.user_attrs.get("kind", ""))
+            params = f"{kind} {describe_params(trial.user_attrs.get('params', {}), hide=hidden)}"
             number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
             table.add_row(number, _number(trial.value), _number(held.get(name)), _text(params, "dim"))
     if verdict is not None and verdict.difference is not None:
@@ -133,8 +131,14 @@ def _scores(result: SearchResult) -> Table:
 
 def _interval(verdict: Verdict) -> str:
     low, high = ("no limit" if end is None else f"{end:+.4f}" for end in (verdict.low, verdict.high))
-    p_value = "" if verdict.p_value is None else f", p = {verdict.p_value:.3f}"
-    return f"{low} to {high} ({verdict.confidence:.0%}){p_value}"
+    return f"{low} to {high} ({verdict.confidence:.0%}){p_value(verdict.p_value)}"
+
+
+def p_value(value: float | None) -> str:
+    """``, p = 0.021``, as it goes behind an interval; empty without one."""
+    if value is None:
+        return ""
+    return ", p < 0.001" if value < 0.001 else f", p = {value:.3f}"
 
 
 def _places(result: SearchResult, report: Path) -> Group:

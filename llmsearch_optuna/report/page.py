@@ -101,7 +101,8 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
 
 def _interval(held: Holdout) -> str:
     low, high = ("no limit" if end is None else f"{end:+.4f}" for end in (held.low, held.high))
-    p_value = "" if held.p_value is None else f", p = {held.p_value:.3f}"
+    below = held.p_value is not None and held.p_value < 0.001
+    p_value = "" if held.p_value is None else ", p < 0.001" if below else f", p = {held.p_value:.3f}"
     return f"{held.confidence:.0%} interval {low} to {high}{p_value}"
 
 

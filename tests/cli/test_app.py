@@ -13,14 +13,9 @@ from llmsearch_optuna.cli import app as program
 from llmsearch_optuna.cli import reading, searching
 from llmsearch_optuna.errors import InputError, StudyError
 
+from .conftest import run
+
 COMMANDS = ["demo", "run", "score", "status", "report", "dashboard", "export"]
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        program.main(arguments)
-    out, err = capsys.readouterr()
-    return int(caught.value.code or 0), out, err
 
 
 def test_help_lists_every_command_in_full():

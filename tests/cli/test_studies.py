@@ -1,0 +1,192 @@
+"""The commands on a study: run it, stop it, go on with it, read it, ship it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from llmsearch_optuna.result import load_result
+
+from .conftest import STUDY, WordEngine, run
+
+
+def test_run_ends_with_the_table_and_where_everything_is(capsys, workplace):
+    code, out, err = run(capsys, "run", "study.toml")
+    assert code == 0, err
+    result = load_result("studies/words.db")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, trial in (("baseline", result.trials[0]), ("greedy", result.trials[1]), ("best", result.best_trial)):
+        (line,) = [line for line in lines if line.startswith(f"{name} (trial {trial.number})")]
+        assert f"{trial.value:.4f}" in line
+    verdict = result.verdict
+    assert f"{verdict.winner_mean:.4f}" in out
+    assert f"{verdict.difference:+.4f}" in out
+    assert " ".join(verdict.sentence.split()) in " ".join(out.split())
+    assert Path("studies/words.html").stat().st_size > 1_000_000
+    assert "llmsearch-optuna dashboard studies/words.db" in out
+    # Progress goes elsewhere, so that the table can be piped.
+    assert "study words: 12 trials on 28 rows, rouge1 (higher is better)" in err
+    assert err.count("[") >= 12
+    assert "best so far" in err
+
+
+def test_run_again_does_nothing_but_tell(capsys, workplace, monkeypatch):
+    first = run(capsys, "run", "study.toml", "--quiet")
+    engine = WordEngine()
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: engine)
+    second = run(capsys, "run", "study.toml", "--quiet")
+    assert engine.calls == []
+    assert first == second
+    assert first[2] == ""
+
+
+def test_run_with_other_values_of_the_command_line(capsys, workplace):
+    Path("more.jsonl").write_text(Path("rows.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    arguments = ["--data", "more.jsonl", "--rows", "24", "--n-trials", "4", "--name", "other", "--storage", "o.db"]
+    code, out, err = run(capsys, "run", "study.toml", *arguments, "--report", "r/other.html", "--json", "-q")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["study"], found["trials"], found["report"]) == ("other", 4, "r/other.html")
+    assert Path("r/other.html").is_file()
+    assert found["verdict"]["answer"] in ("better", "worse", "no evidence")
+    assert found["best_params"]["max_new_tokens"] == 20
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(capsys, workplace, monkeypatch):
+    class Interrupted(WordEngine):
+        def generate(self, prompts, params):
+            if len(self.calls) > 60:
+                raise KeyboardInterrupt
+            return super().generate(prompts, params)
+
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: Interrupted())
+    code, out, err = run(capsys, "run", "study.toml")
+    assert (code, out) == (130, "")
+    assert "Run the same command again to go on." in err.splitlines()[-1]
+    assert "Traceback" not in err
+    status = run(capsys, "status", "words")[1]
+    assert "not yet" in status
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: WordEngine())
+    assert run(capsys, "run", "study.toml", "-q")[0] == 0
+    assert len(load_result("studies/words.db").trials) == 12
+
+
+def test_a_changed_study_is_refused_with_what_changed(capsys, workplace):
+    run(capsys, "run", "study.toml", "-q", "--n-trials", "3")
+    Path("study.toml").write_text(STUDY.replace("Repeat:", "Say again:"), encoding="utf-8")
+    code, _, err = run(capsys, "run", "study.toml", "-q")
+    assert code == 1
+    assert "prompt" in err
+    assert "Traceback" not in err
+
+
+def test_data_can_be_left_to_the_command_line(capsys, workplace):
+    Path("study.toml").write_text(STUDY.replace('path = "rows.jsonl"\n', ""), encoding="utf-8")
+    code, _, err = run(capsys, "run", "study.toml")
+    assert code == 1
+    assert "give --data PATH" in err
+
+
+def test_the_study_knows_its_file_and_the_dashboard_its_note(finished):
+    result = load_result(str(finished))
+    assert result.study.user_attrs["study_file"] == STUDY
+    assert result.study.metric_names == ["rouge1"]
+    page = finished.with_suffix(".html").read_text(encoding="utf-8")
+    assert "Repeat: {words}" in page
+    assert result.verdict.sentence in page.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("study", ["database", "name", "file", "url"])
+def test_status_finds_a_study_by_whatever_names_it(capsys, finished, monkeypatch, study):
+    monkeypatch.chdir(finished.parent.parent)
+    named = {"database": "studies/words.db", "name": "words", "file": "study.toml", "url": f"sqlite:///{finished}"}
+    code, out, err = run(capsys, "status", named[study])
+    assert code == 0, err
+    result = load_result(str(finished))
+    assert "12 of 12" in out
+    assert f"{result.trials[0].value:.4f} rouge1" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_status_as_json(capsys, finished):
+    facts = json.loads(run(capsys, "status", str(finished), "--json")[1])
+    assert facts["trials"] == facts["n_trials"] == sum(facts["states"].values()) == 12
+    assert facts["best"]["score"] >= facts["baseline"]["score"]
+
+
+def test_report_goes_where_it_is_sent(capsys, finished, tmp_path):
+    code, out, _ = run(capsys, "report", str(finished), "-o", str(tmp_path / "new" / "r.html"))
+    assert (code, out) == (0, f"report: {tmp_path}/new/r.html\n")
+    assert (tmp_path / "new" / "r.html").stat().st_size > 1_000_000
+
+
+def test_a_report_that_cannot_be_written_is_said_in_words(capsys, finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "report", str(finished), "-o", str(tmp_path / "file" / "r.html"))
+    assert code == 1
+    assert "the report cannot be written" in err
+
+
+def test_export_writes_what_is_recommended_and_why(capsys, finished, tmp_path):
+    code, out, _ = run(capsys, "export", str(finished), "--output", str(tmp_path / "tuned"))
+    assert code == 0
+    result = load_result(str(finished))
+    winner = result.verdict.recommends_winner
+    assert f"{'the winner' if winner else 'the baseline'}'s parameters" in out
+    config = json.loads((tmp_path / "tuned" / "generation_config.json").read_text(encoding="utf-8"))
+    assert config["max_new_tokens"] == 20
+    assert json.loads((tmp_path / "tuned" / "evidence.json").read_text(encoding="utf-8"))["summary"] == result.summary
+
+
+def test_score_of_the_baseline_and_of_other_parameters(capsys, workplace):
+    code, out, err = run(capsys, "score", "study.toml", "--rows", "8", "--completions", "2")
+    assert code == 0, err
+    assert out.count("\nrow ") == 2
+    base = json.loads(run(capsys, "score", "study.toml", "--json")[1])
+    Path("p.json").write_text('{"temperature": 1.9, "transformers_version": "5"}', encoding="utf-8")
+    worse = json.loads(run(capsys, "score", "study.toml", "--params", "p.json", "--json")[1])
+    better = json.loads(run(capsys, "score", "study.toml", "--params", "p.json", "temperature=0.7", "--json")[1])
+    assert worse["params"]["temperature"] == 1.9
+    assert better["params"]["temperature"] == 0.7
+    assert better["score"] > worse["score"]
+    assert len(base["scores"]) == len(base["completions"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("temperature", "'temperature' is no parameter; write NAME=VALUE"),
+        ("temprature=1", "Did you mean 'temperature'"),
+        ("temperature=hot", "temperature='hot'"),
+        ("--params=nowhere.json", "nowhere.json cannot be read"),
+        ("--params=rows.jsonl", "rows.jsonl cannot be read"),
+    ],
+)
+def test_score_answers_mistakes_in_words(capsys, workplace, argument, message):
+    code, _, err = run(capsys, "score", "study.toml", argument)
+    assert code == 1
+    assert message in err
+
+
+def test_dashboard_says_where_it_is_and_ends_quietly(capsys, finished, monkeypatch):
+    from llmsearch_optuna import dashboard
+
+    def interrupted(opened, *, port):
+        assert isinstance(opened.study, optuna.Study)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dashboard, "serve", interrupted)
+    code, _, err = run(capsys, "dashboard", str(finished), "--port", "8099")
+    assert code == 0
+    assert "http://127.0.0.1:8099/dashboard" in err
+
+
+def test_dashboard_names_the_extra_when_it_is_missing(capsys, finished, monkeypatch):
+    monkeypatch.setattr("llmsearch_optuna.dashboard.is_installed", lambda: False)
+    code, _, err = run(capsys, "dashboard", str(finished))
+    assert code == 1
+    assert "pip install 'llmsearch-optuna[dashboard]'" in err
