@@ -105,3 +105,32 @@ def test_the_studies_of_the_project_can_be_read(path):
     file = read_study_file(path)
     assert file.study.name == path.stem
     check_space(file)
+
+
+def test_the_demo_is_the_quickstart_and_searches_the_demos_preset():
+    from llmsearch_optuna import presets
+    from llmsearch_optuna.study_file import DEMO_STUDY
+
+    quickstart = next(path for path in STUDIES if path.stem == "quickstart")
+    assert DEMO_STUDY.read_text(encoding="utf-8") == quickstart.read_text(encoding="utf-8")
+    file = read_study_file(quickstart)
+    assert check_space(file).description == Space.of(presets.demo()).description
+    assert file.study.n_trials >= 20
+
+
+def test_the_demos_data_are_the_bundled_dialogues():
+    from llmsearch_optuna.demo_data import demo_dialogues
+    from llmsearch_optuna.study_file import DEMO_DIALOGUES, search_arguments
+
+    text = TEXT.replace('"rows.jsonl"', '"demo"').replace('{q}"', '{dialogue}"\nreference = "summary"')
+    task = search_arguments(parse_study_file(text))["dataset"]
+    assert task.dataset == DEMO_DIALOGUES
+    assert [row["dialogue"] for row in task.prepare().rows] == [row["dialogue"] for row in demo_dialogues()]
+
+
+def test_what_a_file_leaves_out_is_left_to_search():
+    from llmsearch_optuna.study_file import search_arguments
+
+    assert set(search_arguments(parse_study_file(TEXT))) == {
+        "model", "dataset", "space", "n_trials", "study_name", "batch_size", "cache_budget"
+    }  # fmt: skip

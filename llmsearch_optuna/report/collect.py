@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import sqlalchemy as sa
 from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import tables
 from llmsearch_optuna.fingerprints import digest
 from llmsearch_optuna.ledger import RowRecord
+from llmsearch_optuna.optuna_logs import quiet_optuna
 from llmsearch_optuna.progress import short_time
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
 
@@ -59,7 +61,7 @@ def collect(result: SearchResult) -> ReportData:
         recommended_params={} if best is None else result.recommended_params,
         holdout=_holdout(verdict),
         optimism=None if verdict is None else verdict.optimism,
-        importances=_importances(result.study, finished),
+        importances=_importances(finished, result.study.direction),
         costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
         **_examples(result, best),
         **_reproduction(result.opened),
@@ -113,21 +115,39 @@ def _sentence(result: SearchResult, best: FrozenTrial | None, metric: str) -> st
     return f"Trial {best.number} is the best so far, with {best.value:.4f} in {metric}; there is no verdict yet."
 
 
-def _importances(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """PED-ANOVA by parameter, each among the trials that have it; Optuna's own way drops those of branches."""
-    complete = [t for t in trials if t.state is TrialState.COMPLETE]
+def _importances(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[str, float]:
+    """PED-ANOVA by parameter, each among the trials that have it; Optuna's own way drops those of branches.
+
+    Most trials of a search are pruned, so they count as well, with their lead over the baseline on the rows they did.
+    """
+    judged = _judged_against_baseline(trials, direction)
     found: dict[str, float] = {}
-    for name in sorted({name for t in complete for name in t.params}):
-        having = [t for t in complete if name in t.params]
+    for name in sorted({name for t in judged.trials for name in t.params}):
+        having = [t for t in judged.trials if name in t.params]
         if len(having) < _MIN_TRIALS_FOR_IMPORTANCE or len({repr(t.params[name]) for t in having}) < 2:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            measured = PedAnovaImportanceEvaluator().evaluate(study, params=[name])[name]
+            measured = PedAnovaImportanceEvaluator().evaluate(judged, params=[name])[name]
         if math.isfinite(measured) and measured > 0:
             found[name] = measured
     total = sum(found.values())
     return {name: value / total for name, value in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def _judged_against_baseline(trials: Sequence[FrozenTrial], direction: StudyDirection) -> optuna.Study:
+    """A study in memory whose values are leads over the baseline on the same rows; without a baseline, means."""
+    baseline = next((t.intermediate_values for t in trials if t.number == 0), {})
+    with quiet_optuna():
+        study = optuna.create_study(direction=direction)
+    for trial in trials:
+        if not trial.intermediate_values or trial.state is TrialState.FAIL:
+            continue
+        step = max(trial.intermediate_values)
+        lead = trial.intermediate_values[step] - baseline.get(step, 0.0)
+        if math.isfinite(lead):
+            study.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=lead))
+    return study
 
 
 def _costs(engine: Mapping[str, Any], trials: Sequence[TrialPoint]) -> tuple[tuple[str, str], ...]:
