@@ -228,7 +228,7 @@ PROCESSORS = {
     num_beams=st.integers(2, 5),
     length_penalty=st.sampled_from([0.6, 1.0, -1.0]),
     eos_token_id=EOS_SETS,
-    size=st.sampled_from([0, 24, 120]),
+    size=st.sampled_from([0, 24, 160]),
     prompt=st.lists(st.integers(0, 198), min_size=2, max_size=9),
 )
 def test_equals_generate_with_processors(model, processors, size, prompt, **params):
@@ -332,8 +332,9 @@ WARPERS = {
         lambda names: st.fixed_dictionaries({name: WARPERS[name] for name in names})
     ),
     row_key=st.integers(0, 2**64 - 1),
+    size=st.sampled_from([50, 60, 150]),
 )
-def test_sampling_from_lists_is_sampling_from_all_logits(warpers, row_key):
+def test_sampling_from_lists_is_sampling_from_all_logits(warpers, row_key, size):
     cache: dict[tuple[int, ...], np.ndarray] = {}
 
     def logits_of(paths):
@@ -342,7 +343,7 @@ def test_sampling_from_lists_is_sampling_from_all_logits(warpers, row_key):
                 cache[path] = next_logits(MODELS[0], PROMPT, [path])[0]
         return [cache[path] for path in paths]
 
-    full, listed = (decode(search_of({**SAMPLED, **warpers}, row_key=row_key), logits_of, size) for size in (0, 80))
+    full, listed = (decode(search_of({**SAMPLED, **warpers}, row_key=row_key), logits_of, k) for k in (0, size))
     assert full == listed
 
 
@@ -358,8 +359,8 @@ def test_sampling_depends_on_row_key_and_seed_alone():
 
 def test_sampling_has_the_frequencies_of_generate():
     """Chi-square of two samples over the answers: ours with 1,200 row keys, Hugging Face's with 1,200 draws."""
-    params = {"num_beams": 2, "top_k": 6, "top_p": 0.95, "temperature": 1.5, "max_new_tokens": 3, "eos_token_id": 1}
-    params |= {"do_sample": True, "repetition_penalty": 1.2}
+    params = {"num_beams": 2, "top_k": 3, "top_p": 0.95, "temperature": 4.0, "max_new_tokens": 3}
+    params |= {"do_sample": True, "repetition_penalty": 1.2, "eos_token_id": [1, 40, 93]}  # so top_k is raised to 4
     model, count = MODELS[0], 1200
     listed: dict[tuple[int, ...], Candidates] = {}
     ours: Counter[tuple[int, ...]] = Counter()
@@ -380,5 +381,5 @@ def test_sampling_has_the_frequencies_of_generate():
     often = [path for path in ours | theirs if ours[path] + theirs[path] >= 20]
     table = np.array([[ours[path], theirs[path]] for path in often])
     table = np.vstack([table, [count, count] - table.sum(axis=0)])
-    assert len(often) > 15
+    assert len(often) > 5
     assert chi2_contingency(table[table.sum(axis=1) > 0]).pvalue > 1e-3
