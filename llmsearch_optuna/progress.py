@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+_SECONDS_BETWEEN_LINES = 30.0
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 TrialState = Literal["complete", "pruned", "failed"]
@@ -192,6 +193,7 @@ class Terminal:
         self._time_left = TimeLeft(clock=clock)
         self._view: _View | None = None
         self._live: Live | None = None
+        self._last_line = clock()
 
     def __enter__(self) -> Terminal:
         return self
@@ -262,6 +264,9 @@ class Terminal:
             mean=event.mean,
             incumbent_mean=event.incumbent_mean,
         )
+        # Without a live view a long trial would look like one that hangs.
+        if not self._console.is_terminal and self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._line(_trial_line(self._view.in_hand[event.number], self._view.baseline).plain)
 
     def _trial_ended(self, event: TrialEnded) -> None:
         if self._view is None:
@@ -310,6 +315,7 @@ class Terminal:
     def _line(self, text: str, *, style: str | None = None) -> None:
         from rich.text import Text
 
+        self._last_line = self._clock()
         if self._console.is_terminal:
             self._console.print(Text(printable(text), style=style or "", no_wrap=True, overflow="ellipsis"))
         else:

@@ -105,6 +105,19 @@ def test_plain_lines_show_the_time_left():
     assert "about 3 min left" in out.getvalue()
 
 
+def test_plain_lines_show_that_a_long_trial_is_alive():
+    clock = Clock()
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=80), clock=clock)
+    terminal.on(study())
+    terminal.on(TrialStarted(number=0, params=BASELINE, kind="greedy", rows=40))
+    for rows in (8, 16, 24, 32):
+        clock.now += 20
+        terminal.on(RowsScored(number=0, rows_done=rows, rows_total=40, mean=0.25))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("trial 0")]
+    assert [line.split()[2] for line in lines] == ["16/40", "32/40"]
+
+
 def test_a_resumed_study_says_so_and_minimizing_is_named():
     text = run_plain([study(finished_trials=3, direction="minimize", best_number=1, best_value=0.4)])
     assert "lower is better" in text
