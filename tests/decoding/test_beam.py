@@ -276,6 +276,9 @@ def test_lists_are_enough_where_they_must_be():
     everything_listed = {"num_beams": 4, "suppress_tokens": candidates(logits, 24).ids[0].tolist()}
     assert not search_of(everything_listed).advance({(): candidates(logits, 24)})
     assert search_of(everything_listed).advance({(): candidates(logits, 33)})
+    sampled = {"num_beams": 2, "do_sample": True, "suppress_tokens": candidates(logits, 20).ids[0].tolist()}
+    assert not search_of(sampled).advance({(): candidates(logits, 60)})  # top_k is 50, and 40 are left
+    assert search_of(sampled).advance({(): candidates(logits, 80)})
     lifted = int(candidates(logits, 199).ids[0, -1])
     bias = {"num_beams": 4, "sequence_bias": [[[lifted], 50.0]]}
     assert not search_of(bias).advance({(): candidates(logits, 100)})
