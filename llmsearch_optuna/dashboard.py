@@ -28,7 +28,11 @@ NOT_INSTALLED = (
     "the dashboard is an extra that is not installed; get it with: pip install 'llmsearch-optuna[dashboard]'"
 )
 _OURS = "#### Outcome"
-_FIGURES_SHOWN = ("holdout_differences", "score_against_tokens", "rows_done")
+_FIGURES_SHOWN = {
+    "holdout_differences": "Winner minus baseline, by holdout row",
+    "score_against_tokens": "Score against tokens",
+    "rows_done": "Rows scored before each trial ended",
+}
 
 
 def is_installed() -> bool:
@@ -49,8 +53,9 @@ def describe_study(study: optuna.Study, data: ReportData) -> None:
     old = optuna_dashboard.get_note(study)
     if not old or old.startswith(_OURS):
         optuna_dashboard.save_note(study, study_note(data))
-    for name in _FIGURES_SHOWN:
-        optuna_dashboard.save_plotly_graph_object(study, FIGURES[name](data), graph_object_id=f"llmsearch-{name}")
+    for name, title in _FIGURES_SHOWN.items():
+        figure = FIGURES[name](data).update_layout(title_text=title, title_x=0.02, margin_t=80)
+        optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=f"llmsearch-{name}")
 
 
 def study_note(data: ReportData) -> str:
@@ -58,6 +63,7 @@ def study_note(data: ReportData) -> str:
     facts = {
         "model": data.model,
         "data": f"{data.dataset}, {data.rows} search rows",
+        "winner": _winner(data),
         "metric": f"{data.metric}, {'lower' if data.minimize else 'higher'} is better",
         "fingerprint": data.fingerprint,
     }
@@ -68,6 +74,14 @@ def study_note(data: ReportData) -> str:
     if data.examples:
         lines += ["", "A prompt:", "", fenced(data.examples[0].prompt[-600:])]
     return "\n".join(lines)
+
+
+def _winner(data: ReportData) -> str:
+    if data.best_number is None:
+        return ""
+    if data.holdout is None:
+        return f"trial {data.best_number} so far"
+    return f"trial {data.best_number}; the best few trials were decoded again with fresh noise to choose it"
 
 
 def fenced(text: str) -> str:

@@ -119,8 +119,12 @@ def _holdout(data: ReportData) -> str:
 def _optimism(data: ReportData) -> str:
     if data.optimism is None:
         return ""
-    gap = f"{abs(data.optimism):.4f} {'better' if data.optimism > 0 else 'worse'}"
-    return f" The winner looked {gap} on the search rows; a search picks what was lucky on its own rows."
+    if data.optimism > 0:
+        return (
+            f" The winner looked better by {data.optimism:.4f} on the search rows: "
+            "a search picks what was lucky on its own rows."
+        )
+    return f" The winner looked worse by {-data.optimism:.4f} on the search rows, so its score there was no luck."
 
 
 def _times(held: Holdout) -> str:
@@ -131,7 +135,8 @@ def _times(held: Holdout) -> str:
 def _search(data: ReportData, shown: list[str]) -> str:
     parts = {
         "history": "Every trial by its mean score. Pruned trials stand where they were stopped, on fewer rows, so "
-        "their scores are less sure.",
+        "their scores are less sure. The winner is not always the highest point: the best few trials are decoded again "
+        "with fresh noise before one is chosen.",
         "learning_curves": "The running mean over the same rows in the same order, so the curves can be compared at "
         "any number of rows. A cross marks where a trial was stopped.",
         "rows_done": "How many rows each trial was given.",
