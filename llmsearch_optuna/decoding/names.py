@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from transformers import GenerationConfig
+from transformers.generation import WatermarkingConfig
 
 from llmsearch_optuna.errors import InputError
 
@@ -193,6 +194,11 @@ def _frozen(value: Any) -> Any:
     raise ValueError(f"a {type(value).__name__} cannot be written down")
 
 
+def _watermark(value: Any) -> Any:
+    """All fields, those that were not given included."""
+    return _frozen(WatermarkingConfig(**value) if isinstance(value, Mapping) else value)
+
+
 class FrozenItems(tuple):  # type: ignore[type-arg]
     """The sorted items of a mapping that a parameter holds."""
 
@@ -324,7 +330,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "remove_invalid_values": Rule(_boolean, "True or False", neutral=False),
     "guidance_scale": Rule(_number(-math.inf), "a number (1 switches it off)", neutral=1.0),
-    "watermarking_config": Rule(_frozen, "a WatermarkingConfig or a dict of its fields"),
+    "watermarking_config": Rule(_watermark, "a WatermarkingConfig or a dict of its fields"),
     "token_healing": Rule(_boolean, "True or False", neutral=False),
     # special tokens
     "pad_token_id": Rule(_integer(-1), "a token id", scope="never"),

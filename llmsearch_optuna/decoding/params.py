@@ -197,8 +197,8 @@ class GenerationParams(Mapping[str, Any]):
 def model_defaults(model: Any) -> dict[str, Any]:
     """The values of a model's generation configuration that hold where a configuration is silent.
 
-    Lengths that count the prompt (``max_length``), time limits and output flags are left out, and so is what is
-    unset. Models that wrap the one that decodes in ``.model`` (AutoAWQ) are looked into.
+    Lengths that count the prompt (``max_length``), time limits, output flags and what only changes speed are left
+    out, and so is what is unset. Models that wrap the one that decodes in ``.model`` (AutoAWQ) are looked into.
     """
     config = getattr(model, "generation_config", None)
     if config is None:
@@ -208,8 +208,13 @@ def model_defaults(model: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in config.to_dict().items()
-        if value is not None and name in known_names() and rule_of(name).scope != "refused"
+        if value is not None and name in known_names() and _matters(name)
     }
+
+
+def _matters(name: str) -> bool:
+    """Whether a model's default can have a say in how it decodes; the pad token has one in ``model.generate``."""
+    return rule_of(name).scope not in ("refused", "never") or name == "pad_token_id"
 
 
 class _Unusable:
