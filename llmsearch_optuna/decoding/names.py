@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from transformers import GenerationConfig
-from transformers.generation import WatermarkingConfig
+from transformers import GenerationConfig, WatermarkingConfig
 
 from llmsearch_optuna.errors import InputError
 
