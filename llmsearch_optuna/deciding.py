@@ -24,7 +24,7 @@ from llmsearch_optuna.ledger import Look, Phase, RowRecord
 from llmsearch_optuna.metrics import MetricError
 from llmsearch_optuna.schedule import params_of
 from llmsearch_optuna.storage import OpenedStudy
-from llmsearch_optuna.trial import Rows, is_random, mean, requests_for
+from llmsearch_optuna.trial import Rows, is_random, mean, requests_for, score_table
 from llmsearch_optuna.verdict import Verdict, baseline_won, compare, compare_corpus, no_holdout_verdict, optimism
 
 logger = logging.getLogger("llmsearch_optuna.deciding")
@@ -102,7 +102,7 @@ class Decider:
         found = self._finalist_records(trials, numbers, claim)
         if self.rows.metric.per_row is False:
             return self._select_by_corpus_value(found)
-        tables = {number: _table(records, self.rows.order) for number, records in found.items()}
+        tables = {number: score_table(records, self.rows.order) for number, records in found.items()}
         return pick_winner(tables, direction=self.rows.direction)
 
     def _finalist_records(
@@ -217,7 +217,7 @@ class Decider:
                 rows=[self.rows.columns[row] for row in order],
                 **common,
             )
-        tables = {n: _table(records, order) for n, records in kept.items()}
+        tables = {n: score_table(records, order) for n, records in kept.items()}
         held = mean([score for row in tables[look.winner] for score in row])
         common["optimism"] = optimism(searched, held, direction=self.rows.direction)
         return compare(tables[0], tables[look.winner], **common)
@@ -246,15 +246,6 @@ class Decider:
         scored = self.rows.score(records)
         self.opened.ledger.set_scores(phase, number, scored, fence=claim)
         return scored
-
-
-def _table(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
-    """Scores [rows][replicates], rows in this order."""
-    scores: dict[int, list[float]] = {row: [] for row in order}
-    for record in sorted(records, key=lambda r: r.replicate):
-        if record.row in scores and record.score is not None:
-            scores[record.row].append(record.score)
-    return list(scores.values())
 
 
 def _texts(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[str]]:

@@ -15,6 +15,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.claims import Claim, ClaimLostError
 from llmsearch_optuna.decoding.requests import Finished, Request, RequestServer
 from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.feeding import Feeder
 from llmsearch_optuna.ledger import Fence, Ledger, Phase, RowRecord
 from llmsearch_optuna.schedule import Schedule, best_complete
 from llmsearch_optuna.trial import TrialJob, TrialRun
@@ -27,7 +28,7 @@ WAIT_SECONDS = 0.2
 
 def run_trials(
     schedule: Schedule,
-    server: RequestServer,
+    feeder: Feeder,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     observer: progress.Observer,
     *,
@@ -37,7 +38,7 @@ def run_trials(
 
     Args:
         schedule: Hands out trials.
-        server: Decodes their rows.
+        feeder: Decodes their rows.
         make_run: Makes a run of a job.
         observer: Is told of every trial that ends here.
         deadline: Reading of ``time.monotonic`` after which no new trial is begun.
@@ -47,21 +48,21 @@ def run_trials(
     try:
         while True:
             if len(runs) == 0 or time.monotonic() - looked >= LOOK_FOR_WORK_SECONDS:
-                _start_trials(schedule, server, make_run, runs, observer, deadline)
+                _start_trials(schedule, feeder, make_run, runs, observer, deadline)
                 looked = time.monotonic()
             if not runs:
                 if _is_done(schedule, deadline):
                     return
                 time.sleep(WAIT_SECONDS)
                 continue
-            ended = _serve(server, runs)
+            ended = _serve(feeder, runs)
             for run in ended:
-                _close(run, server, runs, schedule, observer)
+                _close(run, feeder, runs, schedule, observer)
             if ended:
                 looked = -LOOK_FOR_WORK_SECONDS
     finally:
         for tag in runs:
-            server.cancel(tag)
+            feeder.cancel(tag)
 
 
 def gather(
@@ -103,7 +104,7 @@ def gather(
 
 def _start_trials(
     schedule: Schedule,
-    server: RequestServer,
+    feeder: Feeder,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     runs: dict[Hashable, TrialRun],
     observer: progress.Observer,
@@ -122,12 +123,12 @@ def _start_trials(
             _tell_end(run, schedule, observer)
             continue
         runs[run.tag] = run
-        server.submit(requests)
+        feeder.add((run.look_of(request), request) for request in requests)
 
 
-def _serve(server: RequestServer, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
+def _serve(feeder: Feeder, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
     """Hand out what has been decoded; returns the runs that have ended, or been lost, by it."""
-    finished = server.poll()
+    finished = feeder.poll()
     if not finished:
         waiting = ", ".join(str(run.job.number) for run in runs.values())
         raise DecodingError(f"the engine has nothing left to do, but rows of trial {waiting} have not come back")
@@ -152,12 +153,12 @@ def _serve(server: RequestServer, runs: dict[Hashable, TrialRun]) -> list[TrialR
 
 def _close(
     run: TrialRun,
-    server: RequestServer,
+    feeder: Feeder,
     runs: dict[Hashable, TrialRun],
     schedule: Schedule,
     observer: progress.Observer,
 ) -> None:
-    server.cancel(run.tag)
+    feeder.cancel(run.tag)
     del runs[run.tag]
     if run.end is not None:
         _tell_end(run, schedule, observer)

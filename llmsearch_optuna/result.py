@@ -16,13 +16,14 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.finalists import Selection, VarianceSplit, split_variance
 from llmsearch_optuna.ledger import Item, Look, Part, RowRecord
 from llmsearch_optuna.metrics import Metric
 from llmsearch_optuna.schedule import best_complete
 from llmsearch_optuna.shipping import save_generation_config
 from llmsearch_optuna.storage import OpenedStudy, read_study
 from llmsearch_optuna.task import PreparedTask
-from llmsearch_optuna.trial import by_row, mean
+from llmsearch_optuna.trial import by_row, mean, score_table
 from llmsearch_optuna.verdict import Verdict
 
 
@@ -109,6 +110,31 @@ class SearchResult:
         return value
 
     @property
+    def best_score_error(self) -> float | None:
+        """Standard error of the winner's score, rows included; None until the finalists have been compared."""
+        selection = self.selection
+        return None if selection is None or _is_corpus_choice(selection) else selection.standard_error
+
+    @property
+    def selection(self) -> Selection | None:
+        """The finalists on fresh replicates, with shrunken means and their errors; None until they are compared."""
+        return Selection.from_json(self.looks[-1].selection) if self.looks else None
+
+    @property
+    def power(self) -> str | None:
+        """What a comparison on so many rows can find at all, from the baseline's scores; None without them."""
+        found = self.study.user_attrs.get("power")
+        return None if found is None else str(found)
+
+    @property
+    def variance(self) -> VarianceSplit | None:
+        """How much of the winner's spread lies in the rows and how much in sampling; None for corpus metrics."""
+        number = self.best_trial.number
+        records = self.opened.ledger.rows("finalists", number) or self.records(number)
+        table = score_table(records, list(dict.fromkeys(r.row for r in records)))
+        return split_variance(table) if table and all(table) else None
+
+    @property
     def baseline_params(self) -> dict[str, Any]:
         """Everything that the baseline decodes with."""
         return dict(self.settings["baseline"])
@@ -137,7 +163,8 @@ class SearchResult:
         complete = sum(t.state is TrialState.COMPLETE for t in self.trials)
         if not complete:
             return f"no trial of {len(self.trials)} is complete. {_first_failure(self.trials) or ''}".strip()
-        best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {self.best_score:.4f}"
+        error = "" if self.best_score_error is None else f" ± {self.best_score_error:.4f}"
+        best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {self.best_score:.4f}{error}"
         baseline = self.trials[0].value
         if baseline is not None:
             best += f" (baseline {baseline:.4f})"
@@ -294,6 +321,10 @@ class SearchResult:
         if not 0 <= number < len(self.trials):
             raise InputError(f"there is no trial {number}; the study has {len(self.trials)}")
         return self.trials[number]
+
+
+def _is_corpus_choice(selection: Selection) -> bool:
+    return all(finalist.error == finalist.standard_error == 0.0 for finalist in selection.finalists)
 
 
 def _rows_counted(trial: FrozenTrial) -> int | None:

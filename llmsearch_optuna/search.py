@@ -8,20 +8,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import optuna
 
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.claims import Claim, Session
+from llmsearch_optuna.database_errors import storage_errors
 from llmsearch_optuna.deciding import Decider
-from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.driving import run_trials
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.feeding import Feeder
 from llmsearch_optuna.interruption import StudyInterrupted, interruptible
-from llmsearch_optuna.ledger import Item
+from llmsearch_optuna.planning import PowerTeller, make_plan, readable
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.samplers import make_suggester
@@ -29,9 +29,9 @@ from llmsearch_optuna.schedule import Schedule, best_complete
 from llmsearch_optuna.scoring import score
 from llmsearch_optuna.serving import Served, serve
 from llmsearch_optuna.space import Space
-from llmsearch_optuna.storage import OpenedStudy, open_study, storage_errors
-from llmsearch_optuna.task import Direction, PreparedTask, Task, split_rows
-from llmsearch_optuna.trial import Rows, TrialJob, TrialRun
+from llmsearch_optuna.storage import OpenedStudy, open_study
+from llmsearch_optuna.task import Direction, Task
+from llmsearch_optuna.trial import TrialJob, TrialRun
 
 __all__ = ["StudyInterrupted", "score", "search"]
 
@@ -145,7 +145,7 @@ def search(
         revision=revision,
         dtype=dtype,
     )
-    plan = _plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates, judge)
+    plan = make_plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates, judge)
     suggester = None
     if isinstance(sampler, str):
         suggester = make_suggester(
@@ -159,7 +159,7 @@ def search(
         fingerprint={
             "algorithm": ALGORITHM,
             "model": dict(served.description),
-            "model_defaults": _readable(served.defaults),
+            "model_defaults": readable(served.defaults),
             "data": dict(plan.task.description),
             "space": checked_space.description,
             "baseline": plan.baseline.canonical,
@@ -202,8 +202,9 @@ def search(
                 job, plan.rows, opened, claim, judge, watcher, lambda: served.tag_stats(("search", job.number))
             )
 
+        watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher.on(_study_started(schedule))
-        run_trials(schedule, served.server, make_run, watcher, deadline=deadline)
+        run_trials(schedule, Feeder(served.server, served.capacity), make_run, watcher, deadline=deadline)
         _say_if_exhausted(schedule)
         Decider(
             opened=opened,
@@ -221,83 +222,6 @@ def search(
         result = SearchResult.of(opened, task=plan.task)
         watcher.on(events.StudyEnded(result_summary=result.summary))
     return result
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What follows from the arguments alone."""
-
-    task: PreparedTask
-    rows: Rows
-    holdout: tuple[int, ...]
-    baseline: GenerationParams
-    greedy: GenerationParams | None
-
-    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int) -> None:
-        """Store what reports want to show, and every row of the task."""
-        opened.ledger.write_settings(
-            {
-                "model": served.name,
-                "data": self.task.name,
-                "metric": self.task.metric.name,
-                "metric_bounds": self.task.metric.bounds,
-                "direction": self.task.direction,
-                "n_trials": n_trials,
-                "replicates": self.rows.replicates,
-                "baseline": self.baseline.canonical,
-                "model_defaults": _readable(served.defaults),
-            }
-        )
-        parts: list[tuple[Literal["search", "holdout"], Sequence[int]]] = [
-            ("search", self.rows.order),
-            ("holdout", self.holdout),
-        ]
-        opened.ledger.write_items(
-            Item(
-                row=row,
-                part=part,
-                position=position,
-                prompt=self.task.prompts[row],
-                reference=self.task.references[row],
-                columns=self.task.rows[row],
-                occurrence=self.task.occurrences[row],
-            )
-            for part, order in parts
-            for position, row in enumerate(order)
-        )
-
-
-def _plan(
-    task: PreparedTask,
-    served: Served,
-    space: Space,
-    baseline: Mapping[str, Any] | None,
-    holdout: float,
-    seed: int,
-    replicates: int,
-    pruner: PairedPruner | optuna.pruners.BasePruner | None,
-) -> _Plan:
-    values = space.baseline_values(served.defaults, baseline)
-    first = GenerationParams.of(values, served.defaults)
-    # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
-    greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
-    if served.max_context is not None:
-        task.check_lengths(served.tokenizer, served.max_context, first.max_new_tokens)
-    order, locked = split_rows(task.distinct, holdout, seed)
-    rows = Rows(
-        order=order,
-        prompts=task.prompts,
-        references=task.references,
-        columns=task.rows,
-        occurrences=task.occurrences,
-        metric=task.metric,
-        direction=task.direction,
-        replicates=replicates,
-        **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
-    )
-    if not locked:
-        logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
-    return _Plan(task, rows, locked, first, None if greedy == first else greedy)
 
 
 def _check_numbers(**numbers: int) -> None:
@@ -379,7 +303,3 @@ def _watching(observer: events.Observer | None, progress: bool) -> Iterator[even
             yield terminal
     else:
         yield events.Quiet()
-
-
-def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

@@ -16,6 +16,9 @@ from llmsearch_optuna.decoding.one_method import OneMethodServer
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.errors import InputError
 
+CAPACITY = 64
+"""Requests to hand to an engine that does not say how many it can make use of."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -43,6 +46,12 @@ class Served:
         """The engine's counters for one trial, where it keeps any."""
         stats = getattr(self.engine, "tag_stats", None)
         return _counters(stats(tag)) if callable(stats) else {}
+
+    def capacity(self) -> int:
+        """How many requests the server can make use of at the moment."""
+        limit = getattr(self.engine, "batch_limit", None)
+        rows = getattr(limit, "rows", None)
+        return int(rows) if rows else int(getattr(self.server, "capacity", CAPACITY))
 
     @property
     def stats(self) -> Mapping[str, Any]:

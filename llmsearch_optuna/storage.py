@@ -7,12 +7,11 @@ a database is told here in words that a user can act on.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import RDBStorage
 
 from llmsearch_optuna import tables
+from llmsearch_optuna.database_errors import BUSY_SECONDS, first_line, sqlite_path, storage_errors
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.fingerprints import differences
 from llmsearch_optuna.ledger import Ledger
@@ -34,8 +34,6 @@ logger = logging.getLogger("llmsearch_optuna.storage")
 
 Direction = Literal["maximize", "minimize"]
 
-BUSY_SECONDS = 60
-_NOT_WRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
 KEY_ATTRIBUTE = "llmsearch_key"
 _LIBRARIES = ("llmsearch-optuna", "optuna", "transformers", "tokenizers", "torch", "numpy", "scipy", "sqlalchemy")
 
@@ -161,11 +159,6 @@ def storage_url(storage: str | None, study_name: str | None) -> sa.URL:
     return url
 
 
-def sqlite_path(url: sa.URL) -> Path | None:
-    """The file behind an SQLite address; None for a server."""
-    return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
-
-
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that results may depend on."""
     found = {}
@@ -173,47 +166,6 @@ def library_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[library] = metadata.version(library)
     return found
-
-
-@contextlib.contextmanager
-def storage_errors(url: sa.URL) -> Iterator[None]:
-    """Turn what databases and disks say into a StudyError that says what to do."""
-    where = str(sqlite_path(url) or url.render_as_string(hide_password=True))
-    try:
-        yield
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        told = _tell(where, error)
-        if told is None:
-            raise
-        raise StudyError(told) from error
-
-
-def _tell(where: str, error: BaseException) -> str | None:
-    said = " ".join(str(e) for e in _causes(error)).lower()
-    numbers = {e.errno for e in _causes(error) if isinstance(e, OSError)}
-    if "database is locked" in said or "locktimeout" in said:
-        return f"{where} has been locked by another process for more than {BUSY_SECONDS} s; end it and try again"
-    if "disk is full" in said or "disk i/o error" in said or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"the disk of {where} is full or failing; make room and run the same command: finished rows are safe"
-    if "readonly database" in said or "unable to open" in said or numbers & _NOT_WRITABLE:
-        return f"{where} cannot be written; check the folder's permissions or give another storage="
-    if "malformed" in said or "not a database" in said:
-        return f"{where} is damaged or is no SQLite database; restore a copy, or give another storage= to start afresh"
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return None
-    if "connect" in said or isinstance(error, ConnectionError):
-        return f"the database at {where} does not answer ({_first_line(error)}); start it or check the address"
-    return f"the database at {where} refused: {_first_line(error)}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _file_name(study_name: str) -> str:
@@ -254,7 +206,7 @@ def _rdb_storage(url: sa.URL, may_create: bool) -> RDBStorage:
     try:
         rdb = RDBStorage(address, engine_kwargs=_engine_kwargs(url), skip_table_creation=not may_create)
     except RuntimeError as error:
-        raise StudyError(f"Optuna cannot use the database: {_first_line(error)}") from error
+        raise StudyError(f"Optuna cannot use the database: {first_line(error)}") from error
     # Connections made until here lack the settings below.
     rdb.remove_session()
     rdb.engine.dispose()

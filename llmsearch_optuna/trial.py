@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import optuna
@@ -63,7 +64,12 @@ class Rows:
     first_look: int = LOOK_EVERY
     look_every: int = LOOK_EVERY
 
-    @property
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Row number -> place in the permutation."""
+        return {row: place for place, row in enumerate(self.order)}
+
+    @cached_property
     def looks(self) -> list[int]:
         """How many rows have been seen at each look; the last one is all of them."""
         return [*range(self.first_look, len(self.order), self.look_every), len(self.order)]
@@ -196,6 +202,11 @@ class TrialRun:
         if self.end is not None:
             return []
         return [r for r in requests_for(self.rows, params, self.tag) if (r.row, r.replicate) not in self._records]
+
+    def look_of(self, request: Request) -> int:
+        """The number of the look that needs this row, 0 for the first."""
+        place = self.rows.places[request.row]
+        return next(number for number, seen in enumerate(self.rows.looks) if place < seen)
 
     def feed(self, finished: Sequence[Finished]) -> None:
         """Take rows that have been decoded, in any order; commits them, and takes the looks that are due.
@@ -366,6 +377,15 @@ def by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[float]:
         if record.row in scores and record.score is not None:
             scores[record.row].append(record.score)
     return [mean(found) for found in scores.values() if found]
+
+
+def score_table(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
+    """Scores [rows][replicates], rows in this order."""
+    scores: dict[int, list[float]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in scores and record.score is not None:
+            scores[record.row].append(record.score)
+    return list(scores.values())
 
 
 def mean(scores: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from llmsearch_optuna import storage, tables
+from llmsearch_optuna import database_errors, storage, tables
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.ledger import RowRecord
 
@@ -138,7 +138,10 @@ def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(storage, "BUSY_SECONDS", 1)
     with sqlite3.connect(f"{opened.path}") as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StudyError, match="locked by another process"), storage.storage_errors(opened.engine.url):
+        with (
+            pytest.raises(StudyError, match="locked by another process"),
+            database_errors.storage_errors(opened.engine.url),
+        ):
             again = open_at(tmp_path)
             again.ledger.record("search", 0, [RowRecord(0, 0, "text")])
 

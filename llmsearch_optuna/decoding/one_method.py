@@ -30,6 +30,11 @@ class OneMethodServer:
         self._batch_rows = batch_rows
         self._queue: deque[Request] = deque()
 
+    @property
+    def capacity(self) -> int:
+        """How many requests are worth having here; later ones may turn out to be needless."""
+        return 2 * self._batch_rows
+
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
         self._queue.extend(requests)

@@ -1,0 +1,145 @@
+"""What a study is, before anything is decoded: which rows, in which order, and what the first two trials are.
+
+Everything here follows from the arguments, so a study that is resumed gets the same plan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+
+from llmsearch_optuna import progress as events
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.ledger import Item
+from llmsearch_optuna.power import minimum_detectable
+from llmsearch_optuna.pruning import PairedPruner
+from llmsearch_optuna.serving import Served
+from llmsearch_optuna.space import Space
+from llmsearch_optuna.storage import OpenedStudy
+from llmsearch_optuna.task import PreparedTask, split_rows
+from llmsearch_optuna.trial import Rows, score_table
+
+logger = logging.getLogger("llmsearch_optuna.planning")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from the arguments alone.
+
+    Attributes:
+        task: With its prompts, references and metric.
+        rows: The search rows, in the order in which every trial sees them.
+        holdout: Row numbers that no trial sees.
+        baseline: What trial 0 decodes with.
+        greedy: What trial 1 decodes with; None where that is the baseline.
+    """
+
+    task: PreparedTask
+    rows: Rows
+    holdout: tuple[int, ...]
+    baseline: GenerationParams
+    greedy: GenerationParams | None
+
+    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int) -> None:
+        """Store what reports want to show, and every row of the task."""
+        opened.ledger.write_settings(
+            {
+                "model": served.name,
+                "data": self.task.name,
+                "metric": self.task.metric.name,
+                "metric_bounds": self.task.metric.bounds,
+                "direction": self.task.direction,
+                "n_trials": n_trials,
+                "replicates": self.rows.replicates,
+                "baseline": self.baseline.canonical,
+                "model_defaults": readable(served.defaults),
+            }
+        )
+        parts: list[tuple[Literal["search", "holdout"], Sequence[int]]] = [
+            ("search", self.rows.order),
+            ("holdout", self.holdout),
+        ]
+        opened.ledger.write_items(
+            Item(
+                row=row,
+                part=part,
+                position=position,
+                prompt=self.task.prompts[row],
+                reference=self.task.references[row],
+                columns=self.task.rows[row],
+                occurrence=self.task.occurrences[row],
+            )
+            for part, order in parts
+            for position, row in enumerate(order)
+        )
+
+
+def make_plan(
+    task: PreparedTask,
+    served: Served,
+    space: Space,
+    baseline: Mapping[str, Any] | None,
+    holdout: float,
+    seed: int,
+    replicates: int,
+    pruner: PairedPruner | optuna.pruners.BasePruner | None,
+) -> Plan:
+    """Split the rows and settle the first two trials.
+
+    Raises:
+        InputError: max_new_tokens is missing, a prompt is too long for the model, or a share is out of range.
+    """
+    values = space.baseline_values(served.defaults, baseline)
+    first = GenerationParams.of(values, served.defaults)
+    # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
+    greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
+    if served.max_context is not None:
+        task.check_lengths(served.tokenizer, served.max_context, first.max_new_tokens)
+    order, locked = split_rows(task.distinct, holdout, seed)
+    rows = Rows(
+        order=order,
+        prompts=task.prompts,
+        references=task.references,
+        columns=task.rows,
+        occurrences=task.occurrences,
+        metric=task.metric,
+        direction=task.direction,
+        replicates=replicates,
+        **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
+    )
+    if not locked:
+        logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
+    return Plan(task, rows, locked, first, None if greedy == first else greedy)
+
+
+@dataclass(frozen=True)
+class PowerTeller:
+    """Passes events on; once the baseline's scores are there, says what so many rows can show at all."""
+
+    observer: events.Observer
+    opened: OpenedStudy
+    plan: Plan
+    replicates: int
+
+    def on(self, event: events.Event) -> None:
+        """Pass the event on."""
+        self.observer.on(event)
+        if isinstance(event, events.TrialEnded) and event.number == 0 and event.state == "complete":
+            rows = self.plan.rows
+            table = score_table(self.opened.ledger.rows("search", 0), rows.order)
+            if not all(table) or len(table) < 2:
+                return
+            power = minimum_detectable(
+                table, rows=len(self.plan.holdout), replicates=self.replicates, bounds=rows.metric.bounds
+            )
+            self.opened.study.set_user_attr("power", power.text)
+            logger.info("%s", power.text)
+
+
+def readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are set."""
+    return {name: value for name, value in values.items() if value is not None}
