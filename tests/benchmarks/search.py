@@ -70,9 +70,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    print(
-        f"{torch.get_num_threads()} threads, {arguments.rows} rows, {arguments.trials} trials, {arguments.tokens} tokens"
-    )
+    work = f"{arguments.rows} rows, {arguments.trials} trials, {arguments.tokens} new tokens"
+    print(f"{torch.get_num_threads()} threads, {work}")
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(arguments.seeds):
             fast, fast_seconds = one_search("fast", folder, EVERYTHING, arguments, seed)
