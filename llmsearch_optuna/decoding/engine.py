@@ -29,7 +29,7 @@ from llmsearch_optuna.decoding.memory import (
 )
 from llmsearch_optuna.decoding.noise import row_key
 from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
-from llmsearch_optuna.decoding.replay import Node, ReplayStore
+from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.decoding.seq2seq import executor_for
 from llmsearch_optuna.decoding.stats import EngineStats
@@ -214,7 +214,14 @@ class Engine:
             if self._plain_reason(request.params) is not None:
                 break
             self._queue.popleft()
-            self._walkers.append(self._walker(request, ids))
+            tree = self._store.tree(ids)
+            try:
+                walker = self._walker(request, tree)
+            except DecodingError as error:
+                self._fail(request, error)
+                continue
+            self._store.visit(tree)
+            self._walkers.append(walker)
         return len(self._walkers) > before
 
     def _walk(self) -> list[Node]:
@@ -320,6 +327,10 @@ class Engine:
                 first.params,
                 [row_key(ids, request.occurrence, request.replicate) for request, ids in batch],
             )
+        except DecodingError as error:
+            for request, _ in batch:
+                self._fail(request, error)
+            return
         except Exception as error:
             self._queue.extendleft(reversed(batch))
             self._relieve_or_raise(error, len(batch), first)
@@ -383,14 +394,12 @@ class Engine:
 
     # small steps
 
-    def _walker(self, request: Request, ids: tuple[int, ...]) -> Walker:
-        tree = self._store.tree(ids)
-        self._store.visit(tree)
+    def _walker(self, request: Request, tree: PromptTree) -> Walker:
         if tree.root.scores is not None:
-            self._stats.prefill_tokens_saved += len(ids)
+            self._stats.prefill_tokens_saved += len(tree.prompt_ids)
         elif tree.shared:
             self._stats.prefill_tokens_saved += tree.shared
-        key = row_key(ids, request.occurrence, request.replicate)
+        key = row_key(tree.prompt_ids, request.occurrence, request.replicate)
         stopper = self._stoppers.get(request.params)
         if stopper is None:
             stopper = self._stoppers[request.params] = Stopper(request.params, self.tokenizer)
@@ -399,7 +408,10 @@ class Engine:
         return TokenWalker(request, tree, key, stopper)
 
     def _finish(self, walker: Walker) -> None:
-        self._done.append(Finished(walker.request, walker.completion()))
+        try:
+            self._done.append(Finished(walker.request, walker.completion()))
+        except DecodingError as error:
+            self._fail(walker.request, error)
         self._retire(walker)
 
     def _retire(self, walker: Walker) -> None:

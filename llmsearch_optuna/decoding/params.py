@@ -159,6 +159,9 @@ class GenerationParams(Mapping[str, Any]):
         values = self.explicit(defaults)
         if "stop" in values:
             values["stop_strings"] = values.pop("stop")
+        start = values.get("decoder_start_token_id")
+        if isinstance(start, list | tuple) and len(start) == 1:
+            values["decoder_start_token_id"] = start[0]  # a list would mean one start token a row
         return {name: value for name, value in values.items() if name not in OWN_NAMES}
 
     def explicit(self, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:

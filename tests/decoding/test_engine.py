@@ -312,3 +312,13 @@ def test_the_cache_stays_within_its_budget(
         engine.generate(PROMPTS, {"max_new_tokens": 12, "do_sample": True, "temperature": 2.0, "generation_seed": seed})
         assert engine.stats.cache_bytes <= budget
     assert engine.stats.evictions > 0
+
+
+def test_what_cannot_be_decoded_ends_with_the_reason_and_the_engine_goes_on(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    nothing_is_left = {"max_new_tokens": 4, "suppress_tokens": list(range(199)), "num_beams": 2}
+    with pytest.raises(DecodingError):
+        engine.generate(PROMPTS[:2], nothing_is_left)
+    assert len(engine.generate(PROMPTS[:2], {"max_new_tokens": 3})) == 2
