@@ -201,7 +201,8 @@ class Engine:
             return
         roots = [node for node in wanted if node.parent is None]
         if roots:
-            self._guarded(lambda: self._prefill(roots), len(roots))
+            together = self._prefill_batch(roots)
+            self._guarded(lambda: self._prefill(together), len(together))
         else:
             nodes = wanted[: self.batch_limit.rows]
             self._guarded(lambda: self._step(nodes), len(nodes))
@@ -265,18 +266,18 @@ class Engine:
 
     # computing
 
-    def _prefill(self, roots: Sequence[Node]) -> None:
-        """Run prompts through the model, as many in one pass as the token limit allows."""
+    def _prefill_batch(self, roots: Sequence[Node]) -> list[Node]:
+        """The prompts for one pass: the longest first, as many as the token limit allows."""
         with_prefix = bool(roots[0].tree.shared)
-        alike = sorted(
-            (node for node in roots if bool(node.tree.shared) == with_prefix), key=lambda n: -len(n.tree.prompt_ids)
-        )
+        alike = sorted((n for n in roots if bool(n.tree.shared) == with_prefix), key=lambda n: -len(n.tree.prompt_ids))
         longest = len(alike[0].tree.prompt_ids) - alike[0].tree.shared
-        rows = max(1, min(self.batch_limit.rows, self._prefill_tokens // longest))
-        prefix = [self._store.shared_segment] if with_prefix and self._store.shared_segment is not None else []
-        nodes = alike[:rows]
+        return alike[: max(1, min(self.batch_limit.rows, self._prefill_tokens // longest))]
+
+    def _prefill(self, nodes: Sequence[Node]) -> None:
+        """Run prompts through the model in one pass."""
+        shared = self._store.shared_segment if nodes[0].tree.shared else None
         suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
-        results = self._executor.prefill(suffixes, prefix)
+        results = self._executor.prefill(suffixes, [] if shared is None else [shared])
         for node, suffix, result in zip(nodes, suffixes, results, strict=True):
             (node.scores,) = self._executor.scores(result.state[None])
             self._store.keep_prompt(node.tree, result.segment, result.cross)
