@@ -245,7 +245,7 @@ class FailingForward:
         self._handle.remove()
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(
     when=st.sets(st.integers(1, 60), max_size=12),
     message=st.sampled_from(["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"]),
