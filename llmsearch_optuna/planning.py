@@ -106,6 +106,7 @@ def make_plan(
         references=task.references,
         columns=task.rows,
         occurrences=task.occurrences,
+        add_special_tokens=task.add_special_tokens,
         metric=task.metric,
         direction=task.direction,
         replicates=replicates,

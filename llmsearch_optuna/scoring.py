@@ -124,7 +124,7 @@ def _score(
     repeats = range(replicates if is_random(params) else 1)
     tag = object()
     requests = [
-        Request(tag, row, task.prompts[row], params, task.occurrences[row], replicate)
+        Request(tag, row, task.prompts[row], params, task.occurrences[row], replicate, task.add_special_tokens[row])
         for row in range(len(task))
         for replicate in repeats
     ]

@@ -46,6 +46,7 @@ class Rows:
         references: By row number.
         columns: By row number.
         occurrences: How many earlier rows have the same prompt, by row number.
+        add_special_tokens: Whether tokenizing adds special tokens to the prompt, by row number.
         metric: Scores them.
         direction: ``"maximize"`` or ``"minimize"``.
         replicates: How often a row is decoded when something is sampled.
@@ -58,6 +59,7 @@ class Rows:
     references: Sequence[Any]
     columns: Sequence[Mapping[str, Any]]
     occurrences: Sequence[int]
+    add_special_tokens: Sequence[bool]
     metric: Metric
     direction: Direction
     replicates: int = 1
@@ -364,7 +366,7 @@ def requests_for(
 ) -> list[Request]:
     """All requests of one configuration, row by row, replicates together."""
     return [
-        Request(tag, row, rows.prompts[row], params, rows.occurrences[row], replicate)
+        Request(tag, row, rows.prompts[row], params, rows.occurrences[row], replicate, rows.add_special_tokens[row])
         for row in (rows.order if order is None else order)
         for replicate in (rows.replicates_of(params) if replicates is None else replicates)
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,11 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from tokenizers import processors
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion
 from llmsearch_optuna.errors import InputError, StudyError
@@ -440,3 +444,22 @@ def test_an_engine_may_have_defaults(tmp_path: Path) -> None:
         "do_sample": True, "temperature": 0.3, "eos_token_id": [5], "max_new_tokens": 20, "top_k": 50
     }  # fmt: skip
     assert GenerationParams.of(result.trial_params(1)).kind == "greedy"
+
+
+@pytest.mark.parametrize("template", ["{{ bos_token }}{{ messages[0].content }}", "User: {{ messages[0].content }}"])
+def test_text_from_a_chat_template_gets_no_second_bos(
+    template: str, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("T").input_ids[0] == tokenizer.bos_token_id
+    rows = [{"text": "How many apples", "answer": "7"}] * 2
+    common: dict[str, Any] = {"prompt": "{text}", "reference": "answer", "metric": "contains"}
+    plain = score(Engine(tiny_llama, tokenizer), rows, {"max_new_tokens": 2}, **common)
+    assert plain.completions[0].prompt_tokens == len(tokenizer("How many apples").input_ids)
+    tokenizer.chat_template = template
+    wrapped = score(Engine(tiny_llama, tokenizer), rows, {"max_new_tokens": 2}, **common)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "How many apples"}], tokenize=False)
+    assert wrapped.completions[0].prompt_tokens == len(tokenizer(text, add_special_tokens=False).input_ids)

@@ -60,6 +60,7 @@ class Bench:
             references=["0.5"] * TOTAL,
             columns=[{}] * TOTAL,
             occurrences=[0] * TOTAL,
+            add_special_tokens=[True] * TOTAL,
             metric=metric.check(["0.5"] * 2, [{}] * 2),
             direction="maximize",
             replicates=changed.get("replicates", 1),
