@@ -6,7 +6,6 @@ compute what they wait for in one pass. How tokens are picked, stored and comput
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections import Counter, deque
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmsearch_optuna.decoding.encoding import PromptEncoder, TokenIds, common_prefix
 from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, BatchLimit
 from llmsearch_optuna.decoding.generate import generate_plain
 from llmsearch_optuna.decoding.lanes import Lanes
@@ -32,7 +32,7 @@ from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
 from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.decoding.seq2seq import executor_for
-from llmsearch_optuna.decoding.stats import EngineStats
+from llmsearch_optuna.decoding.stats import Counters, EngineStats
 from llmsearch_optuna.decoding.stopping import Stopper
 from llmsearch_optuna.decoding.walkers import BeamWalker, TokenWalker, Walker
 from llmsearch_optuna.decoding.warpers import Candidates, needs_full_logits, pick, pick_from_logits, supports
@@ -90,17 +90,17 @@ class Engine:
         maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
         self.batch_limit = BatchLimit(maximum)
         self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
-        self._stats = EngineStats()
-        self._tags: dict[Hashable, EngineStats] = {}
+        self._counters = Counters()
+        self._stats = self._counters.total
         self._lanes: Lanes | None = None
         shape = self._executor.capabilities.shape
         if shape is not None:
             self._lanes = Lanes(self._executor.buffer(min(maximum, 8)), self._store, self._executor, self._stats)
-        self._queue: deque[tuple[Request, tuple[int, ...]]] = deque()
+        self._queue: deque[tuple[Request, TokenIds]] = deque()
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []
         self._last_resort = False
-        self._token_ids: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._encoder = PromptEncoder(tokenizer, self._context_limit())
         self._stoppers: dict[GenerationParams, Stopper] = {}
 
     @property
@@ -118,7 +118,7 @@ class Engine:
 
     def tag_stats(self, tag: Hashable) -> EngineStats:
         """Tokens, computed and replayed, of the requests with one tag."""
-        return self._tags.get(tag, EngineStats()).snapshot()
+        return self._counters.of(tag).snapshot()
 
     def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
         """Decode prompts (texts that are ready for the model) under one set of parameters.
@@ -152,19 +152,16 @@ class Engine:
                 else:
                     completions[finished.request.row] = finished.completion
         self._done += others
-        self._tags.pop(tag, None)
+        self._counters.forget(tag)
         return [completions[row] for row in range(len(requests))]
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
         for request in requests:
-            ids = self._tokenize(request)
-            limit = self._context_limit()
-            needed = len(ids) + request.params.max_new_tokens
-            if not ids or (limit is not None and needed > limit):
-                self._fail(request, _does_not_fit(request, len(ids), limit))
-            else:
-                self._queue.append((request, ids))
+            try:
+                self._queue.append((request, self._encoder.encode(request)))
+            except DecodingError as error:
+                self._fail(request, error)
 
     def poll(self) -> list[Finished]:
         """Work until at least one request has ended and return all that have; empty when none is queued."""
@@ -252,14 +249,14 @@ class Engine:
             tokens[undecided] = pick_from_logits(logits, [walkers[i] for i in undecided])
             self._stats.lookups += len(undecided)
         for walker, token in zip(walkers, tokens.tolist(), strict=True):
-            self._count_token(walker)
+            self._counters.picked(walker.request.tag)
             walker.advance(token)
             if walker.reason is not None:
                 self._finish(walker)
 
     def _advance_beam(self, walker: BeamWalker) -> None:
         for _ in walker.frontier:
-            self._count_token(walker)
+            self._counters.picked(walker.request.tag)
         self._stats.lookups += walker.advance(self._logits)
         if walker.finished:
             self._finish(walker)
@@ -295,7 +292,7 @@ class Engine:
         if self._store.trees or self._lanes is None or self._executor.starts_with_encoder:
             return
         prompts = {ids for request, ids in self._queue if self._plain_reason(request.params) is None}
-        prefix = _common_prefix(prompts)
+        prefix = common_prefix(prompts)
         if len(prefix) < SHARED_PREFIX_TOKENS:
             return
         try:
@@ -312,7 +309,7 @@ class Engine:
     def _decode_plainly(self) -> None:
         """Take requests of one kind off the queue and run them through ``model.generate``."""
         first = self._queue[0][0]
-        batch: list[tuple[Request, tuple[int, ...]]] = []
+        batch: list[tuple[Request, TokenIds]] = []
         while (
             self._queue
             and len(batch) < self.batch_limit.rows
@@ -436,43 +433,18 @@ class Engine:
         states = [node.scores.state for node in nodes if node.scores is not None]
         return self._executor.all_logits(states)
 
-    def _count_token(self, walker: Walker) -> None:
-        for stats in (self._stats, self._tag(walker.request.tag)):
-            stats.tokens += 1
-            stats.replayed_tokens += 1
-
     def _count_computed(self, nodes: Sequence[Node]) -> None:
-        """A computed score was not replayed by the (oldest) request that waited for it."""
+        """Book what was computed on the (oldest) request that waited for it."""
         waiting = {node: w.request.tag for w in reversed(self._walkers) for node in w.frontier}
         for node in nodes:
-            for stats in (self._stats, self._tag(waiting.get(node))):
-                stats.forward_tokens += 1
-                stats.replayed_tokens -= 1
-            self._stats.distinct_prefixes += not node.known
+            self._counters.computed(waiting.get(node), first_time=not node.known)
             node.known = True
-
-    def _tag(self, tag: Hashable) -> EngineStats:
-        return self._tags.setdefault(tag, EngineStats())
 
     def _plain_reason(self, params: GenerationParams) -> str | None:
         """Why these parameters cannot be decoded row by row with this model."""
         if self._lanes is None:
             return self._executor.capabilities.reason
         return supports(params)
-
-    def _tokenize(self, request: Request) -> tuple[int, ...]:
-        add = request.add_special_tokens
-        key = (request.prompt, not self._begins_specially(request.prompt) if add is None else add)
-        ids = self._token_ids.get(key)
-        if ids is None:
-            encoded = self.tokenizer(request.prompt, add_special_tokens=key[1])
-            ids = self._token_ids[key] = tuple(encoded["input_ids"])
-        return ids
-
-    def _begins_specially(self, prompt: str) -> bool:
-        """Whether the text brings its special tokens along, as chat templates do (no second BOS then)."""
-        special = [token for token in self.tokenizer.all_special_tokens if token]
-        return prompt.startswith(tuple(special)) if special else False
 
     def _context_limit(self) -> int | None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -486,24 +458,3 @@ class Engine:
             return min(most, 16)
         row = 1024 * shape.bytes_per_token + 4 * 4 * self._executor.vocab_size
         return max(1, min(most, (free_bytes(device) - budget) // 2 // row))
-
-
-def _common_prefix(prompts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """The longest run of tokens that all prompts begin with, shorter than each of them."""
-    ordered = list(prompts)
-    if len(ordered) < 2:
-        return ()
-    # whatever the first and the last in sorted order share, all between them share
-    first, last = min(ordered), max(ordered)
-    shortest = min(map(len, ordered))
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return first[: min(len(list(same)), shortest - 1)]
-
-
-def _does_not_fit(request: Request, tokens: int, limit: int | None) -> DecodingError:
-    if not tokens:
-        return DecodingError(f"row {request.row}: the prompt is empty after tokenization")
-    return DecodingError(
-        f"row {request.row}: {tokens} prompt tokens and max_new_tokens={request.params.max_new_tokens} exceed the "
-        f"model's context of {limit}; shorten the prompt or lower max_new_tokens"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, fields
 
 
@@ -71,3 +72,32 @@ class EngineStats:
             f.name: getattr(self, f.name) - (0 if f.name in levels else getattr(earlier, f.name)) for f in fields(self)
         }
         return EngineStats(**changes)
+
+
+class Counters:
+    """Counts for the whole engine and for each tag."""
+
+    def __init__(self) -> None:
+        self.total = EngineStats()
+        self._tags: dict[Hashable, EngineStats] = {}
+
+    def of(self, tag: Hashable) -> EngineStats:
+        """Tokens, computed and replayed, of the requests with one tag."""
+        return self._tags.get(tag, EngineStats())
+
+    def forget(self, tag: Hashable) -> None:
+        """Drop the counts of a tag; those of the engine stay."""
+        self._tags.pop(tag, None)
+
+    def picked(self, tag: Hashable) -> None:
+        """A token was picked, from known scores unless :meth:`computed` says otherwise."""
+        for stats in (self.total, self._tags.setdefault(tag, EngineStats())):
+            stats.tokens += 1
+            stats.replayed_tokens += 1
+
+    def computed(self, tag: Hashable, *, first_time: bool) -> None:
+        """Scores were computed, on behalf of this tag: the token picked from them is not replayed."""
+        for stats in (self.total, self._tags.setdefault(tag, EngineStats())):
+            stats.forward_tokens += 1
+            stats.replayed_tokens -= 1
+        self.total.distinct_prefixes += first_time
