@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import sqlalchemy as sa
 
-from llmsearch_optuna import tables
+from llmsearch_optuna.database import tables
 from llmsearch_optuna.decoding.requests import Completion, Finished
 
 Phase = Literal["search", "finalists", "holdout"]

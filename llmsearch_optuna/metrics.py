@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from llmsearch_optuna import text_scores
-from llmsearch_optuna.callables import callable_name, describe_callable
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.metric_answers import bad_places, count_of, is_number, listed, score_problem, short
-from llmsearch_optuna.metric_forms import ScoreFunction, adapted, computing
+from llmsearch_optuna.inputs.callables import callable_name, describe_callable
+from llmsearch_optuna.scores import texts as text_scores
+from llmsearch_optuna.scores.answers import bad_places, count_of, is_number, listed, score_problem, short
+from llmsearch_optuna.scores.forms import ScoreFunction, adapted, computing
 
 _log = logging.getLogger("llmsearch_optuna.metrics")
 

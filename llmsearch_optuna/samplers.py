@@ -19,9 +19,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from llmsearch_optuna.database.optuna_logs import quiet_optuna
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optuna_logs import quiet_optuna
 from llmsearch_optuna.space import Space, Suggestion
 
 STARTUP_TRIALS = 10

@@ -10,7 +10,7 @@ from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Request, RequestServer
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.ledger import RowRecord
-from llmsearch_optuna.serving import serve
+from llmsearch_optuna.study.serving import serve
 from llmsearch_optuna.task import Direction, PreparedTask, Task
 from llmsearch_optuna.trial import is_random, mean
 

@@ -14,22 +14,22 @@ from typing import Any, Literal
 import optuna
 
 from llmsearch_optuna import progress as events
-from llmsearch_optuna.claims import Claim, Session
-from llmsearch_optuna.database_errors import storage_errors
-from llmsearch_optuna.deciding import Decider
-from llmsearch_optuna.driving import run_trials
+from llmsearch_optuna.database.claims import Claim, Session
+from llmsearch_optuna.database.problems import storage_errors
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.feeding import Feeder
-from llmsearch_optuna.interruption import StudyInterrupted, interruptible
-from llmsearch_optuna.planning import PowerTeller, make_plan, readable
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.samplers import make_suggester
-from llmsearch_optuna.schedule import Schedule, best_complete
 from llmsearch_optuna.scoring import score
-from llmsearch_optuna.serving import Served, serve
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.storage import OpenedStudy, open_study
+from llmsearch_optuna.study.deciding import Decider
+from llmsearch_optuna.study.driving import run_trials
+from llmsearch_optuna.study.feeding import Feeder
+from llmsearch_optuna.study.interruption import StudyInterrupted, interruptible
+from llmsearch_optuna.study.planning import PowerTeller, make_plan, readable
+from llmsearch_optuna.study.schedule import Schedule, best_complete
+from llmsearch_optuna.study.serving import Served, serve
 from llmsearch_optuna.task import Direction, Task
 from llmsearch_optuna.trial import TrialJob, TrialRun
 

@@ -17,11 +17,11 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FixedTrial
 
-from llmsearch_optuna.branch import Branch, make_branch
-from llmsearch_optuna.callables import callable_name, describe_callable
-from llmsearch_optuna.choices import Choices, RandomTrial, count_of, draw, from_table, suggest, values_of
 from llmsearch_optuna.decoding.params import check_value
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.inputs.callables import callable_name, describe_callable
+from llmsearch_optuna.spaces.branch import Branch, make_branch
+from llmsearch_optuna.spaces.choices import Choices, RandomTrial, count_of, draw, from_table, suggest, values_of
 
 BRANCH = "branch"
 """Optuna's name of the choice between branches; a space with one branch has no such parameter."""

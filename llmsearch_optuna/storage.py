@@ -22,13 +22,13 @@ import sqlalchemy as sa
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import RDBStorage
 
-from llmsearch_optuna import tables
-from llmsearch_optuna.database_errors import BUSY_SECONDS, first_line, sqlite_path, storage_errors
+from llmsearch_optuna.database import tables
+from llmsearch_optuna.database.fingerprints import differences
+from llmsearch_optuna.database.locks import study_lock
+from llmsearch_optuna.database.optuna_logs import quiet_optuna
+from llmsearch_optuna.database.problems import BUSY_SECONDS, first_line, sqlite_path, storage_errors
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.fingerprints import differences
 from llmsearch_optuna.ledger import Ledger
-from llmsearch_optuna.locks import study_lock
-from llmsearch_optuna.optuna_logs import quiet_optuna
 
 logger = logging.getLogger("llmsearch_optuna.storage")
 

@@ -188,7 +188,7 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
 def _model(section: ModelSection) -> str:
     if section.name != DEMO:
         return section.name
-    from llmsearch_optuna.demo_model import demo_model_folder
+    from llmsearch_optuna.demo.model import demo_model_folder
 
     return str(demo_model_folder())
 

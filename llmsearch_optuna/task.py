@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
-from llmsearch_optuna.callables import callable_name
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics import BUILT_IN, Metric
-from llmsearch_optuna.preview import Preview, PreviewedRow
-from llmsearch_optuna.prompts import (
+from llmsearch_optuna.inputs.callables import callable_name
+from llmsearch_optuna.inputs.preview import Preview, PreviewedRow
+from llmsearch_optuna.inputs.prompts import (
     Prompter,
     ReadyPrompt,
     depends_on_the_date,
@@ -28,8 +27,9 @@ from llmsearch_optuna.prompts import (
     make_prompter,
     ready,
 )
-from llmsearch_optuna.rows import Row, dataset_name, missing_column, read_rows
-from llmsearch_optuna.splits import split_rows
+from llmsearch_optuna.inputs.rows import Row, dataset_name, missing_column, read_rows
+from llmsearch_optuna.inputs.splits import split_rows
+from llmsearch_optuna.metrics import BUILT_IN, Metric
 
 __all__ = ["Direction", "PreparedTask", "Task", "split_rows"]
 

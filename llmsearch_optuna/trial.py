@@ -20,8 +20,8 @@ import optuna
 from optuna.trial import TrialState
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.artifacts import save_rows
-from llmsearch_optuna.claims import Claim
+from llmsearch_optuna.database.artifacts import save_rows
+from llmsearch_optuna.database.claims import Claim
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Finished, Request
 from llmsearch_optuna.ledger import Phase, RowRecord

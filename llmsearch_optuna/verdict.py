@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.paired_tests import (
+from llmsearch_optuna.pruning import Bounds, Direction
+from llmsearch_optuna.statistics.paired_tests import (
     Clusters,
     Floats,
     PairedTest,
@@ -25,7 +26,6 @@ from llmsearch_optuna.paired_tests import (
     sign_flip_test,
     swap_test,
 )
-from llmsearch_optuna.pruning import Bounds, Direction
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
 

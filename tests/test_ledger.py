@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmsearch_optuna.claims import ClaimLostError, Session
+from llmsearch_optuna.database.claims import ClaimLostError, Session
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.errors import DecodingError

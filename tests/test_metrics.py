@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics import BUILT_IN, Metric, MetricError, rouge
-from llmsearch_optuna.text_scores import find_last_number
+from llmsearch_optuna.scores.texts import find_last_number
 
 ROWS: list[dict[str, Any]] = [{"text": "a", "answer": "yes 1"}, {"text": "b", "answer": "no 2"}]
 REFERENCES = ["yes 1", "no 2"]

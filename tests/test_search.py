@@ -19,9 +19,9 @@ from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.interruption import StudyInterrupted
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.search import score, search
+from llmsearch_optuna.study.interruption import StudyInterrupted
 from tests.synthetic import ShuffledServer, TextEngine, dataset, number_metric
 
 SAMPLING = {

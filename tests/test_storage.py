@@ -10,7 +10,9 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from llmsearch_optuna import database_errors, storage, tables
+from llmsearch_optuna import storage
+from llmsearch_optuna.database import problems as database_errors
+from llmsearch_optuna.database import tables
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.ledger import RowRecord
 

@@ -119,7 +119,7 @@ def test_the_demo_is_the_quickstart_and_searches_the_demos_preset():
 
 
 def test_the_demos_data_are_the_bundled_dialogues():
-    from llmsearch_optuna.demo_data import demo_dialogues
+    from llmsearch_optuna.demo.dialogues import demo_dialogues
     from llmsearch_optuna.study_file import DEMO_DIALOGUES, search_arguments
 
     text = TEXT.replace('"rows.jsonl"', '"demo"').replace('{q}"', '{dialogue}"\nreference = "summary"')

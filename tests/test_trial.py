@@ -12,7 +12,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState, create_trial
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.claims import Claim, ClaimLostError, Session
+from llmsearch_optuna.database.claims import Claim, ClaimLostError, Session
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.errors import DecodingError
@@ -209,7 +209,7 @@ def test_a_trial_that_was_interrupted_takes_its_rows_along(bench: Bench) -> None
 
 def bench_claim(bench: Bench) -> Claim:
     with bench.opened.engine.connect() as connection:
-        from llmsearch_optuna import tables
+        from llmsearch_optuna.database import tables
 
         row = connection.execute(tables.claims.select()).one()
     return Claim(bench.opened.key, row.number, row.owner, row.token)

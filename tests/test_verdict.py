@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.paired_tests import Clusters, mcnemar_test, sign_flip_test
+from llmsearch_optuna.statistics.paired_tests import Clusters, mcnemar_test, sign_flip_test
 from llmsearch_optuna.verdict import Verdict, baseline_won, compare, compare_corpus, no_holdout_verdict, optimism
 
 

@@ -17,10 +17,10 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from llmsearch_optuna import tables
-from llmsearch_optuna.fingerprints import digest
+from llmsearch_optuna.database import tables
+from llmsearch_optuna.database.fingerprints import digest
+from llmsearch_optuna.database.optuna_logs import quiet_optuna
 from llmsearch_optuna.ledger import RowRecord
-from llmsearch_optuna.optuna_logs import quiet_optuna
 from llmsearch_optuna.progress import short_time
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
 

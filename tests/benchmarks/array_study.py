@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsearch_optuna.finalists import Selection, choose_finalists, pick_winner
+from llmsearch_optuna.inputs.splits import split_rows
 from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.splits import split_rows
+from llmsearch_optuna.statistics.finalists import Selection, choose_finalists, pick_winner
 from llmsearch_optuna.verdict import Verdict, baseline_won, compare, no_holdout_verdict
 from tests.benchmarks.worlds import World
 

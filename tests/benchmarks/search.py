@@ -24,8 +24,8 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmsearch_optuna import Engine, presets, search
-from llmsearch_optuna.demo_data import demo_dialogues
-from llmsearch_optuna.demo_model import demo_model_folder
+from llmsearch_optuna.demo.dialogues import demo_dialogues
+from llmsearch_optuna.demo.model import demo_model_folder
 
 EVERYTHING: dict[str, Any] = {}
 NOTHING: dict[str, Any] = {"trials_in_flight": 1, "pruner": "none"}

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Request
-from llmsearch_optuna.demo_model import demo_model_folder
+from llmsearch_optuna.demo.model import demo_model_folder
 
 NEW_TOKENS = 48
 IN_FLIGHT = 4

@@ -112,7 +112,7 @@ def test_errors_become_one_message_and_a_code(capsys, monkeypatch, raised, code,
 
 
 def test_an_interrupted_study_is_code_130_and_no_error(capsys, monkeypatch, tmp_path):
-    from llmsearch_optuna.interruption import StudyInterrupted
+    from llmsearch_optuna.study.interruption import StudyInterrupted
 
     def fail(*_: object, **__: object) -> None:
         raise StudyInterrupted("interrupted after 3 of 24 trials; run the same command again to go on")

@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from llmsearch_optuna.claims import Claim, Session
+from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.samplers import Candidate, CandidateMaker, Suggester, same_point, visible
@@ -22,7 +22,7 @@ from llmsearch_optuna.space import Space, Suggestion
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.trial import Role, Rows, TrialJob, by_row
 
-logger = logging.getLogger("llmsearch_optuna.schedule")
+logger = logging.getLogger("llmsearch_optuna.study.schedule")
 
 
 @dataclass

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from llmsearch_optuna.callables import callable_name, describe_callable
+from llmsearch_optuna.inputs.callables import callable_name, describe_callable
 
 
 def plain(row: dict[str, Any]) -> str:

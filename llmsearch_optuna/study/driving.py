@@ -12,15 +12,15 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.claims import Claim, ClaimLostError
+from llmsearch_optuna.database.claims import Claim, ClaimLostError
 from llmsearch_optuna.decoding.requests import Finished, Request, RequestServer
 from llmsearch_optuna.errors import DecodingError
-from llmsearch_optuna.feeding import Feeder
 from llmsearch_optuna.ledger import Fence, Ledger, Phase, RowRecord
-from llmsearch_optuna.schedule import Schedule, best_complete
+from llmsearch_optuna.study.feeding import Feeder
+from llmsearch_optuna.study.schedule import Schedule, best_complete
 from llmsearch_optuna.trial import TrialJob, TrialRun
 
-logger = logging.getLogger("llmsearch_optuna.driving")
+logger = logging.getLogger("llmsearch_optuna.study.driving")
 
 LOOK_FOR_WORK_SECONDS = 0.5
 WAIT_SECONDS = 0.2

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.power import minimum_detectable
+from llmsearch_optuna.statistics.power import minimum_detectable
 
 
 def test_the_detectable_difference_is_found_in_four_of_five_looks() -> None:

@@ -15,15 +15,15 @@ import optuna
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.ledger import Item
-from llmsearch_optuna.power import minimum_detectable
 from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.serving import Served
 from llmsearch_optuna.space import Space
+from llmsearch_optuna.statistics.power import minimum_detectable
 from llmsearch_optuna.storage import OpenedStudy
+from llmsearch_optuna.study.serving import Served
 from llmsearch_optuna.task import PreparedTask, split_rows
 from llmsearch_optuna.trial import Rows, score_table
 
-logger = logging.getLogger("llmsearch_optuna.planning")
+logger = logging.getLogger("llmsearch_optuna.study.planning")
 
 
 @dataclass(frozen=True)

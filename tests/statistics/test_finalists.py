@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.finalists import Selection, choose_finalists, pick_winner, split_variance
+from llmsearch_optuna.statistics.finalists import Selection, choose_finalists, pick_winner, split_variance
 
 
 def test_the_best_three_join_baseline_and_greedy() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmsearch_optuna import demo_model
+from llmsearch_optuna.demo import model as demo_model
 from llmsearch_optuna.errors import InputError
 
 

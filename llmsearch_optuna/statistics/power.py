@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.finalists import split_variance
 from llmsearch_optuna.pruning import Bounds
+from llmsearch_optuna.statistics.finalists import split_variance
 
 ASSUMED_CORRELATION = 0.5
 """Between two configurations' scores by row, where only one has been seen; cautious for neighbouring settings."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from llmsearch_optuna import claims, tables
-from llmsearch_optuna.claims import Session
+from llmsearch_optuna.database import claims, tables
+from llmsearch_optuna.database.claims import Session
 from llmsearch_optuna.storage import OpenedStudy, open_study
 
 

@@ -16,18 +16,18 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.claims import Claim, Session
+from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.requests import RequestServer
-from llmsearch_optuna.driving import gather
-from llmsearch_optuna.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.ledger import Look, Phase, RowRecord
 from llmsearch_optuna.metrics import MetricError
-from llmsearch_optuna.schedule import params_of
+from llmsearch_optuna.statistics.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.storage import OpenedStudy
+from llmsearch_optuna.study.driving import gather
+from llmsearch_optuna.study.schedule import params_of
 from llmsearch_optuna.trial import Rows, is_random, mean, requests_for, score_table
 from llmsearch_optuna.verdict import Verdict, baseline_won, compare, compare_corpus, no_holdout_verdict, optimism
 
-logger = logging.getLogger("llmsearch_optuna.deciding")
+logger = logging.getLogger("llmsearch_optuna.study.deciding")
 
 FINALISTS = 3
 THE_VERDICT = -1

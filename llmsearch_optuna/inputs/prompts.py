@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmsearch_optuna.callables import callable_name
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.rows import missing_column
+from llmsearch_optuna.inputs.callables import callable_name
+from llmsearch_optuna.inputs.rows import missing_column
 
 Message = dict[str, str]
 

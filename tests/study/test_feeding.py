@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable
 
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
-from llmsearch_optuna.feeding import Feeder
+from llmsearch_optuna.study.feeding import Feeder
 
 PARAMS = GenerationParams.of({"max_new_tokens": 8})
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from llmsearch_optuna.choices import Choices, Searched, searched
 from llmsearch_optuna.decoding.names import thaw
 from llmsearch_optuna.decoding.params import GenerationParams, check_name, check_value
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.spaces.choices import Choices, Searched, searched
 
 _DECIDING = ("do_sample", "num_beams", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 

@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.rows import dataset_name, read_rows
+from llmsearch_optuna.inputs.rows import dataset_name, read_rows
 
 ROWS = [{"text": "first, with a comma", "answer": "1"}, {"text": "zweite Zeile\nmit Umbruch", "answer": "2"}]
 

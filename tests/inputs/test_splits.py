@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.splits import split_rows
+from llmsearch_optuna.inputs.splits import split_rows
 
 
 @given(

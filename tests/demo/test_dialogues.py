@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmsearch_optuna.demo_data import demo_dialogues
+from llmsearch_optuna.demo.dialogues import demo_dialogues
 from llmsearch_optuna.task import Task
 
 

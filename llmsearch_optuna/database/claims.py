@@ -21,9 +21,9 @@ from types import TracebackType
 import psutil
 import sqlalchemy as sa
 
-from llmsearch_optuna import tables
+from llmsearch_optuna.database import tables
 
-logger = logging.getLogger("llmsearch_optuna.claims")
+logger = logging.getLogger("llmsearch_optuna.database.claims")
 
 LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 10.0
