@@ -385,8 +385,13 @@ def describe_params(params: Mapping[str, Any], *, hide: Mapping[str, Any] | None
     Special tokens are shown only where `hide` has others: they belong to the model and say nothing about a choice.
     """
     hidden = {name: params[name] for name in _SPECIAL_TOKENS if name in params} | dict(hide or {})
-    shown = {name: value for name, value in params.items() if name not in hidden or hidden[name] != value}
+    shown = {n: value for n, value in params.items() if n not in hidden or hidden[n] not in (value, _only(value))}
     return " ".join(f"{name}={_short_value(value)}" for name, value in shown.items())
+
+
+def _only(value: Any) -> Any:
+    """A list of one and its element say the same: ``eos_token_id=[2]`` and ``2``."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 def short_time(seconds: float) -> str:

@@ -176,3 +176,8 @@ def test_no_text_can_drive_the_terminal():
     text = run_plain([study(study_name="a\x1b[31m[bold]b")])
     assert "\x1b" not in text
     assert "[bold]b" in text
+
+
+def test_a_special_token_in_a_list_of_one_is_not_another_one() -> None:
+    assert describe_params({"eos_token_id": [2], "top_k": 5}, hide={"eos_token_id": 2}) == "top_k=5"
+    assert describe_params({"eos_token_id": [2, 3]}, hide={"eos_token_id": 2}) == "eos_token_id=[2, 3]"
