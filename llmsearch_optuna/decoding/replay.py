@@ -252,7 +252,8 @@ class ReplayStore:
     """All prompt trees, and the budget under which they keep what was computed.
 
     Scores are a few kilobytes a token and save a forward pass each; keys and values are larger and save the
-    recomputation of a prefix. So a third of the budget is reserved for scores, the rest holds keys and values.
+    recomputation of a prefix. So a third of the budget is reserved for scores and the rest for keys and values; what
+    one of them does not need the other may borrow.
 
     Args:
         budget: Bytes that stored scores, keys and values may take together; 0 keeps nothing.
@@ -262,8 +263,8 @@ class ReplayStore:
     def __init__(self, budget: int, start: tuple[int, ...] | None = None) -> None:
         self.budget = budget
         self._start = start
-        self.scores = LeastRecentlyUsed(budget // 3)
-        self.runs = LeastRecentlyUsed(budget - budget // 3)
+        self.scores = LeastRecentlyUsed(budget)
+        self.runs = LeastRecentlyUsed(budget)
         self.trees: dict[tuple[int, ...], PromptTree] = {}
         self.shared_ids: tuple[int, ...] = ()
         self.shared_segment: Segment | None = None
@@ -298,26 +299,27 @@ class ReplayStore:
         """A request is done with this tree; with the last one the prompt falls under the budget."""
         tree.visitors -= 1
         if not tree.visitors and tree.prompt_run is not None:
-            self.runs.add(tree.prompt_run)
+            self._keep_run(tree.prompt_run)
 
     def keep_prompt(self, tree: PromptTree, segment: Segment, cross: Segment | None = None) -> None:
         """Keep the keys and values of a prompt (without the shared prefix), and what its rows attend to."""
         tree.prompt_run = Run(segment, tree=tree, cross=cross)
         if not tree.visitors:
-            self.runs.add(tree.prompt_run)
+            self._keep_run(tree.prompt_run)
 
     def keep_path(self, nodes: Sequence[Node], segment: Segment) -> None:
         """Keep the keys and values of consecutive nodes (``segment`` has one token a node)."""
         run = Run(segment, nodes=nodes)
         for offset, node in enumerate(nodes):
             node.run, node.offset = run, offset
-        self.runs.add(run)
+        self._keep_run(run)
 
     def keep_scores(self, nodes: Sequence[Node]) -> None:
         """Count the scores of these nodes against the budget (they are there already)."""
         scored = [node for node in nodes if node.scores is not None and not node.budgeted]
         if scored:
             self.scores.add(ScoreBlock(scored))
+            self._balance()
 
     def prompt_segments(self, tree: PromptTree) -> tuple[list[Segment], int]:
         """The stored keys and values of a prompt, and how many of its tokens they cover."""
@@ -342,6 +344,17 @@ class ReplayStore:
             end += 1
         self.runs.touch(run)
         return run.segment[:, :, :, offset : offset + end - first], end
+
+    def _keep_run(self, run: Run) -> None:
+        self.runs.add(run)
+        self._balance()
+
+    def _balance(self) -> None:
+        """Evict down to the budget: first what is borrowed by the scores, then what is by keys and values."""
+        excess = self.nbytes - self.budget
+        if excess > 0:
+            self.scores.shrink(max(self.budget // 3, self.scores.nbytes - excess))
+            self.runs.shrink(self.budget - self.scores.nbytes)
 
     def release(self) -> int:
         """Give stored keys and values back because memory is short; scores stay. Returns the bytes freed."""

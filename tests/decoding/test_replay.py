@@ -63,9 +63,23 @@ def test_evicted_scores_leave_no_bare_nodes() -> None:
     tree = store.tree((5,))
     for token in range(9):
         store.keep_scores(grow(tree.root, token))
-    assert len(tree.root.children) == 2
+    assert len(tree.root.children) == 6
     assert store.nbytes <= store.budget
-    assert store.evictions == 7
+    assert store.evictions == 3
+
+
+def test_scores_borrow_what_keys_and_values_do_not_need_and_give_it_back() -> None:
+    store = ReplayStore(9 * scores().nbytes)
+    tree = store.tree((5, 6))
+    for token in range(9):
+        store.keep_scores(grow(tree.root, token))
+    assert store.scores.nbytes == store.budget
+    node = tree.root.child(8)
+    store.keep_path([node], segment(store.budget // 2 // segment(1).nbytes))
+    assert store.budget // 3 <= store.scores.nbytes <= store.budget // 2
+    assert store.nbytes <= store.budget
+    assert node.run is not None
+    assert node.scores is not None
 
 
 def test_scores_are_not_evicted_from_under_a_visitor() -> None:
