@@ -54,6 +54,7 @@ def search(
     baseline: Mapping[str, Any] | None = None,
     n_trials: int = 40,
     timeout: float | None = None,
+    max_tokens: int | None = None,
     storage: str | None = None,
     study_name: str | None = None,
     sampler: Literal["tpe", "random", "grid"] | optuna.samplers.BaseSampler = "tpe",
@@ -93,7 +94,9 @@ def search(
         direction: ``"maximize"`` (the default) or ``"minimize"``.
         baseline: The parameters in use today; default: the model's generation configuration.
         n_trials: The study's total: a study that is resumed runs what is left.
-        timeout: Seconds after which no new trial is begun.
+        timeout: Seconds after which no new trial is begun; those under way end, and the verdict follows.
+        max_tokens: Generated tokens of all trials together, in all sessions; a trial that would not fit is not begun
+            any more. The verdict comes on top: some finalists once more, and two trials on the holdout.
         storage: ``sqlite:///…`` or ``postgresql+psycopg://…``; default: ``sqlite:///studies/<study_name>.db``.
         study_name: Default: made from data and model.
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, or an Optuna sampler (then resuming is not exact).
@@ -123,6 +126,7 @@ def search(
     """
     _check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
     _check_numbers(holdout_replicates=holdout_replicates)
+    _check_budgets(timeout=timeout, max_tokens=max_tokens)
     judge = _pruner(pruner)
     checked_space = Space.of(space)
     task = Task.of(
@@ -195,6 +199,7 @@ def search(
             suggester=suggester,
             n_trials=n_trials,
             in_flight=trials_in_flight,
+            max_tokens=max_tokens,
         )
 
         def make_run(job: TrialJob, claim: Claim) -> TrialRun:
@@ -205,7 +210,7 @@ def search(
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher.on(_study_started(schedule))
         run_trials(schedule, Feeder(served.server, served.capacity), make_run, watcher, deadline=deadline)
-        _say_if_exhausted(schedule)
+        _say_if_ended_early(schedule, deadline)
         Decider(
             opened=opened,
             session=session,
@@ -228,6 +233,13 @@ def _check_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}={value!r} must be a whole number from 1 on")
+
+
+def _check_budgets(*, timeout: float | None, max_tokens: int | None) -> None:
+    if timeout is not None and not timeout >= 0:
+        raise InputError(f"timeout={timeout!r} must be a number of seconds from 0 on")
+    if max_tokens is not None:
+        _check_numbers(max_tokens=max_tokens)
 
 
 def _described(own: Any) -> str:
@@ -272,13 +284,17 @@ def _study_started(schedule: Schedule) -> events.StudyStarted:
     )
 
 
-def _say_if_exhausted(schedule: Schedule) -> None:
+def _say_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
+    done = len(schedule.trials())
     if schedule.exhausted:
-        logger.warning(
-            "the space holds no configuration that was not tried: the study ends after %d of %d trials",
-            len(schedule.trials()),
-            schedule.n_trials,
-        )
+        reason = "the space holds no configuration that was not tried"
+    elif schedule.is_spent():
+        reason = f"max_tokens={schedule.max_tokens} leaves no room for another trial"
+    elif done < schedule.n_trials and deadline is not None and time.monotonic() > deadline:
+        reason = "the time is up"
+    else:
+        return
+    logger.warning("%s: the study ends after %d of %d trials", reason, done, schedule.n_trials)
 
 
 def _remember_stats(opened: OpenedStudy, served: Served) -> None:

@@ -64,6 +64,7 @@ class StudySection(_Section):
     name: str = Field(min_length=1, description="Names the study in its database.")
     n_trials: int | None = Field(None, ge=1, description="The study's total; a resumed study runs what is left.")
     timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
+    max_tokens: int | None = Field(None, ge=1, description="Generated tokens of all trials; then the verdict follows.")
     storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
     sampler: Literal["tpe", "random", "grid"] | None = None
     pruner: Literal["paired", "none"] | None = None
@@ -165,6 +166,7 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
         "baseline": file.baseline,
         "n_trials": study.n_trials,
         "timeout": study.timeout,
+        "max_tokens": study.max_tokens,
         "storage": study.storage,
         "study_name": study.name,
         "sampler": study.sampler,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,77 @@ def test_time_may_be_limited(tmp_path: Path) -> None:
     assert len(result.trials) == 0
     assert "no trial" in result.summary
     assert len(run(tmp_path, timeout=1e6).trials) == 10
+
+
+class Ageing(TextEngine):
+    """Ten seconds pass at every call."""
+
+    description = {"engine": "TextEngine"}  # noqa: RUF012
+    name = "TextEngine"
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+        self.passed = getattr(self, "passed", 0.0) + 10.0
+        return super().generate(prompts, params)
+
+
+def test_a_timeout_lets_trials_end_and_ends_with_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, whole: SearchResult
+) -> None:
+    engine, real = Ageing(), time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + getattr(engine, "passed", 0.0))
+    with caplog.at_level(logging.WARNING, "llmsearch_optuna"):
+        result = run(tmp_path, engine, timeout=150.0)
+    done = len(result.trials)
+    assert 4 <= done < 10
+    assert all(t.state.is_finished() for t in result.trials)
+    assert result.verdict is not None
+    assert result.looks[-1].trials == done
+    assert f"the time is up: the study ends after {done} of 10 trials" in caplog.text
+    assert signature(run(tmp_path, engine))[0] == signature(whole)[0], "what is left comes out as if nothing had been"
+
+
+def tokens_of(trials: Sequence[optuna.trial.FrozenTrial]) -> int:
+    return sum(t.user_attrs["tokens"] for t in trials)
+
+
+def test_tokens_may_be_limited(tmp_path: Path, whole: SearchResult, caplog: pytest.LogCaptureFixture) -> None:
+    budget = tokens_of(whole.trials[:6])
+    with caplog.at_level(logging.WARNING, "llmsearch_optuna"):
+        result = run(tmp_path, max_tokens=budget)
+    done = len(result.trials)
+    assert 4 <= done < 10
+    assert signature(result)[0] == signature(whole)[0][:done]
+    assert tokens_of(result.trials) < budget + 2 * max(t.user_attrs["tokens"] for t in result.trials)
+    assert result.verdict is not None
+    assert f"max_tokens={budget} leaves no room for another trial: the study ends after {done} of 10" in caplog.text
+    counted = sum(len(r.token_ids) for t in result.trials for r in result.records(t.number))
+    assert counted == tokens_of(result.trials)
+
+
+def test_a_limit_of_tokens_holds_across_interruptions_and_in_any_order(tmp_path: Path, whole: SearchResult) -> None:
+    budget = tokens_of(whole.trials[:6])
+    reference = run(tmp_path, max_tokens=budget)
+    engine = Interrupting()
+    engine.every = 7
+    interruptions = 0
+    while True:
+        try:
+            result = run(tmp_path, engine, name="resumed", max_tokens=budget)
+            break
+        except StudyInterrupted:
+            interruptions += 1
+    assert interruptions >= 2
+    assert signature(result) == signature(reference)
+    assert signature(run(tmp_path, ShuffledServer(TextEngine(), 3), name="shuffled", max_tokens=budget)) == signature(
+        reference
+    )
+    assert signature(run(tmp_path, Interrupting(), name="resumed"))[0] == signature(whole)[0], "the limit may be lifted"
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"max_tokens": 1.5}, {"timeout": -1.0}])
+def test_budgets_are_checked(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(wrong))}=.* must be"):
+        run(tmp_path, **wrong)
 
 
 def test_an_observer_hears_the_whole_story(tmp_path: Path) -> None:

@@ -180,8 +180,7 @@ def _tell_end(run: TrialRun, schedule: Schedule, observer: progress.Observer) ->
 
 
 def _is_done(schedule: Schedule, deadline: float | None) -> bool:
-    complete = len(schedule.trials()) >= schedule.n_trials
-    return (complete or schedule.exhausted or _is_late(deadline)) and schedule.all_ended()
+    return (schedule.is_over() or _is_late(deadline)) and schedule.all_ended()
 
 
 def _is_late(deadline: float | None) -> bool:

@@ -40,6 +40,7 @@ class Schedule:
         suggester: Suggests the others; None where the study has a user's own sampler, which is asked then.
         n_trials: The study's total.
         in_flight: How many trials may be under way at once in the whole study.
+        max_tokens: Generated tokens that the trials may take together; None for no limit.
         exhausted: Set when the space holds no configuration that is not known.
     """
 
@@ -53,6 +54,7 @@ class Schedule:
     suggester: Suggester | None
     n_trials: int
     in_flight: int
+    max_tokens: int | None = None
     exhausted: bool = False
     _taken: set[int] = field(default_factory=set)
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -81,6 +83,16 @@ class Schedule:
         """Whether no trial is under way anywhere."""
         return all(t.state.is_finished() for t in self.trials())
 
+    def is_over(self) -> bool:
+        """Whether no trial will be begun any more: all are there, or space or budget has no room for another."""
+        trials = self.trials()
+        return len(trials) >= self.n_trials or self.exhausted or (self._is_settled(trials) and self._is_spent(trials))
+
+    def is_spent(self) -> bool:
+        """Whether it was the budget of tokens that ended the search."""
+        trials = self.trials()
+        return len(trials) < self.n_trials and self._is_spent(trials)
+
     def room(self) -> int:
         """How many trials this worker may have under way: its share of what the study may have."""
         return -(-self.in_flight // len(self.session.live_owners()))
@@ -95,9 +107,26 @@ class Schedule:
         return None
 
     def _may_create(self, trials: Sequence[FrozenTrial]) -> bool:
-        number = len(trials)
-        settled = trials[: max(0, number - self.in_flight + 1)]
-        return number < self.n_trials and all(t.state.is_finished() for t in settled)
+        return len(trials) < self.n_trials and self._is_settled(trials) and not self._is_spent(trials)
+
+    def _is_settled(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether all trials have ended from which the next one follows."""
+        return all(t.state.is_finished() for t in self._settled(trials))
+
+    def _settled(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        return trials[: max(0, len(trials) - self.in_flight + 1)]
+
+    def _is_spent(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether the trials so far take the budget, those under way expected to take as much as the others did.
+
+        Only settled trials and the rows that count for them are looked at: where the study ends must not depend on
+        which row ends first, nor on a crash.
+        """
+        settled = self._settled(trials)
+        if self.max_tokens is None or not settled:
+            return False
+        taken = sum(int(t.user_attrs.get("tokens", 0)) for t in settled)
+        return taken * len(trials) >= self.max_tokens * len(settled)
 
     def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
         number = len(trials)
