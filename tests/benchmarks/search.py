@@ -1,10 +1,16 @@
 """What a whole search costs, everything on, against the same search without reuse, trials in flight or pruning.
 
-    python -m tests.benchmarks.search [--rows 60] [--trials 40] [--tokens 48] [--seeds 1]
+    python -m tests.benchmarks.search [--rows 60] [--trials 40] [--tokens 48] [--sample 4] [--seeds 5]
+        [--parts price,winners]
 
-SmolLM2-135M-Instruct in float32 on the bundled dialogues, rouge1, the demo's space. For each seed both searches run one
-after the other; their winners are then scored on all search rows (which both have done) and compared by row. The price
-of the fast search is also given in evaluations: seconds of the slow search divided by its trials are one evaluation.
+SmolLM2-135M-Instruct in float32 on the bundled dialogues, rouge1, the demo's space (greedy, sampling and beams).
+
+**price**: one search with everything on and one with our engine but no reuse, no trials in flight and no pruning, each
+on a fresh engine. The second one's configurations are then timed (every ``--sample``-th, scaled) in a good engineer's
+loop: ``model.generate`` in left-padded, length-sorted batches of 16. One evaluation is one trial of the slow search.
+
+**winners**: for each seed, does the fast search choose a worse winner? Both are searched with one engine that keeps
+everything, which changes no token, and their winners are compared by row on the search rows, which both have done.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +27,137 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmsearch_optuna import Engine, presets, search
+from llmsearch_optuna import Engine, SearchResult, presets, search
 from llmsearch_optuna.demo.dialogues import demo_dialogues
 from llmsearch_optuna.demo.model import demo_model_folder
+from tests.benchmarks.study import chat, loop
 
+PROMPT = "Summarize the dialogue in one sentence.\n\n{dialogue}"
 EVERYTHING: dict[str, Any] = {}
-NOTHING: dict[str, Any] = {"trials_in_flight": 1, "pruner": "none"}
+ONE_BY_ONE: dict[str, Any] = {"trials_in_flight": 1, "pruner": "none"}
 
 
-def one_search(name: str, folder: str, options: dict[str, Any], arguments: argparse.Namespace, seed: int) -> Any:
-    """Run one search on a fresh engine and a fresh database; returns its result and its seconds."""
-    model = AutoModelForCausalLM.from_pretrained(demo_model_folder(), dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(demo_model_folder())
-    engine = Engine(model, tokenizer, **({"cache_budget": 0} if options is NOTHING else {}))
-    started = time.perf_counter()
-    result = search(
+@dataclass(frozen=True)
+class Spent:
+    """Seconds on the clock, and of the processors: the second hardly depends on what else the machine does."""
+
+    wall: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.0f} s ({self.processor:.0f} s of processors)"
+
+    def scaled(self, factor: float) -> Spent:
+        """For work of which only a part was timed."""
+        return Spent(self.wall * factor, self.processor * factor)
+
+    def ratio(self, other: Spent) -> str:
+        """How many times the other's, in both senses."""
+        return f"{self.wall / other.wall:.1f} ({self.processor / other.processor:.1f} in processor time)"
+
+
+class Stopwatch:
+    """Reads both clocks on the way in and out of a block."""
+
+    spent: Spent
+
+    def __enter__(self) -> Stopwatch:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.spent = Spent(time.perf_counter() - self._wall, time.process_time() - self._processor)
+
+
+def load() -> tuple[Any, Any]:
+    folder = demo_model_folder()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def one_search(engine: Engine, options: dict[str, Any], arguments: argparse.Namespace, seed: int) -> SearchResult:
+    """Search in a database of its own."""
+    return search(
         engine,
         demo_dialogues()[: arguments.rows],
         presets.demo(max_new_tokens=arguments.tokens),
-        prompt="Summarize the dialogue in one sentence.\n\n{dialogue}",
+        prompt=PROMPT,
         reference="summary",
         metric="rouge1",
         n_trials=arguments.trials,
-        storage=f"sqlite:///{Path(folder) / name}-{seed}.db",
-        study_name=f"{name}-{seed}",
+        storage=f"sqlite:///{Path(tempfile.mkdtemp(dir=arguments.folder)) / 'study.db'}",
+        study_name="study",
         seed=seed,
         progress=False,
         **options,
     )
-    seconds = time.perf_counter() - started
-    states = [trial.state.name for trial in result.study.trials]
+
+
+def price(arguments: argparse.Namespace) -> None:
+    """How many evaluations the whole search costs."""
+    model, tokenizer = load()
+    fast_engine = Engine(model, tokenizer)
+    with Stopwatch() as fast:
+        result = one_search(fast_engine, EVERYTHING, arguments, 0)
+    print(f"  everything on  {fast.spent}; {described(result, fast_engine)}", flush=True)
+    bare_engine = Engine(model, tokenizer, cache_budget=0)
+    with Stopwatch() as bare:
+        result = one_search(bare_engine, ONE_BY_ONE, arguments, 0)
+    print(f"  one by one     {bare.spent}; {described(result, bare_engine)}", flush=True)
+    prompts = [
+        chat(tokenizer, PROMPT.format(**demo_dialogues()[row])) for row in sorted(set(result.completions(0).row))
+    ]
+    configurations = [dict(trial.user_attrs["params"]) for trial in result.trials]
+    sampled = configurations[arguments.sample // 2 :: arguments.sample]
+    with Stopwatch() as generate:
+        for configuration in sampled:
+            loop(model, tokenizer, prompts, configuration)
+    by_hand = generate.spent.scaled(len(configurations) / len(sampled))
+    print(f"  generate loop  {by_hand}; {len(sampled)} of {len(configurations)} timed, scaled", flush=True)
+    for name, slow in (("one by one", bare.spent), ("generate loop", by_hand)):
+        print(f"  {name} / everything on = {slow.ratio(fast.spent)}")
+        evaluations = fast.spent.wall / (slow.wall / arguments.trials)
+        print(f"    {arguments.trials} trials for the price of {evaluations:.1f} evaluations")
+
+
+def described(result: SearchResult, engine: Engine) -> str:
+    states = [trial.state.name for trial in result.trials]
     work = engine.stats
-    print(
-        f"  {name:8} {seconds:7.1f} s; {states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned; "
-        f"best {result.best_score:.4f}; {work.forward_tokens} forwards, {work.replayed_tokens} of {work.tokens} tokens "
-        f"replayed, {work.outside_share:.0%} of the engine's time outside forward",
-        flush=True,
+    return (
+        f"{states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, best {result.best_score:.4f}; "
+        f"{work.forward_tokens} forwards, {work.replayed_tokens} of {work.tokens} tokens replayed, "
+        f"{work.outside_share:.0%} outside forward"
     )
-    return result, seconds
+
+
+def winners(arguments: argparse.Namespace) -> None:
+    """Whether the winners of the fast search are any worse."""
+    engine = Engine(*load(), cache_budget=6 * 2**30)
+    differences = []
+    for seed in range(arguments.seeds):
+        fast, slow = (one_search(engine, options, arguments, seed) for options in (EVERYTHING, ONE_BY_ONE))
+        difference = row_scores(fast) - row_scores(slow)
+        differences.append(difference.mean())
+        scores = f"{row_scores(fast).mean():.4f} against {row_scores(slow).mean():.4f}"
+        print(f"  seed {seed}: {scores}, {interval(difference)}", flush=True)
+    print(f"  mean over {arguments.seeds} seeds: {interval(np.array(differences))}")
+
+
+def row_scores(result: SearchResult) -> NDArray[np.float64]:
+    """The winner's scores of the search rows, in the order of the rows."""
+    frame = result.completions(result.best_trial.number)
+    return np.asarray(frame.groupby("row")["score"].mean().sort_index(), dtype=np.float64)
+
+
+def interval(differences: NDArray[np.float64]) -> str:
+    if not differences.any():
+        return "no difference on any row"
+    low, high = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    return f"difference {differences.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def main() -> None:
@@ -68,31 +165,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sample", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--parts", default="price,winners")
     arguments = parser.parse_args()
     work = f"{arguments.rows} rows, {arguments.trials} trials, {arguments.tokens} new tokens"
     print(f"{torch.get_num_threads()} threads, {work}")
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(arguments.seeds):
-            fast, fast_seconds = one_search("fast", folder, EVERYTHING, arguments, seed)
-            slow, slow_seconds = one_search("slow", folder, NOTHING, arguments, seed)
-            evaluation = slow_seconds / arguments.trials
-            print(f"  slow/fast = {slow_seconds / fast_seconds:.1f} (target 10)")
-            print(f"  {arguments.trials} trials for the price of {fast_seconds / evaluation:.1f} evaluations")
-            difference = row_scores(fast) - row_scores(slow)
-            if difference.any():
-                low, high = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
-                print(
-                    f"  winners, fast - slow on the search rows: {difference.mean():+.4f} ({low:+.4f} to {high:+.4f})"
-                )
-            else:
-                print("  both winners score the same on every search row")
-
-
-def row_scores(result: Any) -> np.ndarray:
-    """The best trial's scores of the search rows, in the order of the rows."""
-    frame = result.completions(result.best_trial.number)
-    return frame.groupby("row")["score"].mean().sort_index().to_numpy()
+    with tempfile.TemporaryDirectory() as arguments.folder:
+        for part in arguments.parts.split(","):
+            print(part, flush=True)
+            {"price": price, "winners": winners}[part](arguments)
 
 
 if __name__ == "__main__":
