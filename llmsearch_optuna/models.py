@@ -7,7 +7,6 @@ tokens are made is not known here.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,19 +25,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llmsearch_optuna.checkpoints import load_with_autoawq, needs_autoawq, quantization_of, require
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.weights import hash_tokenizer, hash_weights
 
 _log = logging.getLogger("llmsearch_optuna.models")
-
-_PACKAGES = {
-    "awq": (("gptqmodel", "awq"), 'pip install "llmsearch-optuna[awq]"'),
-    "gptq": (("gptqmodel", "auto_gptq"), "pip install gptqmodel"),
-    "bitsandbytes": (("bitsandbytes",), "pip install bitsandbytes"),
-    "gguf": (("gguf",), 'pip install "llmsearch-optuna[gguf]"'),
-    "peft": (("peft",), "pip install peft"),
-}
-"""For each kind of checkpoint the packages of which one must be there, and the command that brings one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class LoadedModel:
             "architecture": type(self.model).__name__,
             "config": type(config).__name__,
             "rope": dict(rope) if isinstance(rope, Mapping) else None,
-            "quantization": _quantization(config),
+            "quantization": quantization_of(config),
             **hash_tokenizer(self.tokenizer),
             **self.origin,
         }
@@ -180,17 +171,20 @@ def _from_files(
     quantization: str | None = None
     with _load_errors(f"model={name!r}"):
         if gguf_file is not None:
-            _require("gguf", f"model={name!r}")
+            require("gguf", f"model={name!r}")
             source["gguf_file"] = gguf_file
         else:
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
-            quantization = _quantization(config)
-            if quantization is not None and quantization in _PACKAGES:
-                _require(quantization, f"model={name!r}")
+            quantization = quantization_of(config)
+            if quantization is not None:
+                require(quantization, f"model={name!r}")
         chosen = pick_device(device)
         if device_map is None and quantization is not None:
             device_map = {"": str(chosen)}  # packed weights cannot be moved afterwards
+        if needs_autoawq(quantization):
+            options: dict[str, Any] = {"revision": revision, "dtype": dtype, "trust_remote_code": trust_remote_code}
+            return load_with_autoawq(place, device_map, **options), source
         wanted = torch.float32 if dtype == "auto" and chosen.type == "cpu" and quantization is None else dtype
         made = auto.from_pretrained(
             **source, revision=revision, dtype=wanted, trust_remote_code=trust_remote_code, device_map=device_map
@@ -215,7 +209,7 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _put_on(model: Any, adapter: str | Path) -> None:
-    _require("peft", f"adapter={str(adapter)!r}")
+    require("peft", f"adapter={str(adapter)!r}")
     with _load_errors(f"adapter={str(adapter)!r}"):
         model.load_adapter(str(adapter))
 
@@ -254,12 +248,6 @@ def _warn_if_foreign(tokenizer: Any, model: Any) -> None:
         )
 
 
-def _require(kind: str, what: str) -> None:
-    names, command = _PACKAGES[kind]
-    if not any(importlib.util.find_spec(name) for name in names):
-        raise InputError(f"{what} needs the package {' or '.join(names)}, which is not installed: {command}")
-
-
 @contextmanager
 def _load_errors(what: str) -> Iterator[None]:
     try:
@@ -280,16 +268,6 @@ def _load_errors(what: str) -> Iterator[None]:
         else:
             advice = "Causal and encoder-decoder language models of transformers can be loaded."
         raise InputError(f"{what} cannot be loaded: {text}\n{advice}") from problem
-
-
-def _quantization(config: Any) -> str | None:
-    found = getattr(config, "quantization_config", None)
-    if found is None:
-        return None
-    method = found.get("quant_method") if isinstance(found, Mapping) else getattr(found, "quant_method", None)
-    if method is None and isinstance(found, Mapping) and any(key.startswith("load_in_") for key in found):
-        method = "bitsandbytes"
-    return str(getattr(method, "value", method))
 
 
 def _text_config(config: Any) -> Any:

@@ -173,8 +173,8 @@ def test_code_of_a_checkpoint_runs_only_when_allowed(tmp_path: Path, folder: Pat
     ("method", "packages", "command"),
     [
         ("awq", {"gptqmodel", "awq"}, r"llmsearch-optuna\[awq\]"),
-        ("gptq", {"gptqmodel", "auto_gptq"}, "pip install gptqmodel"),
-        ("bitsandbytes", {"bitsandbytes"}, "pip install bitsandbytes"),
+        ("gptq", {"gptqmodel"}, "pip install --no-build-isolation gptqmodel, and pip install accelerate optimum"),
+        ("bitsandbytes", {"bitsandbytes"}, "pip install accelerate bitsandbytes"),
     ],
 )
 def test_packed_checkpoints_name_the_package_they_need(

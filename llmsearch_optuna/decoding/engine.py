@@ -96,6 +96,8 @@ class Engine:
         shape = self._executor.capabilities.shape
         if shape is not None:
             self._lanes = Lanes(self._executor.buffer(min(maximum, 8)), self._store, self._executor, self._stats)
+        else:
+            logger.warning("%s: %s", type(model).__name__, self._executor.capabilities)
         self._queue: deque[tuple[Request, TokenIds]] = deque()
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []

@@ -17,6 +17,7 @@ from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Request
 from llmsearch_optuna.errors import DecodingError, InputError
 from tests.decoding.architectures import PLAIN, ROW_BY_ROW, make
+from tests.decoding.own_cache import with_own_cache
 from tests.oracle import hf_generate
 
 PROMPTS = (
@@ -322,3 +323,20 @@ def test_what_cannot_be_decoded_ends_with_the_reason_and_the_engine_goes_on(
     with pytest.raises(DecodingError):
         engine.generate(PROMPTS[:2], nothing_is_left)
     assert len(engine.generate(PROMPTS[:2], {"max_new_tokens": 3})) == 2
+
+
+def test_a_model_that_keeps_its_cache_to_itself_is_decoded_by_generate_and_says_so_once(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As AutoAWQ's fused layers do."""
+    prompts = ["Anna asks Ben", "How many apples does she have left?", "The quick brown fox"]
+    engine = Engine(with_own_cache(tiny_llama), tiny_tokenizer)
+    for params in ({"max_new_tokens": 10}, {"max_new_tokens": 10, "do_sample": True, "temperature": 0.7}):
+        completions = engine.generate(prompts, params)
+        assert [len(c.token_ids) for c in completions]
+    usual = Engine(tiny_llama, tiny_tokenizer).generate(prompts, {"max_new_tokens": 10})
+    greedy = engine.generate(prompts, {"max_new_tokens": 10})
+    assert [c.token_ids for c in greedy] == [c.token_ids for c in usual]
+    assert engine.stats.plain_requests == 9
+    assert len([r for r in caplog.records if "LlamaForCausalLM" in r.getMessage()]) == 1
+    assert "model.generate" in caplog.text

@@ -1,0 +1,84 @@
+"""A tiny real AWQ checkpoint: weights rounded to the nearest of 16 steps in groups of 32, packed as AutoAWQ has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.tiny import VOCABULARY, make_tokenizer
+
+GROUP = 32
+PACKED_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Which of eight neighbours stands in which four bits of a packed number, from the lowest on."""
+QUANTIZATION = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}
+
+
+def save_awq_checkpoint(folder: Path) -> LlamaForCausalLM:
+    """Write the checkpoint with its tokenizer.
+
+    Returns:
+        The same model in float32 with the weights that the packed ones stand for.
+    """
+    model = _llama()
+    tensors: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            if not name.endswith("proj.weight"):
+                tensors[name] = weight.half()
+                continue
+            steps, zeros, scales = _round(weight)
+            place = name.removesuffix(".weight")
+            tensors |= {f"{place}.qweight": _pack(steps), f"{place}.qzeros": _pack(zeros), f"{place}.scales": scales}
+            weight.copy_(((steps - zeros.repeat_interleave(GROUP, 0)) * scales.repeat_interleave(GROUP, 0)).T)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": QUANTIZATION}), encoding="utf-8")
+    model.generation_config.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return model
+
+
+def _llama() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(20240530)
+        model = LlamaForCausalLM(config).to(torch.float32)
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, 0.2)
+    return model.eval()
+
+
+def _round(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round a weight [out, in]; returns steps [in, out] and zeros [in / 32, out] in 0..15, and float16 scales."""
+    columns, rows = weight.shape
+    grouped = weight.T.reshape(rows // GROUP, GROUP, columns)
+    low, high = grouped.amin(1), grouped.amax(1)
+    scales = ((high - low) / 15).half()
+    zeros = (-low / scales).round().clamp(0, 15)
+    steps = (grouped / scales[:, None] + zeros[:, None]).round().clamp(0, 15)
+    return steps.reshape(rows, columns), zeros, scales
+
+
+def _pack(values: torch.Tensor) -> torch.Tensor:
+    """Pack eight four-bit values of a row [rows, columns] into one int32 [rows, columns / 8]."""
+    ordered = values.to(torch.int64).reshape(values.shape[0], -1, 8)[:, :, list(PACKED_ORDER)]
+    packed = (ordered << (4 * torch.arange(8))).sum(-1)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)

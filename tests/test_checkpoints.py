@@ -1,0 +1,168 @@
+"""Packed checkpoints are loaded by whatever package is there, and decode what their weights stand for."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from llmsearch_optuna import Engine, search
+from llmsearch_optuna.checkpoints import require
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.models import load
+from tests.awq_checkpoint import save_awq_checkpoint
+
+PROMPTS = ["Anna asks Ben whether the train", "How many apples", "The quick brown fox jumps over"]
+NEW_TOKENS = 12
+
+has_autoawq = pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="autoawq is not installed")
+has_gptqmodel = pytest.mark.skipif(
+    importlib.util.find_spec("gptqmodel") is None, reason="gptqmodel is not installed: make test-awq"
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausalLM]:
+    """The folder of an AWQ checkpoint, and a float32 model with the weights that it stands for."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-awq"
+    return folder, save_awq_checkpoint(folder)
+
+
+@pytest.fixture
+def autoawq_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Let AutoAWQ believe that there is a GPU, and load to the CPU; returns the options that it was called with.
+
+    Its layers compute in plain torch there; only its check of the device stands in the way.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it is no longer developed, and says so
+        import awq
+        from awq.models import base
+        from awq.modules.linear import gemm
+    real, calls = awq.AutoAWQForCausalLM.from_quantized, []
+
+    def from_quantized(place: str, **options: Any) -> Any:
+        calls.append(options)
+        return real(place, **options | {"device_map": {"": "cpu"}})
+
+    monkeypatch.setattr(base, "get_best_device", lambda: "cuda:0")
+    monkeypatch.setattr(gemm, "TRITON_AVAILABLE", False)
+    monkeypatch.setattr(awq.AutoAWQForCausalLM, "from_quantized", from_quantized)
+    return calls
+
+
+def without(names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in names else find(name, *rest))
+
+
+def greedy(model: Any, tokenizer: Any) -> list[list[int]]:
+    """What Hugging Face's generate makes of the prompts, one by one."""
+    found = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt").to(model.device)
+        new = model.generate(**ids, max_new_tokens=NEW_TOKENS, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        found.append(new.tolist())
+    return found
+
+
+def decodes_what_it_stands_for(loaded: Any, plain: LlamaForCausalLM) -> None:
+    engine = Engine(loaded.model, loaded.tokenizer)
+    tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+    assert engine.stats.plain_requests == 0
+    assert tokens == greedy(loaded.model, loaded.tokenizer)
+    assert tokens == greedy(plain, loaded.tokenizer)
+
+
+def is_searched(model: Any, folder: Path) -> None:
+    rows = [{"prompt": f"Anna has {n} apples.", "reference": "apples"} for n in range(6)]
+    space = [{"max_new_tokens": 6, "num_beams": 1}, {"max_new_tokens": 6, "do_sample": True, "temperature": 0.8}]
+    storage = f"sqlite:///{folder}/study.db"
+    result = search(
+        model, rows, space, metric="chrf", sampler="grid", n_trials=4, storage=storage, study_name="awq", progress=False
+    )
+    assert [t.state.name for t in result.trials] == ["COMPLETE", "COMPLETE"]
+    assert len(result.completions()) == 6
+
+
+@has_autoawq
+def test_a_model_loaded_with_autoawq_is_taken_as_it_is(
+    checkpoint: tuple[Path, LlamaForCausalLM], autoawq_on_cpu: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    from awq import AutoAWQForCausalLM
+
+    folder, plain = checkpoint
+    wrapped = AutoAWQForCausalLM.from_quantized(str(folder), fuse_layers=False, trust_remote_code=False)
+    loaded = load(wrapped)
+    assert loaded.model is wrapped.model
+    assert type(loaded.model.model.layers[0].mlp.up_proj).__name__ == "WQLinear_GEMM"
+    assert loaded.name == "tiny-awq"
+    assert loaded.description["quantization"] == "awq"
+    decodes_what_it_stands_for(loaded, plain)
+    is_searched(wrapped, tmp_path)
+
+
+@has_autoawq
+def test_a_folder_is_loaded_with_autoawq_where_gptqmodel_is_missing(
+    checkpoint: tuple[Path, LlamaForCausalLM], autoawq_on_cpu: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without({"gptqmodel"}, monkeypatch)
+    folder, plain = checkpoint
+    loaded = load(folder, device="cuda", revision="main")
+    (options,) = autoawq_on_cpu
+    assert options == {
+        "fuse_layers": False,
+        "trust_remote_code": False,
+        "device_map": {"": "cuda"},
+        "download_kwargs": {"revision": "main"},
+        "torch_dtype": torch.float16,
+    }
+    decodes_what_it_stands_for(loaded, plain)
+
+
+@has_autoawq
+def test_on_a_cpu_autoawq_is_not_enough_and_the_error_says_what_is(
+    checkpoint: tuple[Path, LlamaForCausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without({"gptqmodel"}, monkeypatch)
+    monkeypatch.setattr("awq.models.base.get_best_device", lambda: "cpu")
+    with pytest.raises(InputError, match=r"autoawq does not run here .*gptqmodel decodes .*pip install .*gptqmodel"):
+        load(checkpoint[0], device="cpu")
+    with pytest.raises(InputError, match="dtype='float17' is no type of torch"):
+        load(checkpoint[0], device="cpu", dtype="float17")
+
+
+def test_packages_that_must_be_there_besides_are_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    there = SimpleNamespace()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there if name == "gptqmodel" else find(name))
+    without({"optimum"}, monkeypatch)
+    with pytest.raises(InputError, match=r"it needs the package optimum.*pip install accelerate optimum"):
+        require("gptq", "it")
+    require("fp8", "what transformers reads alone")
+
+
+@has_gptqmodel
+@pytest.mark.timeout(900)  # compiles its kernel for this processor at first use
+def test_a_folder_is_loaded_with_gptqmodel(checkpoint: tuple[Path, LlamaForCausalLM], tmp_path: Path) -> None:
+    folder, plain = checkpoint
+    loaded = load(str(folder), device="cpu")
+    assert loaded.description["quantization"] == "awq"
+    assert "Awq" in type(loaded.model.model.layers[0].mlp.up_proj).__name__
+    decodes_what_it_stands_for(loaded, plain)
+    is_searched(str(folder), tmp_path)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_folder_is_loaded_to_a_gpu(checkpoint: tuple[Path, LlamaForCausalLM]) -> None:
+    loaded = load(checkpoint[0], device="cuda")
+    engine = Engine(loaded.model, loaded.tokenizer)
+    tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+    assert tokens == greedy(loaded.model, loaded.tokenizer)
