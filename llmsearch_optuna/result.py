@@ -135,6 +135,12 @@ class SearchResult:
         return split_variance(table) if table and all(table) else None
 
     @property
+    def advice(self) -> str | None:
+        """Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled."""
+        found = self.variance
+        return None if found is None or found.sampling_variance is None else found.advice
+
+    @property
     def baseline_params(self) -> dict[str, Any]:
         """Everything that the baseline decodes with."""
         return dict(self.settings["baseline"])

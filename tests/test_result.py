@@ -64,6 +64,30 @@ def test_best_params_hold_fixed_values_and_defaults(result: SearchResult) -> Non
     assert set(result.baseline_params) == {"max_new_tokens", "stop", "eos_token_id"}
 
 
+def test_a_winner_that_samples_says_whether_rows_or_replicates_help(result: SearchResult) -> None:
+    variance = result.variance
+    assert variance is not None
+    assert variance.replicates > 1
+    assert result.advice == variance.advice
+    assert "twice the rows" in result.advice
+
+
+def test_a_winner_that_does_not_sample_has_nothing_to_advise(result: SearchResult, tmp_path: Path) -> None:
+    greedy = search(
+        Configured(),
+        dataset(40),
+        {"max_new_tokens": 20, "repetition_penalty": FloatDistribution(1.0, 1.3)},
+        reference="answer",
+        metric=number_metric,
+        n_trials=3,
+        storage=f"sqlite:///{tmp_path}/s.db",
+        study_name="study",
+        progress=False,
+    )
+    assert greedy.variance is not None
+    assert greedy.advice is None
+
+
 def test_completions_are_lines_of_a_table(result: SearchResult) -> None:
     best = result.completions()
     assert len(best) == 28

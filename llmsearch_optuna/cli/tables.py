@@ -39,6 +39,8 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
     sentence = verdict.sentence if verdict is not None else "There is no verdict: no rows were held out."
     style = _VERDICT_STYLES.get(verdict.answer, "bold") if verdict is not None else "bold"
     out.print(_text(sentence, style))
+    if verdict is not None and result.advice is not None:
+        out.print(_text(result.advice, "dim"))
     out.print()
     winner = verdict is not None and verdict.recommends_winner
     out.print(Text("recommended: ").append("the best parameters" if winner else "the baseline", style="bold"))

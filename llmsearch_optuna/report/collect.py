@@ -61,6 +61,7 @@ def collect(result: SearchResult) -> ReportData:
         recommended_params={} if best is None else result.recommended_params,
         holdout=_holdout(verdict),
         optimism=None if verdict is None else verdict.optimism,
+        advice=None if best is None else result.advice,
         importances=_importances(finished, result.study.direction),
         costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
         **_examples(result, best),

@@ -95,6 +95,7 @@ class ReportData:
         verdict_sentence: The outcome in one sentence, for the top of the page.
         verdict: Its short form: better, worse, no evidence …
         recommends_best: Whether the best parameters are recommended, and not the baseline.
+        advice: Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled.
         importances: Share of the score's variation by parameter; sums to 1 or is empty.
         costs: (label, value) lines of the cost panel, ready to be shown.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
@@ -118,6 +119,7 @@ class ReportData:
     recommended_params: Mapping[str, Any] = field(default_factory=dict)
     holdout: Holdout | None = None
     optimism: float | None = None
+    advice: str | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[tuple[str, str], ...] = ()
     examples: tuple[Example, ...] = ()

@@ -112,6 +112,7 @@ def _holdout(data: ReportData) -> str:
     return (
         "<h2>Baseline against best, on rows that no trial saw</h2>"
         f"<p>{_times(data.holdout)} Differences are taken row by row.{safe(_optimism(data))}</p>"
+        + (f"<p>{safe(data.advice)}</p>" if data.advice else "")
         + _figure("holdout_differences", "One bar a row: best minus baseline. The band is the interval of their mean.")
     )
 

@@ -54,6 +54,12 @@ def test_page_says_the_verdict_first_and_loads_nothing(report_data):
     assert page.tags.count("h1") == 1
 
 
+def test_page_says_whether_more_rows_or_replicates_would_help(report_data):
+    advice = "most of the variance lies in the rows"
+    assert advice in outline(render(replace(report_data, advice=advice))).text
+    assert "variance" not in outline(render(report_data)).text
+
+
 def test_texts_are_shown_and_not_obeyed(report_data):
     page = render(report_data)
     assert "<script>document" not in page
