@@ -14,6 +14,7 @@ from typing import Any, Literal
 import optuna
 
 from llmsearch_optuna import progress as events
+from llmsearch_optuna.dashboard import Described, TrialNotes
 from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.database.problems import storage_errors
 from llmsearch_optuna.errors import InputError
@@ -204,10 +205,18 @@ def search(
 
         def make_run(job: TrialJob, claim: Claim) -> TrialRun:
             return TrialRun(
-                job, plan.rows, opened, claim, judge, watcher, lambda: served.tag_stats(("search", job.number))
+                job,
+                plan.rows,
+                opened,
+                claim,
+                judge,
+                watcher,
+                stats=lambda: served.tag_stats(("search", job.number)),
+                annotate=TrialNotes(plan.rows),
             )
 
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
+        watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))
         watcher.on(_study_started(schedule))
         run_trials(schedule, Feeder(served.server, served.capacity), make_run, watcher, deadline=deadline)
         _say_if_ended_early(schedule, deadline)

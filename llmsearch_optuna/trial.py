@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from llmsearch_optuna import progress
 from llmsearch_optuna.database.artifacts import save_rows
 from llmsearch_optuna.database.claims import Claim
+from llmsearch_optuna.decoding.memory import bytes_in_use
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Finished, Request
 from llmsearch_optuna.ledger import Phase, RowRecord
@@ -146,6 +147,10 @@ class TrialEnd:
     reason: str | None
 
 
+def _no_note(_: optuna.Trial, __: TrialEnd, ___: Sequence[RowRecord]) -> None:
+    """Nothing is written where nobody shows it."""
+
+
 @dataclass
 class TrialRun:
     """A trial under way.
@@ -158,6 +163,7 @@ class TrialRun:
         pruner: Ours, or an Optuna pruner that the study has, or None.
         observer: Is told of looks and of the end.
         stats: The engine's counters for this trial, read at its end.
+        annotate: Writes a note about the trial, before it is told.
     """
 
     job: TrialJob
@@ -167,6 +173,7 @@ class TrialRun:
     pruner: PairedPruner | optuna.pruners.BasePruner | None
     observer: progress.Observer
     stats: Callable[[], Mapping[str, Any]] = dict
+    annotate: Callable[[optuna.Trial, TrialEnd, Sequence[RowRecord]], None] = _no_note
     end: TrialEnd | None = None
     _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
     _row_scores: list[float] = field(default_factory=list)
@@ -317,6 +324,7 @@ class TrialRun:
         value = end.value if end.state == "complete" else None
         with self._ours():
             save_rows(self.opened, self._trial, records, self.rows)
+            self.annotate(self._trial, end, records)
             self.opened.study.tell(self._trial, value, state=states[end.state])
         self.end = end
 
@@ -329,6 +337,7 @@ class TrialRun:
             "rows": f"{counted} of {len(self.rows.order)}",
             "tokens": sum(len(r.token_ids) for r in records),
             "seconds": round(self.seconds, 2),
+            "memory": f"{bytes_in_use() / 1e9:.2f} GB",
         }
         if end.reason is not None:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]

@@ -40,12 +40,11 @@ def dashboard(
     """Open the study in optuna-dashboard, on this machine only; ends with Ctrl-C."""
     from llmsearch_optuna import dashboard as dashboards
     from llmsearch_optuna.errors import StudyError
-    from llmsearch_optuna.report.collect import collect
 
     result = options.load(study, study_name)
     if not dashboards.is_installed():
         raise StudyError(dashboards.NOT_INSTALLED)
-    dashboards.describe_study(result.study, collect(result))
+    dashboards.describe_all(result)
     typer.echo(f"{result.study.study_name}: http://{dashboards.HOST}:{port}/dashboard  (Ctrl-C to end)", err=True)
     try:
         dashboards.serve(result.opened, port=port)

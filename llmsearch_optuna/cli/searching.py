@@ -79,20 +79,12 @@ def _search_and_tell(file: StudyFile, text: str, *, report: Path | None, quiet: 
             result = search(**arguments, observer=terminal)
     result.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
     path = result.save_report(report or options.beside(result, ".html"))
-    _describe_in_dashboard(result)
     if as_json:
         typer.echo(json.dumps(outcome(result, path), indent=2, default=str))
     else:
         from llmsearch_optuna.cli.tables import print_outcome
 
         print_outcome(result, report=path)
-
-
-def _describe_in_dashboard(result: SearchResult) -> None:
-    from llmsearch_optuna.dashboard import describe_study
-    from llmsearch_optuna.report.collect import collect
-
-    describe_study(result.study, collect(result))
 
 
 def outcome(result: SearchResult, report: Path | None = None) -> dict[str, Any]:

@@ -71,6 +71,13 @@ def free_bytes(device: torch.device) -> int:
     return min(int(psutil.virtual_memory().available), _address_space_left())
 
 
+def bytes_in_use() -> int:
+    """Memory that this process has taken: of its CUDA devices where it uses any, else of the machine."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
+    return int(psutil.Process().memory_info().rss)
+
+
 def automatic_cache_budget(device: torch.device) -> int:
     """Half of the memory that is left once the model is loaded."""
     return free_bytes(device) // 2

@@ -64,6 +64,7 @@ def collect(result: SearchResult) -> ReportData:
         advice=None if best is None else result.advice,
         importances=_importances(finished, result.study.direction),
         costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
+        first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),
         **_reproduction(result.opened),
     )

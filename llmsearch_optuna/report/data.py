@@ -100,6 +100,7 @@ class ReportData:
         costs: (label, value) lines of the cost panel, ready to be shown.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
         optimism: How much better the best parameters looked on the search rows than on the holdout; None without one.
+        first_prompt: A prompt as the model got it.
         study_file: The study as TOML; None when it cannot be written as one.
     """
 
@@ -127,6 +128,7 @@ class ReportData:
     fingerprint: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     storage: str = ""
+    first_prompt: str = ""
     study_file: str | None = None
 
     @property

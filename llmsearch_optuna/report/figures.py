@@ -203,6 +203,19 @@ FIGURES: Mapping[str, Callable[[ReportData], go.Figure]] = {
 }
 
 
+def drawable(data: ReportData) -> list[str]:
+    """The names of the figures that have something to show."""
+    content = {
+        "holdout_differences": data.holdout is not None and bool(data.holdout.differences),
+        "importances": bool(data.importances),
+        "learning_curves": any(t.curve for t in data.trials),
+        "slices": bool(top_parameters(data)),
+        "contour": bool(top_parameters(data, together=True)),
+        "score_against_tokens": any(t.tokens is not None for t in data.complete),
+    }
+    return [name for name in FIGURES if content.get(name, bool(data.trials))]
+
+
 def top_parameters(data: ReportData, *, together: bool = False) -> list[str]:
     """The two most important parameters; with `together` the two most important that occur in the same trials."""
     ranked = sorted(data.importances, key=lambda name: -data.importances[name])

@@ -12,7 +12,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
-from llmsearch_optuna.report.figures import FIGURES, top_parameters
+from llmsearch_optuna.report.figures import FIGURES, drawable
 from llmsearch_optuna.report.style import CSS, SCRIPT
 from llmsearch_optuna.report.words import clip_tail, marked_words, safe
 
@@ -24,7 +24,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 def render(data: ReportData) -> str:
     """The whole page; about 5 MB, nearly all of it plotly.js."""
-    shown = [name for name in FIGURES if _has_content(name, data)]
+    shown = drawable(data)
     figures = {name: json.loads(FIGURES[name](data).to_json()) for name in shown}
     sections = [
         _top(data),
@@ -238,17 +238,6 @@ def _reproduce(data: ReportData) -> str:
         f"<div><h3>Best parameters</h3>{_json_block(data.best_params)}</div></div>"
         f"{study_file}"
     )
-
-
-def _has_content(name: str, data: ReportData) -> bool:
-    return {
-        "holdout_differences": data.holdout is not None and bool(data.holdout.differences),
-        "importances": bool(data.importances),
-        "learning_curves": any(t.curve for t in data.trials),
-        "slices": bool(top_parameters(data)),
-        "contour": bool(top_parameters(data, together=True)),
-        "score_against_tokens": any(t.tokens is not None for t in data.complete),
-    }.get(name, bool(data.trials))
 
 
 def _figure(name: str, caption: str) -> str:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import pytest
-
 from llmsearch_optuna.report import ReportData, TrialPoint, render, summary
 from llmsearch_optuna.report.page import script_json
+from tests.browser import CHROMIUM, FLAGS, needs_chromium
 
 from .conftest import NASTY
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Outline(HTMLParser):
@@ -108,18 +104,17 @@ def test_summary_for_notebooks_is_short_and_escaped(report_data):
     assert "0.2860" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to draw the page")
+@needs_chromium
 def test_a_browser_draws_every_figure_without_an_error(report_data, tmp_path):
     page = tmp_path / "report.html"
     # Errors and refusals of the policy end up in the title, where --dump-dom shows them.
     spy = "<script>addEventListener('error', e => document.title = 'error ' + e.message);"
     spy += "addEventListener('securitypolicyviolation', e => document.title = 'refused ' + e.blockedURI);</script>"
     page.write_text(render(report_data).replace("<style>", spy + "<style>", 1), encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --virtual-time-budget=10000 --dump-dom"
+    flags = [*FLAGS, "--virtual-time-budget=10000", "--dump-dom"]
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     done = subprocess.run(
-        [str(CHROMIUM), *flags.split(), profile, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [str(CHROMIUM), *flags, profile, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     title = html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1])
     assert title == f"{report_data.study_name}: report"

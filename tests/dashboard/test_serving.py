@@ -1,4 +1,4 @@
-"""The study in optuna-dashboard: note, objective name, figures; texts are shown and not obeyed; only this machine."""
+"""The server: our study is what it shows, and it listens on this machine only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import re
 import socket
 import threading
 import urllib.request
-from dataclasses import replace
 
 import optuna
 import pytest
 
 from llmsearch_optuna import dashboard
-from llmsearch_optuna.dashboard import describe_study, fenced, study_note
+from llmsearch_optuna.dashboard import serving
+from llmsearch_optuna.dashboard.writing import describe_study
+from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.report import ReportData, TrialPoint
 from llmsearch_optuna.storage import open_study
 
@@ -24,13 +25,8 @@ needs_dashboard = pytest.mark.skipif(
 DATA = ReportData(
     study_name="s",
     metric="rouge1",
-    verdict_sentence="No evidence <script>alert(1)</script> [link](http://x) *so far*",
+    verdict_sentence="No evidence so far",
     trials=(TrialPoint(number=0, state="complete", value=0.3, tokens=20.0, kind="greedy", rows=8),),
-    model="m_1",
-    dataset="d",
-    rows=8,
-    best_number=0,
-    recommended_params={"stop": ["```", "</code>"]},
 )
 
 
@@ -41,32 +37,9 @@ def opened(tmp_path):
     found.close()
 
 
-def test_note_escapes_markup_and_fences_what_has_fences():
-    note = study_note(DATA)
-    assert r"\<script\>" in note
-    assert r"\[link\]" in note
-    assert r"m\_1" in note
-    assert fenced("a```b").startswith("````\n")
-    assert '\n````\n{\n  "stop"' in note
-
-
-@needs_dashboard
-def test_describe_study_replaces_our_note_and_leaves_a_users_own(opened):
-    import optuna_dashboard
-
-    describe_study(opened.study, DATA)
-    assert "No evidence" in optuna_dashboard.get_note(opened.study)
-    describe_study(opened.study, replace(DATA, verdict_sentence="Better"))
-    assert "**Better**" in optuna_dashboard.get_note(opened.study)
-    optuna_dashboard.save_note(opened.study, "mine")
-    describe_study(opened.study, DATA)
-    assert optuna_dashboard.get_note(opened.study) == "mine"
-
-
-def test_describe_study_without_the_package_does_nothing(opened, monkeypatch):
-    monkeypatch.setattr(dashboard, "is_installed", lambda: False)
-    describe_study(opened.study, DATA)
-    with pytest.raises(dashboard.StudyError, match=r"pip install 'llmsearch-optuna\[dashboard\]'"):
+def test_without_the_package_it_says_how_to_get_it(opened, monkeypatch):
+    monkeypatch.setattr(serving, "is_installed", lambda: False)
+    with pytest.raises(StudyError, match=r"pip install 'llmsearch-optuna\[dashboard\]'"):
         dashboard.serve(opened)
 
 
@@ -96,7 +69,7 @@ def test_a_port_that_is_taken_is_named(opened):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(dashboard.StudyError, match=f"port {port} cannot be used"):
+        with pytest.raises(StudyError, match=f"port {port} cannot be used"):
             dashboard.serve(opened, port=port)
 
 

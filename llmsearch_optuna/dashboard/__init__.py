@@ -1,0 +1,10 @@
+"""A study in optuna-dashboard: notes, the objective's name, our figures, and the server on this machine.
+
+`notes` makes Markdown from plain values, `writing` puts it into the study, `serving` shows it. The package
+optuna-dashboard is an extra: without it nothing is written, and a study is none the worse for it.
+"""
+
+from llmsearch_optuna.dashboard.serving import HOST, serve
+from llmsearch_optuna.dashboard.writing import NOT_INSTALLED, Described, TrialNotes, describe_all, is_installed
+
+__all__ = ["HOST", "NOT_INSTALLED", "Described", "TrialNotes", "describe_all", "is_installed", "serve"]
