@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
@@ -25,6 +25,9 @@ from llmsearch_optuna.study.schedule import best_complete
 from llmsearch_optuna.task import PreparedTask
 from llmsearch_optuna.trial import by_row, mean, score_table
 from llmsearch_optuna.verdict import Verdict
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.report import Plots
 
 
 def load_result(storage: str | None, study_name: str | None = None) -> SearchResult:
@@ -262,6 +265,19 @@ class SearchResult:
                 role = t.user_attrs.get("role", "")
                 lines.append({"number": t.number, "role": role, "value": t.value, other.name: value})
         return pd.DataFrame(lines, columns=["number", "role", "value", other.name])
+
+    @property
+    def plots(self) -> Plots:
+        """Figures of the study as it is now; each method returns a plotly figure."""
+        from llmsearch_optuna.report import Plots, collect
+
+        return Plots(collect(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, numbers, recommended parameters."""
+        from llmsearch_optuna.report import collect, summary
+
+        return summary(collect(self))
 
     def save_report(self, path: str | Path) -> Path:
         """Write the report as one self-contained HTML page."""

@@ -13,6 +13,7 @@ from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
 from llmsearch_optuna.report.figures import FIGURES
 from llmsearch_optuna.report.page import render, summary
+from llmsearch_optuna.report.plots import Plots
 
 if TYPE_CHECKING:
     from llmsearch_optuna.result import SearchResult
@@ -21,6 +22,7 @@ __all__ = [
     "FIGURES",
     "Example",
     "Holdout",
+    "Plots",
     "ReportData",
     "TrialPoint",
     "collect",

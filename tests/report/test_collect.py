@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from llmsearch_optuna.errors import DecodingError
-from llmsearch_optuna.report import collect, render, summary, write_report
+from llmsearch_optuna.report import FIGURES, Plots, collect, render, summary, write_report
 from llmsearch_optuna.result import SearchResult, load_result
 from llmsearch_optuna.search import search
 from tests.synthetic import TextEngine, dataset, number_metric
@@ -98,6 +98,16 @@ def test_page_and_summary_of_a_real_study(result, tmp_path):
     assert page == render(collect(load_result(str(result.opened.path))))
     assert result.verdict.sentence in page.replace("&#x27;", "'")
     assert result.verdict.sentence in summary(collect(result)).replace("&#x27;", "'")
+
+
+def test_a_notebook_shows_the_verdict_and_the_figures(result):
+    assert result.verdict.sentence in result._repr_html_().replace("&#x27;", "'")
+    assert "<script" not in result._repr_html_()
+    names = [name for name in dir(Plots) if not name.startswith("_") and name != "data"]
+    assert set(names) >= set(FIGURES)
+    for name in names:
+        assert getattr(result.plots, name)().to_json() == FIGURES[name](collect(result)).to_json()
+    assert result.plots.slices(["num_beams"]).layout.xaxis.title.text == "num_beams"
 
 
 def test_a_study_without_holdout_compares_on_the_search_rows(tmp_path):

@@ -9,9 +9,11 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
+
 from llmsearch_optuna.report import ReportData, TrialPoint, render, summary
 from llmsearch_optuna.report.page import script_json
-from tests.browser import CHROMIUM, FLAGS, needs_chromium
+from tests.browser import CHROMIUM, FLAGS, browser, needs_chromium, needs_driver
 
 from .conftest import NASTY
 
@@ -121,3 +123,28 @@ def test_a_browser_draws_every_figure_without_an_error(report_data, tmp_path):
     places = re.findall(r'id="figure-(\w+)"', done.stdout)
     assert len(places) == 8
     assert len(re.findall(r'<div class="plot js-plotly-plot" id="figure-\w+"', done.stdout)) == 8
+
+
+@needs_driver
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_fits_desk_and_phone_and_takes_on_the_dark(report_data, tmp_path, width):
+    """Nothing is wider than the window, texts are shown and not obeyed, and figures take the page's colours."""
+    page = tmp_path / "report.html"
+    page.write_text(render(report_data), encoding="utf-8")
+    colours = {}
+    with browser(tmp_path / "profile") as chromium:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            chromium.get(page.as_uri())
+            assert chromium.execute_script("return document.documentElement.scrollWidth") == width
+            colours[scheme] = chromium.execute_script(
+                "return [getComputedStyle(document.body).backgroundColor,"
+                "getComputedStyle(document.querySelector('.xtick text')).fill]"
+            )
+        assert chromium.title == f"{report_data.study_name}: report"
+        assert NASTY[:30] in chromium.execute_script("return document.body.innerText")
+        assert [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert not set(colours["light"]) & set(colours["dark"])
