@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.ledger import Item, Look, Part, RowRecord
 from llmsearch_optuna.metrics import Metric
+from llmsearch_optuna.rows import by_row, mean, score_table
 from llmsearch_optuna.shipping import save_generation_config
 from llmsearch_optuna.statistics.finalists import Selection, VarianceSplit, split_variance
 from llmsearch_optuna.storage import OpenedStudy, read_study
 from llmsearch_optuna.study.schedule import best_complete
 from llmsearch_optuna.task import PreparedTask
-from llmsearch_optuna.trial import by_row, mean, score_table
 from llmsearch_optuna.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Request, RequestServer
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.ledger import RowRecord
+from llmsearch_optuna.rows import is_random, mean
 from llmsearch_optuna.study.serving import serve
 from llmsearch_optuna.task import Direction, PreparedTask, Task
-from llmsearch_optuna.trial import is_random, mean
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,21 @@ def score(
     batch_size: int | Literal["auto"] = "auto",
     cache_budget: int | Literal["auto"] = "auto",
     split: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
     system: str | None = None,
     chat_template: bool | Mapping[str, Any] | None = None,
     postprocess: Callable[[str], str] | None = None,
+    max_prompt_tokens: float | None = None,
+    tokenizer_encode_args: Mapping[str, Any] | None = None,
+    tokenizer_decode_args: Mapping[str, Any] | None = None,
     device: str | None = None,
-    revision: str | None = None,
+    device_map: Any = None,
     dtype: Any = None,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
     on_row: Callable[[int, int], None] | None = None,
 ) -> Score:
     """Decode every row under one set of parameters, and score it.
@@ -76,12 +86,21 @@ def score(
         batch_size: As for `search`.
         cache_budget: As for `search`.
         split: As for `search`.
+        subset: As for `search`.
+        limit: As for `search`.
         system: As for `search`.
         chat_template: As for `search`.
         postprocess: As for `search`.
+        max_prompt_tokens: As for `search`.
+        tokenizer_encode_args: As for `search`.
+        tokenizer_decode_args: As for `search`.
         device: As for `search`.
-        revision: As for `search`.
+        device_map: As for `search`.
         dtype: As for `search`.
+        revision: As for `search`.
+        adapter: As for `search`.
+        gguf_file: As for `search`.
+        trust_remote_code: As for `search`.
         on_row: Called with (rows done, rows in all) as rows end.
 
     Raises:
@@ -97,20 +116,35 @@ def score(
         postprocess=postprocess,
         system=system,
         chat_template=chat_template,
+        max_prompt_tokens=max_prompt_tokens,
+        tokenizer_encode_args=tokenizer_encode_args,
         split=split,
+        subset=subset,
+        limit=limit,
     )
     served = serve(
         model,
         tokenizer,
-        batch_size=batch_size,
-        cache_budget=cache_budget,
-        device=device,
-        revision=revision,
-        dtype=dtype,
+        engine={
+            "batch_size": batch_size,
+            "cache_budget": cache_budget,
+            "tokenizer_decode_args": tokenizer_decode_args,
+        },
+        loading={
+            "device": device,
+            "device_map": device_map,
+            "dtype": dtype,
+            "revision": revision,
+            "adapter": adapter,
+            "gguf_file": gguf_file,
+            "trust_remote_code": trust_remote_code,
+        },
     )
     checked = GenerationParams.of(params, served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     prepared = task.prepare(served.tokenizer)
+    if served.max_context is not None:
+        prepared.check_lengths(served.tokenizer, served.max_context, checked.max_new_tokens)
     return _score(prepared, served.server, checked, replicates, on_row)
 
 
@@ -124,7 +158,16 @@ def _score(
     repeats = range(replicates if is_random(params) else 1)
     tag = object()
     requests = [
-        Request(tag, row, task.prompts[row], params, task.occurrences[row], replicate, task.add_special_tokens[row])
+        Request(
+            tag,
+            row,
+            task.prompts[row],
+            params,
+            occurrence=task.occurrences[row],
+            replicate=replicate,
+            add_special_tokens=task.add_special_tokens[row],
+            encode_args=task.encode_args,
+        )
         for row in range(len(task))
         for replicate in repeats
     ]

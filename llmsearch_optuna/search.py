@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -69,12 +70,21 @@ def search(
     holdout_replicates: int = 3,
     margin: float | None = None,
     split: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
     system: str | None = None,
     chat_template: bool | Mapping[str, Any] | None = None,
     postprocess: Callable[[str], str] | None = None,
+    max_prompt_tokens: float | None = None,
+    tokenizer_encode_args: Mapping[str, Any] | None = None,
+    tokenizer_decode_args: Mapping[str, Any] | None = None,
     device: str | None = None,
-    revision: str | None = None,
+    device_map: Any = None,
     dtype: Any = None,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
     observer: events.Observer | None = None,
 ) -> SearchResult:
@@ -111,12 +121,22 @@ def search(
         holdout_replicates: The same on the holdout and for the finalists.
         margin: A loss up to this is accepted: the verdict then answers "as good?" instead of "better?".
         split: Which split of a dataset that has several.
+        subset: Which configuration of a hub dataset that has several.
+        limit: Use only the first so many rows.
         system: A system message before every prompt.
         chat_template: Whether to wrap prompts in the tokenizer's chat template (it is by default).
         postprocess: Applied to every completion before it is scored.
+        max_prompt_tokens: Cut longer prompts, to so many tokens or to this quantile of their lengths; see Task. By
+            default nothing is cut, and prompts that do not fit into the model are an error.
+        tokenizer_encode_args: What the tokenizer is called with; see Task.
+        tokenizer_decode_args: What its ``decode`` is called with; see Engine.
         device: Where to load the model to.
-        revision: Which revision of it to load.
+        device_map: How to spread it over devices (needs accelerate).
         dtype: In which dtype to load it.
+        revision: Which revision of it to load.
+        adapter: A PEFT adapter to put on it: a folder or hub id.
+        gguf_file: Which .gguf file of a hub repository to load.
+        trust_remote_code: Run code that comes with the model.
         progress: Show the study's progress in the terminal.
         observer: Is told what happens, instead of the terminal.
 
@@ -139,16 +159,29 @@ def search(
         postprocess=postprocess,
         system=system,
         chat_template=chat_template,
+        max_prompt_tokens=max_prompt_tokens,
+        tokenizer_encode_args=tokenizer_encode_args,
         split=split,
+        subset=subset,
+        limit=limit,
     )
     served = serve(
         model,
         tokenizer,
-        batch_size=batch_size,
-        cache_budget=cache_budget,
-        device=device,
-        revision=revision,
-        dtype=dtype,
+        engine={
+            "batch_size": batch_size,
+            "cache_budget": cache_budget,
+            "tokenizer_decode_args": tokenizer_decode_args,
+        },
+        loading={
+            "device": device,
+            "device_map": device_map,
+            "dtype": dtype,
+            "revision": revision,
+            "adapter": adapter,
+            "gguf_file": gguf_file,
+            "trust_remote_code": trust_remote_code,
+        },
     )
     plan = make_plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates, judge)
     suggester = None

@@ -35,11 +35,17 @@ class ModelSection(_Section):
     """Which model decodes."""
 
     name: str = Field(description='Folder or hub id of a model; "demo" is the bundled chat model.')
+    tokenizer: str | None = Field(None, description="Folder or hub id of a tokenizer that is not the model's own.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     dtype: str | None = Field(None, description='"float32", "bfloat16" …; the default is what the model was saved in.')
+    adapter: str | None = Field(None, description="Folder or hub id of a PEFT adapter.")
+    gguf_file: str | None = Field(None, description="Which .gguf file of a hub repository.")
+    trust_remote_code: bool | None = Field(None, description="Run code that comes with the model.")
     batch_size: int | Literal["auto"] = Field("auto", description='Rows decoded together; "auto" finds what fits.')
     cache_budget: int | Literal["auto"] = Field("auto", description="Bytes for what earlier trials computed.")
     device: str | None = Field(None, description='"cuda:0", "cpu" …; the default is the best there is.')
+    device_map: str | dict[str, Any] | None = Field(None, description='How to spread it over devices, such as "auto".')
+    tokenizer_decode_args: dict[str, Any] | None = Field(None, description="What tokenizer.decode is called with.")
 
 
 class DataSection(_Section):
@@ -51,8 +57,13 @@ class DataSection(_Section):
     rows: int | None = Field(None, ge=1, description="Use only the first so many rows.")
     prompt: str | None = Field(None, description='Template, such as "Summarize: {dialogue}".')
     system: str | None = Field(None, description="System message of the chat template.")
-    chat_template: bool = Field(True, description="Wrap the prompt in the tokenizer's chat template.")
-    max_prompt_tokens: int | None = Field(None, ge=1, description="Cut longer prompts at their beginning.")
+    chat_template: bool | dict[str, Any] = Field(
+        True, description="Wrap the prompt in the tokenizer's chat template; a table holds variables for it."
+    )
+    max_prompt_tokens: int | float | None = Field(
+        None, gt=0, description="Cut the longest column of longer prompts; below 1 it is a quantile of their lengths."
+    )
+    tokenizer_encode_args: dict[str, Any] | None = Field(None, description="What the tokenizer is called with.")
     reference: str | list[str] | None = Field(None, description="Column or columns with the right answer.")
     metric: str = Field(description="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …")
     direction: Literal["maximize", "minimize"] = "maximize"
@@ -158,30 +169,14 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
     Raises:
         InputError: The file leaves the data to the command line, and the command line gave none.
     """
-    study, model = file.study, file.model
     arguments: dict[str, Any] = {
-        "model": _model(model),
+        "model": _model(file.model),
         "dataset": _task(file.data),
         "space": check_space(file),
         "baseline": file.baseline,
-        "n_trials": study.n_trials,
-        "timeout": study.timeout,
-        "max_tokens": study.max_tokens,
-        "storage": study.storage,
-        "study_name": study.name,
-        "sampler": study.sampler,
-        "pruner": study.pruner,
-        "holdout": study.holdout,
-        "seed": study.seed,
-        "replicates": study.replicates,
-        "holdout_replicates": study.holdout_replicates,
-        "margin": study.margin,
-        "trials_in_flight": study.trials_in_flight,
-        "batch_size": model.batch_size,
-        "cache_budget": model.cache_budget,
-        "device": model.device,
-        "revision": model.revision,
-        "dtype": model.dtype,
+        "study_name": file.study.name,
+        **file.study.model_dump(exclude={"name"}),
+        **file.model.model_dump(exclude={"name"}),
     }
     # What the file leaves out is what `search` itself does by default.
     return {name: value for name, value in arguments.items() if value is not None}
@@ -202,15 +197,7 @@ def _task(section: DataSection) -> Any:
         raise InputError("the study file leaves the data to you: give --data PATH, or data.path in the file")
     return Task(
         DEMO_DIALOGUES if section.path == DEMO else section.path,
-        prompt=section.prompt,
-        reference=section.reference,
-        metric=section.metric,
-        direction=section.direction,
-        system=section.system,
-        chat_template=section.chat_template,
-        max_prompt_tokens=section.max_prompt_tokens,
-        split=section.split,
-        subset=section.subset,
+        **section.model_dump(exclude={"path", "rows"}),
         limit=section.rows,
     )
 

@@ -14,20 +14,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+from llmsearch_optuna.decoding.encoding import check_encode_args
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.inputs.callables import callable_name
+from llmsearch_optuna.inputs.lengths import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
 from llmsearch_optuna.inputs.preview import Preview, PreviewedRow
 from llmsearch_optuna.inputs.prompts import (
     Prompter,
     ReadyPrompt,
     depends_on_the_date,
-    is_empty,
     make_prompter,
     ready,
 )
-from llmsearch_optuna.inputs.rows import Row, dataset_name, missing_column, read_rows
+from llmsearch_optuna.inputs.references import references_of
+from llmsearch_optuna.inputs.rows import Row, dataset_name, read_rows
 from llmsearch_optuna.inputs.splits import split_rows
 from llmsearch_optuna.metrics import BUILT_IN, Metric
 
@@ -52,7 +53,8 @@ class PreparedTask:
         direction: ``"maximize"`` or ``"minimize"``.
         occurrences: How many earlier rows have the same prompt.
         distinct: Which distinct prompt the row has, numbered as they first appear.
-        cut_rows: The numbers of the rows that max_prompt_tokens shortened.
+        cut_rows: The numbers of the rows whose prompts were shortened, by max_prompt_tokens or by the tokenizer.
+        encode_args: What the tokenizer is to be called with beside add_special_tokens.
         description: What counts in a study's fingerprint; JSON-able.
     """
 
@@ -66,6 +68,7 @@ class PreparedTask:
     occurrences: tuple[int, ...]
     distinct: tuple[int, ...]
     cut_rows: tuple[int, ...]
+    encode_args: Mapping[str, Any]
     description: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -73,8 +76,8 @@ class PreparedTask:
 
     def token_counts(self, tokenizer: Any) -> tuple[int, ...]:
         """Return how many tokens each prompt has."""
-        pairs = zip(self.prompts, self.add_special_tokens, strict=True)
-        return tuple(_token_count(tokenizer, text, special) for text, special in pairs)
+        count = TokenCounter(tokenizer, self.encode_args)
+        return tuple(map(count, self.prompts, self.add_special_tokens))
 
     def check_lengths(self, tokenizer: Any, max_context: int | None, max_new_tokens: int) -> tuple[int, ...]:
         """Return the prompts' token counts, after making sure that each leaves room for the new tokens.
@@ -129,7 +132,10 @@ class Task:
             template as its variables, such as ``{"enable_thinking": False}``.
         name: For the study's name; the data's own name otherwise.
         max_prompt_tokens: Cut rows whose prompt is longer: the longest text among their columns loses its
-            beginning. Default: nothing is cut.
+            beginning. A number between 0 and 1 is that quantile of the prompts' lengths. Default: nothing is cut.
+        tokenizer_encode_args: What the tokenizer is called with, such as ``{"add_special_tokens": False}`` or
+            ``{"truncation": True, "max_length": 512}``. Truncation cuts tokens wherever they are, a chat template's
+            too; max_prompt_tokens does not. Default: nothing is cut.
         split: Which split of a dataset that has several.
         subset: Which configuration of a hub dataset that has several.
         limit: Use only the first so many rows.
@@ -144,7 +150,8 @@ class Task:
     system: str | None = None
     chat_template: bool | Mapping[str, Any] = True
     name: str | None = None
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: float | None = None
+    tokenizer_encode_args: Mapping[str, Any] | None = None
     split: str | None = None
     subset: str | None = None
     limit: int | None = None
@@ -154,8 +161,8 @@ class Task:
             raise InputError(f"direction={self.direction!r} must be 'maximize' or 'minimize'")
         if self.postprocess is not None and not callable(self.postprocess):
             raise InputError(f"postprocess={self.postprocess!r} must be a function from text to text")
-        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
-            raise InputError(f"max_prompt_tokens={self.max_prompt_tokens} must be at least 1")
+        check_limit(self.max_prompt_tokens)
+        check_encode_args(self.tokenizer_encode_args or {})
 
     @staticmethod
     def of(dataset: Any, **described: Any) -> Task:
@@ -181,7 +188,7 @@ class Task:
         rows = self._rows()
         columns = list(rows[0])
         metric = self._metric()
-        references = tuple(_references(self.reference, rows, columns))
+        references = tuple(references_of(self.reference, rows, columns))
         prompter = make_prompter(self.prompt, columns)
         if self.chat_template is True and depends_on_the_date(tokenizer):
             _log.warning(
@@ -202,6 +209,7 @@ class Task:
             occurrences=_occurrences(texts),
             distinct=_distinct(texts),
             cut_rows=cut,
+            encode_args=check_encode_args(self.tokenizer_encode_args or {}),
             description=self._description(texts, references, rows, prompter, checked),
         )
 
@@ -213,8 +221,11 @@ class Task:
         rows = self._rows()
         columns = list(rows[0])
         shown = rows[: max(n, 1)]
-        prompts, cut = self._prompts(make_prompter(self.prompt, columns), shown, tokenizer)
-        references = _references(self.reference, shown, columns)
+        # a quantile is one of all prompts
+        needed = rows if isinstance(self.max_prompt_tokens, float) else shown
+        prompts, cut = self._prompts(make_prompter(self.prompt, columns), needed, tokenizer)
+        references = references_of(self.reference, shown, columns)
+        count = None if tokenizer is None else self._counter(tokenizer)
         return Preview(
             name=self.study_part,
             rows_total=len(rows),
@@ -223,12 +234,10 @@ class Task:
                     number=number,
                     prompt=prompt.text,
                     reference=reference,
-                    tokens=None
-                    if tokenizer is None
-                    else _token_count(tokenizer, prompt.text, not prompt.from_chat_template),
+                    tokens=None if count is None else count.of(prompt),
                     is_cut=number in cut,
                 )
-                for number, (prompt, reference) in enumerate(zip(prompts, references, strict=True))
+                for number, (prompt, reference) in enumerate(zip(prompts, references, strict=False))
             ),
         )
 
@@ -253,19 +262,21 @@ class Task:
         self, prompter: Prompter, rows: Sequence[Row], tokenizer: Any
     ) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
         """Return the ready prompts and the numbers of the rows that had to be cut for them."""
-        if self.max_prompt_tokens is not None and tokenizer is None:
+        if tokenizer is None and self.max_prompt_tokens is not None:
             raise InputError("max_prompt_tokens counts tokens, and there is no tokenizer; give tokenizer=")
-        prompts, cut = [], []
+        if tokenizer is None and self.tokenizer_encode_args:
+            raise InputError("tokenizer_encode_args are for a tokenizer, and there is none; give tokenizer=")
+        prompts = []
         for number, row in enumerate(rows):
             with _naming_row(number):
-                made = self._prompt(prompter, row, tokenizer)
-                if self._is_too_long(made, tokenizer):
-                    made = self._cut(prompter, row, tokenizer)
-                    cut.append(number)
-                prompts.append(made)
-        if cut:
-            _log.warning("max_prompt_tokens=%d cut %d of %d rows", self.max_prompt_tokens, len(cut), len(rows))
-        return prompts, tuple(cut)
+                prompts.append(self._prompt(prompter, row, tokenizer))
+        if tokenizer is None:
+            return prompts, ()
+        cut = self._cut(prompts, prompter, rows, tokenizer)
+        return prompts, tuple(sorted(cut | self._truncated(prompts, tokenizer)))
+
+    def _counter(self, tokenizer: Any) -> TokenCounter:
+        return TokenCounter(tokenizer, check_encode_args(self.tokenizer_encode_args or {}))
 
     def _prompt(self, prompter: Prompter, row: Row, tokenizer: Any) -> ReadyPrompt:
         content = prompter.content(row, tokenizer)
@@ -274,32 +285,48 @@ class Task:
             raise InputError("its prompt is an empty text")
         return made
 
-    def _is_too_long(self, made: ReadyPrompt, tokenizer: Any) -> bool:
+    def _cut(self, prompts: list[ReadyPrompt], prompter: Prompter, rows: Sequence[Row], tokenizer: Any) -> set[int]:
+        """Shorten what is longer than max_prompt_tokens, in place; returns the numbers of these rows."""
         if self.max_prompt_tokens is None:
-            return False
-        return _token_count(tokenizer, made.text, not made.from_chat_template) > self.max_prompt_tokens
-
-    def _cut(self, prompter: Prompter, row: Row, tokenizer: Any) -> ReadyPrompt:
-        """Shorten the longest text column from its beginning: template, instruction and the last words stay."""
-        texts = {name: value for name, value in row.items() if isinstance(value, str)}
-        longest = max(texts, key=lambda name: len(texts[name]), default=None)
-        fitting = None
-        if longest is not None:
-            least, most = 0, len(texts[longest])
-            while least <= most:
-                kept = (least + most) // 2
-                text = texts[longest][len(texts[longest]) - kept :]
-                made = self._prompt(prompter, {**row, longest: text}, tokenizer)
-                if self._is_too_long(made, tokenizer):
-                    most = kept - 1
-                else:
-                    fitting, least = made, kept + 1
-        if fitting is None:
-            raise InputError(
-                f"its prompt has more than max_prompt_tokens={self.max_prompt_tokens} tokens even without its longest "
-                f"column ({longest!r}); raise max_prompt_tokens or shorten the template"
+            return set()
+        count = self._counter(tokenizer)
+        counts = [count.of(prompt) for prompt in prompts]
+        limit = limit_in_tokens(self.max_prompt_tokens, counts)
+        cut = {number for number, tokens in enumerate(counts) if tokens > limit}
+        for number in sorted(cut):
+            with _naming_row(number):
+                prompts[number] = cut_to_fit(
+                    rows[number],
+                    limit,
+                    make=lambda row: self._prompt(prompter, row, tokenizer),
+                    count=count.of,
+                )
+        if cut:
+            _log.warning(
+                "max_prompt_tokens=%s cut %d of %d rows to %d tokens",
+                self.max_prompt_tokens,
+                len(cut),
+                len(rows),
+                limit,
             )
-        return fitting
+        return cut
+
+    def _truncated(self, prompts: Sequence[ReadyPrompt], tokenizer: Any) -> set[int]:
+        """The numbers of the rows whose prompts lose tokens by the user's own arguments for the tokenizer."""
+        count = self._counter(tokenizer)
+        if not count.truncates:
+            return set()
+        whole = count.whole()
+        lost = {number for number, prompt in enumerate(prompts) if count.of(prompt) < whole.of(prompt)}
+        if lost:
+            _log.warning(
+                "tokenizer_encode_args cut %d of %d prompts on the %s, whatever stood there; max_prompt_tokens= cuts "
+                "only the longest column",
+                len(lost),
+                len(prompts),
+                tokenizer.truncation_side,
+            )
+        return lost
 
     def _description(
         self,
@@ -323,45 +350,11 @@ class Task:
             "metric": {"name": metric.name, "bounds": metric.bounds and list(metric.bounds), **metric.description},
             "direction": self.direction,
         }
+        if self.tokenizer_encode_args:
+            described["tokenizer_encode_args"] = check_encode_args(self.tokenizer_encode_args)
         if "built_in" not in metric.description:  # a user's scorer may read any column
             described["columns"] = _hash(rows)
         return described
-
-
-def _references(reference: Any, rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Any]:
-    if reference is None:
-        reference = "reference" if "reference" in columns else None
-    if reference is None:
-        yield from (None for _ in rows)
-    elif callable(reference):
-        yield from _called_references(reference, rows)
-    else:
-        several = isinstance(reference, Sequence) and not isinstance(reference, str)
-        names = list(reference) if several else [reference]
-        if not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"reference={reference!r} must be a column, a list of columns, or a function of the row")
-        for name in names:
-            if name not in columns:
-                raise missing_column(name, columns, "reference=")
-        _refuse_empty(names, rows)
-        yield from ({name: row[name] for name in names} if several else row[names[0]] for row in rows)
-
-
-def _refuse_empty(names: Sequence[str], rows: Sequence[Row]) -> None:
-    for name in names:
-        empty = [number for number, row in enumerate(rows) if is_empty(row.get(name))]
-        if empty:
-            shown = ", ".join(map(str, empty[:8])) + (f" and {len(empty) - 8} more" if len(empty) > 8 else "")
-            raise InputError(f"the reference column {name!r} is empty in row {shown}; leave such rows out")
-
-
-def _called_references(function: Callable[[Row], Any], rows: Sequence[Row]) -> Iterator[Any]:
-    for number, row in enumerate(rows):
-        try:
-            yield function(dict(row))
-        except Exception as problem:
-            name = callable_name(function, "the reference function")
-            raise InputError(f"row {number}: {name} fails: {type(problem).__name__}: {problem}") from problem
 
 
 @contextmanager
@@ -384,10 +377,6 @@ def _occurrences(texts: Sequence[str]) -> tuple[int, ...]:
 def _distinct(texts: Sequence[str]) -> tuple[int, ...]:
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     return tuple(numbers[text] for text in texts)
-
-
-def _token_count(tokenizer: Any, text: str, add_special_tokens: bool) -> int:
-    return len(cast("list[int]", tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]))
 
 
 def _hash(values: Sequence[Any]) -> str:

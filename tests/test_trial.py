@@ -18,8 +18,9 @@ from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics import Metric
 from llmsearch_optuna.pruning import PairedPruner
+from llmsearch_optuna.rows import Rows, by_row, requests_for
 from llmsearch_optuna.storage import OpenedStudy, open_study
-from llmsearch_optuna.trial import Rows, TrialJob, TrialRun, by_row, requests_for
+from llmsearch_optuna.trial import TrialJob, TrialRun
 
 GREEDY = GenerationParams.of({"max_new_tokens": 8})
 SAMPLING = GenerationParams.of({"max_new_tokens": 8, "do_sample": True})

@@ -11,9 +11,9 @@ import typer
 
 from llmsearch_optuna.cli import options
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.study_file import Changes, search_arguments
+from llmsearch_optuna.study_file import Changes, ModelSection, search_arguments
 
-_SCORING_ARGUMENTS = ("batch_size", "cache_budget", "device", "revision", "dtype")
+_SCORING_ARGUMENTS = tuple(name for name in ModelSection.model_fields if name != "name")
 
 
 def score(

@@ -19,8 +19,8 @@ from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from llmsearch_optuna.ledger import RowRecord
 
 if TYPE_CHECKING:
+    from llmsearch_optuna.rows import Rows
     from llmsearch_optuna.storage import OpenedStudy
-    from llmsearch_optuna.trial import Rows
 
 _PROMPT_SHOWN = 300
 

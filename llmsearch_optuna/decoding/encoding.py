@@ -6,14 +6,39 @@ The engine asks for ids here and nowhere else.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from llmsearch_optuna.decoding.requests import Request
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import DecodingError, InputError
 
 TokenIds = tuple[int, ...]
+
+
+_PADDING = ("padding", "padding_side", "pad_to_multiple_of")
+_ENCODE_ARGS = ("add_special_tokens", "truncation", "max_length")
+
+
+def check_encode_args(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for calling a tokenizer that have a say here; padding has none, since no row is padded.
+
+    Raises:
+        InputError: An argument that changes what the call returns, or is none of the tokenizer's.
+    """
+    strange = [name for name in args if name not in (*_ENCODE_ARGS, *_PADDING)]
+    if strange:
+        raise InputError(
+            f"tokenizer_encode_args may hold {', '.join(_ENCODE_ARGS)} (and padding, which is ignored: no row is "
+            f"padded), not {', '.join(map(repr, strange))}"
+        )
+    return {name: value for name, value in args.items() if name in _ENCODE_ARGS and value is not None}
+
+
+def encode(tokenizer: Any, text: str, add_special_tokens: bool, args: Mapping[str, Any]) -> TokenIds:
+    """The token ids of a text; the user's own ``args`` for the tokenizer have the last word."""
+    return tuple(tokenizer(text, **{"add_special_tokens": add_special_tokens, **args})["input_ids"])
 
 
 class PromptEncoder:
@@ -28,7 +53,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._context = context
         self._special = tuple(token for token in tokenizer.all_special_tokens if token)
-        self._known: dict[tuple[str, bool], TokenIds] = {}
+        self._known: dict[tuple[str, bool, str], TokenIds] = {}
 
     def encode(self, request: Request) -> TokenIds:
         """The token ids of a request's prompt.
@@ -37,11 +62,12 @@ class PromptEncoder:
             DecodingError: The prompt is empty, or does not fit into the context beside its new tokens.
         """
         add = request.add_special_tokens
-        key = (request.prompt, not request.prompt.startswith(self._special) if add is None else add)
+        if add is None:
+            add = not request.prompt.startswith(self._special)
+        key = (request.prompt, add, repr(request.encode_args) if request.encode_args else "")
         ids = self._known.get(key)
         if ids is None:
-            encoded = self._tokenizer(request.prompt, add_special_tokens=key[1])
-            ids = self._known[key] = tuple(encoded["input_ids"])
+            ids = self._known[key] = encode(self._tokenizer, request.prompt, add, request.encode_args)
         self._check(request, len(ids))
         return ids
 

@@ -33,7 +33,7 @@ from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.decoding.seq2seq import executor_for
 from llmsearch_optuna.decoding.stats import Counters, EngineStats
-from llmsearch_optuna.decoding.stopping import Stopper
+from llmsearch_optuna.decoding.stopping import Stopper, check_decode_args
 from llmsearch_optuna.decoding.walkers import BeamWalker, TokenWalker, Walker
 from llmsearch_optuna.decoding.warpers import Candidates, needs_full_logits, pick, pick_from_logits, supports
 from llmsearch_optuna.errors import DecodingError, InputError
@@ -60,10 +60,12 @@ class Engine:
         tokenizer: Its tokenizer.
         batch_size: Most rows in one pass; ``"auto"`` estimates it from the free memory.
         cache_budget: Bytes for stored scores, keys and values; ``"auto"`` is half of the free memory, 0 none.
+        tokenizer_decode_args: What the tokenizer's ``decode`` is called with; special tokens are skipped unless this
+            says otherwise.
         top: How many of the largest logits of a prefix are kept to pick from.
 
     Raises:
-        InputError: For a batch size below 1 or a negative budget.
+        InputError: For a batch size below 1, a negative budget, or arguments that the tokenizer does not take.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Engine:
         *,
         batch_size: int | Literal["auto"] = "auto",
         cache_budget: int | Literal["auto"] = "auto",
+        tokenizer_decode_args: Mapping[str, Any] | None = None,
         top: int = TOP_CANDIDATES,
     ) -> None:
         if batch_size != "auto" and batch_size < 1:
@@ -82,6 +85,7 @@ class Engine:
         model.eval()
         self.model = model
         self.tokenizer = tokenizer
+        self.tokenizer_decode_args = check_decode_args(tokenizer, tokenizer_decode_args or {})
         self.default_params: dict[str, Any] = model_defaults(model)
         self._executor = executor_for(model, top=top)
         device = self._executor.device
@@ -326,6 +330,7 @@ class Engine:
                 [ids for _, ids in batch],
                 first.params,
                 [row_key(ids, request.occurrence, request.replicate) for request, ids in batch],
+                self.tokenizer_decode_args,
             )
         except DecodingError as error:
             for request, _ in batch:
@@ -402,7 +407,9 @@ class Engine:
         key = row_key(tree.prompt_ids, request.occurrence, request.replicate)
         stopper = self._stoppers.get(request.params)
         if stopper is None:
-            stopper = self._stoppers[request.params] = Stopper(request.params, self.tokenizer)
+            stopper = self._stoppers[request.params] = Stopper(
+                request.params, self.tokenizer, self.tokenizer_decode_args
+            )
         if request.params.kind in ("beam", "beam_sampling"):
             return BeamWalker(request, tree, key, stopper, self._executor.vocab_size)
         return TokenWalker(request, tree, key, stopper)

@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +55,7 @@ def generate_plain(
     prompts_token_ids: Sequence[Sequence[int]],
     params: GenerationParams,
     row_keys: Sequence[int],
+    decode_args: Mapping[str, Any] | None = None,
 ) -> list[PlainResult]:
     """Decode prompts through ``model.generate``, as if each were alone.
 
@@ -65,6 +66,7 @@ def generate_plain(
         prompts_token_ids: The prompts, unpadded.
         params: One configuration for all of them.
         row_keys: One for each prompt; seeds what draws random numbers.
+        decode_args: What the tokenizer's ``decode`` is called with.
 
     Returns:
         For each prompt its new tokens (the ending one included), why it ended, and the text.
@@ -76,8 +78,8 @@ def generate_plain(
     if reason is not None:
         raise DecodingError(reason)
     config = _generation_config(params)
-    stopper = Stopper(params, tokenizer)
-    call = _Call(model, tokenizer, params, config)
+    stopper = Stopper(params, tokenizer, decode_args)
+    call = _Call(model, tokenizer, params, config, decode_args or {})
     results: list[PlainResult | None] = [None] * len(prompts_token_ids)
     with _without_own_defaults(call.holder):
         for rows in call.batches(prompts_token_ids):
@@ -112,12 +114,14 @@ class _Call:
         tokenizer: PreTrainedTokenizerBase,
         params: GenerationParams,
         config: GenerationConfig,
+        decode_args: Mapping[str, Any],
     ) -> None:
         self.model: Any = model
         self.holder = _holder(model)
         self._tokenizer = tokenizer
         self._params = params
         self._config = config
+        self._decode_args = decode_args
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self._takes_mask = "attention_mask" in inspect.signature(self.holder.forward).parameters
         self._draws = params.kind in ("sampling", "beam_sampling") or (
@@ -152,6 +156,7 @@ class _Call:
                 sequences=self._params.stop_token_sequences,
                 stop=self._params.stop,
                 tokenizer=self._tokenizer,
+                decode_args=self._decode_args,
             )
             extra["stopping_criteria"] = StoppingCriteriaList([stop])
         if own := own_processors(self._params):

@@ -7,7 +7,7 @@ says whose they are. Nothing here knows how tokens are made.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmsearch_optuna.decoding.params import GenerationParams
@@ -46,6 +46,7 @@ class Request:
         replicate: Which repetition of the row this is; every replicate draws fresh noise.
         add_special_tokens: Whether tokenizing adds BOS and the like; None adds them unless the text begins with a
             special token itself, as text from most chat templates does.
+        encode_args: What else the tokenizer is called with, such as ``{"truncation": True, "max_length": 512}``.
     """
 
     tag: Hashable
@@ -55,6 +56,7 @@ class Request:
     occurrence: int = 0
     replicate: int = 0
     add_special_tokens: bool | None = None
+    encode_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

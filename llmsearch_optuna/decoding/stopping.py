@@ -6,7 +6,7 @@ cut before what stopped it. How tokens are picked is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,16 @@ MARGIN_TOKENS = 8
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
+def check_decode_args(tokenizer: PreTrainedTokenizerBase, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for a tokenizer's ``decode``, tried on a token; InputError where it does not take them."""
+    if args:
+        try:
+            tokenizer.decode([0], **args)
+        except TypeError as problem:
+            raise InputError(f"tokenizer_decode_args={dict(args)!r} are not for this tokenizer: {problem}") from problem
+    return dict(args)
+
+
 class Stopper:
     """Finds the end of completions under one set of parameters; shared by all rows.
 
@@ -32,10 +42,16 @@ class Stopper:
     Args:
         params: Supplies eos_token_ids, stop, stop_token_sequences and max_new_tokens.
         tokenizer: Decodes tokens.
+        decode_args: What its ``decode`` is called with; special tokens are skipped unless this says otherwise.
     """
 
-    def __init__(self, params: GenerationParams, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._finder = _Finder(params.stop, params.stop_token_sequences, tokenizer)
+    def __init__(
+        self,
+        params: GenerationParams,
+        tokenizer: PreTrainedTokenizerBase,
+        decode_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._finder = _Finder(params.stop, params.stop_token_sequences, tokenizer, decode_args or {})
         self._eos = frozenset(params.eos_token_ids)
         self._max_new_tokens = params.max_new_tokens
 
@@ -114,6 +130,7 @@ class StopOnSequences(StoppingCriteria):
         sequences: Token sequences that stop.
         stop: Strings that stop; they need ``tokenizer``.
         tokenizer: Decodes tokens.
+        decode_args: What its ``decode`` is called with; special tokens are skipped unless this says otherwise.
     """
 
     def __init__(
@@ -123,6 +140,7 @@ class StopOnSequences(StoppingCriteria):
         sequences: Sequence[Sequence[int]] = (),
         stop: str | Sequence[str] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
+        decode_args: Mapping[str, Any] | None = None,
     ) -> None:
         strings = check_value("stop", stop)
         if strings and tokenizer is None:
@@ -130,7 +148,7 @@ class StopOnSequences(StoppingCriteria):
         if not strings and not sequences:
             raise InputError("There is nothing to stop on. Give sequences= (token ids) or stop= (text).")
         self.prompt_length = prompt_length
-        self._finder = _Finder(strings, check_value("stop_token_sequences", sequences), tokenizer)
+        self._finder = _Finder(strings, check_value("stop_token_sequences", sequences), tokenizer, decode_args or {})
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Bool ``[rows]``: which rows end with a stop. ``input_ids`` is ``[rows, prompt_length + generated]``."""
@@ -154,8 +172,10 @@ class _Finder:
         strings: Sequence[str],
         sequences: Sequence[Sequence[int]],
         tokenizer: PreTrainedTokenizerBase | None,
+        decode_args: Mapping[str, Any],
     ) -> None:
         self._tokenizer = tokenizer
+        self._decode_args = {"skip_special_tokens": True, **decode_args}
         special = {} if tokenizer is None else _special_tokens(tokenizer)
         self._special = frozenset(special.values())
         self.strings = tuple(string for string in strings if string not in special)
@@ -199,7 +219,7 @@ class _Finder:
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         assert self._tokenizer is not None
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return str(self._tokenizer.decode(list(token_ids), **self._decode_args))
 
     @staticmethod
     def _ends_with(token_ids: Sequence[int], sequence: Sequence[int]) -> bool:

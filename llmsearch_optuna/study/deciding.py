@@ -20,11 +20,11 @@ from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.ledger import Look, Phase, RowRecord
 from llmsearch_optuna.metrics import MetricError
+from llmsearch_optuna.rows import Rows, is_random, mean, requests_for, score_table
 from llmsearch_optuna.statistics.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.driving import gather
 from llmsearch_optuna.study.schedule import params_of
-from llmsearch_optuna.trial import Rows, is_random, mean, requests_for, score_table
 from llmsearch_optuna.verdict import Verdict, baseline_won, compare, compare_corpus, no_holdout_verdict, optimism
 
 logger = logging.getLogger("llmsearch_optuna.study.deciding")

@@ -16,12 +16,12 @@ from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.ledger import Item
 from llmsearch_optuna.pruning import PairedPruner
+from llmsearch_optuna.rows import Rows, score_table
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.statistics.power import minimum_detectable
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.serving import Served
 from llmsearch_optuna.task import PreparedTask, split_rows
-from llmsearch_optuna.trial import Rows, score_table
 
 logger = logging.getLogger("llmsearch_optuna.study.planning")
 
@@ -109,6 +109,7 @@ def make_plan(
         add_special_tokens=task.add_special_tokens,
         metric=task.metric,
         direction=task.direction,
+        encode_args=task.encode_args,
         replicates=replicates,
         **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )

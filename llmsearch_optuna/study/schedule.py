@@ -17,10 +17,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.rows import Rows, by_row
 from llmsearch_optuna.samplers import Candidate, CandidateMaker, Suggester, same_point, visible
 from llmsearch_optuna.space import Space, Suggestion
 from llmsearch_optuna.storage import OpenedStudy
-from llmsearch_optuna.trial import Role, Rows, TrialJob, by_row
+from llmsearch_optuna.trial import Role, TrialJob
 
 logger = logging.getLogger("llmsearch_optuna.study.schedule")
 

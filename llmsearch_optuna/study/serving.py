@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from llmsearch_optuna.decoding.one_method import OneMethodServer
 from llmsearch_optuna.decoding.requests import RequestServer
@@ -63,11 +64,8 @@ def serve(
     model: Any,
     tokenizer: Any = None,
     *,
-    batch_size: int | Literal["auto"] = "auto",
-    cache_budget: int | Literal["auto"] = "auto",
-    device: str | None = None,
-    revision: str | None = None,
-    dtype: Any = None,
+    engine: Mapping[str, Any] | None = None,
+    loading: Mapping[str, Any] | None = None,
 ) -> Served:
     """Make the model ready to decode.
 
@@ -75,25 +73,42 @@ def serve(
         model: An engine (`submit`, `poll`, `cancel`), an object with `generate(prompts, params)`, a Hugging Face
             model, or a path or hub id of one.
         tokenizer: Its tokenizer; found from the model where it can be.
-        batch_size: Most rows in one pass, for a Hugging Face model.
-        cache_budget: Bytes of cache, for a Hugging Face model.
-        device: Where to load a model to.
-        revision: Which revision of it to load.
-        dtype: In which dtype to load it.
+        engine: Keyword arguments of `Engine`, for a Hugging Face model.
+        loading: Keyword arguments of `models.load`, for a Hugging Face model. None says nothing, here as there.
 
     Raises:
-        InputError: The object is none of these.
+        InputError: The object is none of these, or an argument could not have an effect on it.
     """
+    engine, loading = _given(engine), _given(loading)
     if all(callable(getattr(model, method, None)) for method in ("submit", "poll", "cancel")):
+        _refuse(engine | loading, "model= is an engine already; give it to the engine, or to what loads its model")
         return _described(model, model, tokenizer)
     if not isinstance(model, str) and _has_one_method(model):
-        return _described(OneMethodServer(model), model, tokenizer)
-    return _load(
-        model,
-        tokenizer,
-        {"batch_size": batch_size, "cache_budget": cache_budget},
-        {"device": device, "revision": revision, "dtype": dtype},
-    )
+        rows = {"batch_rows": engine.pop("batch_size")} if "batch_size" in engine else {}
+        _refuse(engine | loading, "model= decodes by its own generate(prompts, params); give it to that")
+        return _described(OneMethodServer(model, **rows), model, tokenizer)
+    if not isinstance(model, str | Path):
+        _refuse({n: v for n, v in loading.items() if n in _FROM_FILES}, "model= is loaded already")
+    return _load(model, tokenizer, engine, loading)
+
+
+_FROM_FILES = ("dtype", "device_map", "gguf_file")
+"""What is said where a model is read from files."""
+
+
+def _given(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments that say something."""
+    return {name: value for name, value in (arguments or {}).items() if not _is_silent(name, value)}
+
+
+def _is_silent(name: str, value: Any) -> bool:
+    says_auto = isinstance(value, str) and value == "auto" and name != "device_map"  # which asks for spreading
+    return value is None or value is False or says_auto
+
+
+def _refuse(arguments: Mapping[str, Any], reason: str) -> None:
+    if arguments:
+        raise InputError(f"{', '.join(f'{n}={v!r}' for n, v in arguments.items())} has no effect here: {reason}")
 
 
 def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
@@ -101,7 +116,7 @@ def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
         from llmsearch_optuna import models
 
         loaded = models.load(engine.model, tokenizer if tokenizer is not None else engine.tokenizer)
-        description, name, limit = loaded.description, loaded.name, loaded.max_context
+        description, name, limit = _with_decoding(loaded.description, engine), loaded.name, loaded.max_context
     else:
         description, name, limit = _description(engine), str(getattr(engine, "name", type(engine).__name__)), None
     return Served(
@@ -113,6 +128,12 @@ def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
         engine=engine,
         max_context=limit,
     )
+
+
+def _with_decoding(description: Mapping[str, Any], engine: Any) -> dict[str, Any]:
+    """How tokens become text counts as well, where a user has a say in it."""
+    args = getattr(engine, "tokenizer_decode_args", None)
+    return {**description, "tokenizer_decode_args": dict(args)} if args else dict(description)
 
 
 def _description(engine: Any) -> dict[str, Any]:
@@ -141,13 +162,13 @@ def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mappin
             f"model={model!r} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, or an object "
             "with generate(prompts, params)"
         )
-    loaded = models.load(model, tokenizer, **{k: v for k, v in loading.items() if v is not None})
+    loaded = models.load(model, tokenizer, **loading)
     made = Engine(loaded.model, loaded.tokenizer, **engine)
     return Served(
         server=made,
         tokenizer=loaded.tokenizer,
         defaults=dict(made.default_params),
-        description=loaded.description,
+        description=_with_decoding(loaded.description, made),
         name=loaded.name,
         engine=made,
         max_context=loaded.max_context,

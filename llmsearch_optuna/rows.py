@@ -1,0 +1,149 @@
+"""The rows that a study searches on: in which order, what is asked of an engine for them, and how they are scored.
+
+Row numbers are those of the task everywhere. Which parameters are tried, and when a trial ends, is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.decoding.requests import Request
+from llmsearch_optuna.ledger import Phase, RowRecord
+from llmsearch_optuna.metrics import Metric
+from llmsearch_optuna.pruning import Direction
+
+LOOK_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The search rows in the study's permutation, and how they are scored.
+
+    Attributes:
+        order: Row numbers of the task, permuted.
+        prompts: Ready for the model, by row number (all rows of the task).
+        references: By row number.
+        columns: By row number.
+        occurrences: How many earlier rows have the same prompt, by row number.
+        add_special_tokens: Whether tokenizing adds special tokens to the prompt, by row number.
+        metric: Scores them.
+        direction: ``"maximize"`` or ``"minimize"``.
+        encode_args: What else the tokenizer is called with.
+        replicates: How often a row is decoded when something is sampled.
+        first_look: Rows before the first look.
+        look_every: Rows between two looks.
+    """
+
+    order: tuple[int, ...]
+    prompts: Sequence[str]
+    references: Sequence[Any]
+    columns: Sequence[Mapping[str, Any]]
+    occurrences: Sequence[int]
+    add_special_tokens: Sequence[bool]
+    metric: Metric
+    direction: Direction
+    encode_args: Mapping[str, Any] = field(default_factory=dict)
+    replicates: int = 1
+    first_look: int = LOOK_EVERY
+    look_every: int = LOOK_EVERY
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Row number -> place in the permutation."""
+        return {row: place for place, row in enumerate(self.order)}
+
+    @cached_property
+    def looks(self) -> list[int]:
+        """How many rows have been seen at each look; the last one is all of them."""
+        return [*range(self.first_look, len(self.order), self.look_every), len(self.order)]
+
+    def replicates_of(self, params: GenerationParams, first: int = 0, count: int | None = None) -> range:
+        """The replicate numbers that these parameters need; one is enough where nothing is sampled."""
+        return range(first, first + (self.replicates if count is None else count)) if is_random(params) else range(1)
+
+    def score(self, records: Sequence[RowRecord]) -> list[RowRecord]:
+        """The records with their scores; those of a corpus metric stay without.
+
+        Raises:
+            MetricError: The metric failed; names the row.
+        """
+        if self.metric.per_row is False or all(r.score is not None for r in records):
+            return list(records)
+        numbers = [r.row for r in records]
+        scores = self.metric.score_rows(
+            [r.text or "" for r in records],
+            [self.references[n] for n in numbers],
+            [self.columns[n] for n in numbers],
+            numbers=numbers,
+        )
+        return [record.scored(score) for record, score in zip(records, scores, strict=True)]
+
+    def value(self, records: Sequence[RowRecord]) -> float:
+        """The score of all these records together: the mean, or the corpus metric's answer."""
+        if self.metric.per_row is False:
+            numbers = [r.row for r in records]
+            return self.metric.score_corpus(
+                [r.text or "" for r in records],
+                [self.references[n] for n in numbers],
+                [self.columns[n] for n in numbers],
+                numbers=numbers,
+            )
+        return mean([r.score for r in records if r.score is not None])
+
+
+def requests_for(
+    rows: Rows,
+    params: GenerationParams,
+    tag: tuple[Phase, int],
+    *,
+    order: Sequence[int] | None = None,
+    replicates: Sequence[int] | None = None,
+) -> list[Request]:
+    """All requests of one configuration, row by row, replicates together."""
+    return [
+        Request(
+            tag,
+            row,
+            rows.prompts[row],
+            params,
+            occurrence=rows.occurrences[row],
+            replicate=replicate,
+            add_special_tokens=rows.add_special_tokens[row],
+            encode_args=rows.encode_args,
+        )
+        for row in (rows.order if order is None else order)
+        for replicate in (rows.replicates_of(params) if replicates is None else replicates)
+    ]
+
+
+def by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[float]:
+    """One score for each different row of the order: the mean of its replicates."""
+    scores: dict[int, list[float]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in scores and record.score is not None:
+            scores[record.row].append(record.score)
+    return [mean(found) for found in scores.values() if found]
+
+
+def score_table(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
+    """Scores [rows][replicates], rows in this order."""
+    scores: dict[int, list[float]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in scores and record.score is not None:
+            scores[record.row].append(record.score)
+    return list(scores.values())
+
+
+def mean(scores: Sequence[float]) -> float:
+    """The mean, the same whatever the order."""
+    return math.fsum(scores) / len(scores)
+
+
+def is_random(params: Mapping[str, Any]) -> bool:
+    """Whether fresh replicates of these parameters can differ."""
+    return params.get("do_sample") is True

@@ -1,0 +1,86 @@
+"""One set of parameters on a dataset; and that search, score and study files take the same arguments."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from llmsearch_optuna import models
+from llmsearch_optuna.decoding.engine import Engine
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.scoring import score
+from llmsearch_optuna.search import search
+from llmsearch_optuna.study_file import DataSection, ModelSection, StudySection
+from llmsearch_optuna.task import Task
+
+TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
+ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
+LOADING = set(inspect.signature(models.load).parameters) - {"model", "tokenizer"}
+NOT_IN_FILES = {"postprocess"}  # a function
+
+
+def arguments(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def test_search_and_score_take_what_task_engine_and_loader_take() -> None:
+    assert arguments(search) >= TASK | ENGINE | LOADING
+    assert arguments(score) == TASK | ENGINE | LOADING | {
+        "model",
+        "dataset",
+        "params",
+        "tokenizer",
+        "replicates",
+        "on_row",
+    }
+
+
+def test_every_argument_is_explained() -> None:
+    for function in (search, score):
+        explained = inspect.getdoc(function) or ""
+        assert all(f"\n    {name}: " in explained for name in arguments(function))
+
+
+def test_study_files_say_everything_that_python_says() -> None:
+    data = set(DataSection.model_fields) - {"path", "rows"} | {"limit"}
+    assert data == TASK - NOT_IN_FILES
+    assert set(ModelSection.model_fields) - {"name"} == ENGINE | LOADING | {"tokenizer"}
+    elsewhere = {"model", "dataset", "space", "baseline", "progress", "observer", "study_name", "tokenizer"}
+    assert set(StudySection.model_fields) - {"name"} == arguments(search) - TASK - ENGINE - LOADING - elsewhere
+
+
+ROWS = [
+    {"text": "How many apples", "answer": "7"},
+    {"text": "Anna asks Ben whether the train to Oslo leaves", "answer": "x"},
+]
+
+
+def test_a_prompt_that_does_not_fit_is_told_before_anything_is_decoded(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    longest = len(tiny_tokenizer(ROWS[1]["text"])["input_ids"])
+    room = tiny_llama.config.max_position_embeddings
+    asked: dict[str, Any] = {"prompt": "{text}", "reference": "answer", "metric": "contains"}
+    with pytest.raises(InputError, match=rf"1 of 2 prompts do not fit .*row 1 \({longest} tokens\)"):
+        score(engine, ROWS, {"max_new_tokens": room - longest + 1}, **asked)
+    assert engine.stats.tokens == 0
+
+
+def test_the_arguments_of_a_task_reach_it(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    asked: dict[str, Any] = {"prompt": "{text}", "reference": "answer", "metric": "contains"}
+    cut = score(engine, ROWS, {"max_new_tokens": 3}, max_prompt_tokens=9, limit=2, **asked)
+    assert [c.prompt_tokens <= 9 for c in cut.completions] == [True, True]
+    assert cut.prompts[1].endswith("leaves")
+    truncated = score(
+        engine, ROWS, {"max_new_tokens": 3}, tokenizer_encode_args={"truncation": True, "max_length": 4}, **asked
+    )
+    assert [c.prompt_tokens for c in truncated.completions] == [4, 4]
+    assert len(score(engine, ROWS, {"max_new_tokens": 3}, limit=1, **asked).completions) == 1
