@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from llmsearch_optuna.result import SearchResult
     from llmsearch_optuna.search import score, search
     from llmsearch_optuna.task import Task
+    from llmsearch_optuna.verbosity import set_verbosity
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "SearchResult", "Task", "presets", "score", "search"]
+__all__ = ["Engine", "SearchResult", "Task", "presets", "score", "search", "set_verbosity"]
 
 _HOMES = {
     "Engine": "llmsearch_optuna.decoding.engine",
@@ -27,6 +28,7 @@ _HOMES = {
     "Task": "llmsearch_optuna.task",
     "score": "llmsearch_optuna.search",
     "search": "llmsearch_optuna.search",
+    "set_verbosity": "llmsearch_optuna.verbosity",
 }
 
 

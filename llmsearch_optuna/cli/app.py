@@ -107,18 +107,12 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-class _StderrHandler(logging.Handler):
-    """Writes to whatever sys.stderr is at the moment: a live view puts its own there while it runs."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        print(self.format(record), file=sys.stderr)  # noqa: T201 - the command line's own output
-
-
 def _show_warnings() -> None:
+    from llmsearch_optuna.verbosity import StderrHandler
+
     logger = logging.getLogger("llmsearch_optuna")
     if not logger.handlers:
-        handler = _StderrHandler(logging.WARNING)
+        handler = StderrHandler(logging.WARNING)
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False

@@ -28,9 +28,10 @@ from llmsearch_optuna.decoding.memory import (
     is_out_of_memory,
 )
 from llmsearch_optuna.decoding.noise import row_key
+from llmsearch_optuna.decoding.one_method import FunctionEngine
 from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
 from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
-from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.decoding.requests import Completion, Finished, Request, log_finished
 from llmsearch_optuna.decoding.seq2seq import executor_for
 from llmsearch_optuna.decoding.stats import Counters, EngineStats
 from llmsearch_optuna.decoding.stopping import Stopper, check_decode_args
@@ -109,6 +110,29 @@ class Engine:
         self._encoder = PromptEncoder(tokenizer, self._context_limit())
         self._stoppers: dict[GenerationParams, Stopper] = {}
 
+    @staticmethod
+    def from_function(
+        function: Callable[[list[str], dict[str, Any]], Iterable[str]],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        default_params: Mapping[str, Any] | None = None,
+    ) -> FunctionEngine:
+        """Make an engine of a function from prompts and parameters to texts; `search` and `score` take it as a model.
+
+        >>> def echo(prompts, params):
+        ...     return [prompt[: params["max_new_tokens"]] for prompt in prompts]
+        >>> engine = Engine.from_function(echo)
+        >>> engine.generate(["one", "two"], {"max_new_tokens": 2})[0].text
+        'on'
+
+        Args:
+            function: ``function(prompts, params)`` returns one text a prompt; see `FunctionEngine`. It is asked for a
+                few rows at a time (`search` has ``batch_size=`` for how many), and counts by its source text.
+            tokenizer: For chat templates, and where tokens have to be counted.
+            default_params: What the function does where it is told nothing: the baseline.
+        """
+        return FunctionEngine(function, tokenizer, dict(default_params or {}))
+
     @property
     def capabilities(self) -> str:
         """What this model gets, in words."""
@@ -178,6 +202,7 @@ class Engine:
         finally:
             self._stats.seconds += time.perf_counter() - started
         done, self._done = self._done, []
+        log_finished(logger, done)
         return done
 
     def cancel(self, tag: Hashable) -> None:

@@ -1,4 +1,4 @@
-"""Lets anything that has `generate(prompts, params)` serve requests, a few rows at a time.
+"""Lets anything that has `generate(prompts, params)`, or is such a function, serve requests, a few rows at a time.
 
 First come, first served; rows of one batch share their parameters, so batches never mix trials. Such an engine knows
 no replicates: a fresh one gets another `generation_seed`.
@@ -7,14 +7,55 @@ no replicates: a fresh one gets another `generation_seed`.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.requests import Completion, Finished, Generator, Request
+from llmsearch_optuna.decoding.requests import Completion, Finished, Generator, Request, log_finished
 from llmsearch_optuna.errors import DecodingError
 
+logger = logging.getLogger("llmsearch_optuna.decoding.one_method")
+
 BATCH_ROWS = 8
+
+
+@dataclass(frozen=True)
+class FunctionEngine:
+    """A plain function as an engine of one method; `Engine.from_function` makes it.
+
+    Attributes:
+        function: ``function(prompts, params)`` returns one text a prompt, in their order. ``params`` is a dict of
+            generation parameters under Hugging Face's names, defaults included and without what has no effect.
+        tokenizer: For chat templates and for counting tokens, where prompts need either.
+        default_params: What holds where a configuration is silent; the baseline.
+    """
+
+    function: Callable[[list[str], dict[str, Any]], Iterable[str]]
+    tokenizer: Any = None
+    default_params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the function is called."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__)).strip("<>")
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+        """Ask the function.
+
+        Raises:
+            DecodingError: It returned something else than texts.
+        """
+        texts = self.function(list(prompts), dict(params))
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise DecodingError(f"{self.name} must return a list with one text a prompt, but returned {texts!r:.200}")
+        texts = list(texts)
+        strange = next((text for text in texts if not isinstance(text, str)), None)
+        if strange is not None:
+            raise DecodingError(f"{self.name} must return texts, but one of them is {strange!r:.200}")
+        return [Completion(text) for text in texts]
 
 
 class OneMethodServer:
@@ -53,7 +94,9 @@ class OneMethodServer:
             else:
                 kept.append(request)
         self._queue = kept
-        return self._decode(batch)
+        finished = self._decode(batch)
+        log_finished(logger, finished)
+        return finished
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag."""

@@ -6,6 +6,7 @@ says whose they are. Nothing here knows how tokens are made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -66,6 +67,19 @@ class Finished:
     request: Request
     completion: Completion | None
     error: DecodingError | None = None
+
+
+def log_finished(logger: logging.Logger, finished: Iterable[Finished]) -> None:
+    """At the level DEBUG, say what each row's prompt was and what came of it."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    for item in finished:
+        request, completion = item.request, item.completion
+        # repr keeps a row on one line, and what a model writes from driving a terminal
+        outcome = f"failed: {item.error}"
+        if completion is not None:
+            outcome = f"{completion.text!r} ({len(completion.token_ids)} tokens, {completion.finish_reason})"
+        logger.debug("row %d, replicate %d: %r -> %s", request.row, request.replicate, request.prompt, outcome)
 
 
 @runtime_checkable

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from llmsearch_optuna.decoding.one_method import OneMethodServer
+from llmsearch_optuna.decoding.one_method import FunctionEngine, OneMethodServer
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.inputs.callables import describe_callable
 
 CAPACITY = 64
 """Requests to hand to an engine that does not say how many it can make use of."""
@@ -137,6 +138,8 @@ def _with_decoding(description: Mapping[str, Any], engine: Any) -> dict[str, Any
 
 
 def _description(engine: Any) -> dict[str, Any]:
+    if isinstance(engine, FunctionEngine):
+        return {"function": describe_callable(engine.function)}
     given = getattr(engine, "description", None)
     return dict(given) if isinstance(given, Mapping) else {"engine": type(engine).__qualname__}
 
@@ -159,8 +162,8 @@ def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mappin
 
     if not isinstance(model, str) and not hasattr(model, "__fspath__") and not hasattr(model, "config"):
         raise InputError(
-            f"model={model!r} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, or an object "
-            "with generate(prompts, params)"
+            f"model={model!r} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, an object "
+            "with generate(prompts, params), or Engine.from_function(fn) for a function from these to texts"
         )
     loaded = models.load(model, tokenizer, **loading)
     made = Engine(loaded.model, loaded.tokenizer, **engine)
