@@ -223,7 +223,7 @@ class SearchResult:
         )  # fmt: skip
 
     def trials_dataframe(self) -> pd.DataFrame:
-        """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, and its parameters."""
+        """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, folds, and parameters."""
         lines = []
         for t in self.trials:
             attributes = t.user_attrs
@@ -238,6 +238,7 @@ class SearchResult:
                 "seconds": attributes.get("seconds"),
                 "reason": attributes.get("prune_reason") or attributes.get("fail_reason") or "",
             }
+            line |= {f"fold_{fold}": score for fold, score in enumerate(attributes.get("fold_scores", ()))}
             lines.append(line | {f"params_{k}": v for k, v in attributes.get("params", {}).items()})
         return pd.DataFrame(lines)
 

@@ -34,6 +34,7 @@ class Rows:
         metric: Scores them.
         direction: ``"maximize"`` or ``"minimize"``.
         encode_args: What else the tokenizer is called with.
+        folds: The fold of each row of the order; empty where there are none.
         replicates: How often a row is decoded when something is sampled.
         first_look: Rows before the first look.
         look_every: Rows between two looks.
@@ -48,6 +49,7 @@ class Rows:
     metric: Metric
     direction: Direction
     encode_args: Mapping[str, Any] = field(default_factory=dict)
+    folds: tuple[int, ...] = ()
     replicates: int = 1
     first_look: int = LOOK_EVERY
     look_every: int = LOOK_EVERY
@@ -94,6 +96,17 @@ class Rows:
                 numbers=numbers,
             )
         return mean([r.score for r in records if r.score is not None])
+
+    def fold_values(self, records: Sequence[RowRecord]) -> list[float]:
+        """The score of each fold, from records of all rows; empty where there are no folds.
+
+        Raises:
+            MetricError: A corpus metric failed on the rows of a fold.
+        """
+        groups: list[list[RowRecord]] = [[] for _ in set(self.folds)]
+        for record in records if self.folds else ():
+            groups[self.folds[self.places[record.row]]].append(record)
+        return [self.value(group) for group in groups]
 
 
 def requests_for(

@@ -62,6 +62,7 @@ def search(
     sampler: Literal["tpe", "random", "grid"] | optuna.samplers.BaseSampler = "tpe",
     pruner: Literal["paired", "none"] | PairedPruner | optuna.pruners.BasePruner = "paired",
     holdout: float = 0.3,
+    folds: int | None = None,
     seed: int = 42,
     batch_size: int | Literal["auto"] = "auto",
     cache_budget: int | Literal["auto"] = "auto",
@@ -113,6 +114,8 @@ def search(
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, or an Optuna sampler (then resuming is not exact).
         pruner: ``"paired"``, ``"none"``, a PairedPruner, or an Optuna pruner (then resuming is not exact).
         holdout: The share of distinct prompts that no trial sees; the verdict is made on them.
+        folds: Show the score of each of so many parts of the search rows in a trial's attributes, ``fold_scores``, and
+            in `trials_dataframe`. Rows with the same prompt are in the same part; nothing is decided by them.
         seed: Of the split, the order of the rows, and all suggestions.
         batch_size: Most rows in one pass of the model.
         cache_budget: Bytes for what earlier trials computed.
@@ -183,7 +186,8 @@ def search(
             "trust_remote_code": trust_remote_code,
         },
     )
-    plan = make_plan(task.prepare(served.tokenizer), served, checked_space, baseline, holdout, seed, replicates, judge)
+    prepared = task.prepare(served.tokenizer)
+    plan = make_plan(prepared, served, checked_space, baseline, holdout, seed, replicates, folds, judge)
     suggester = None
     if isinstance(sampler, str):
         suggester = make_suggester(
@@ -209,6 +213,7 @@ def search(
             "holdout_replicates": holdout_replicates,
             "margin": margin,
             "trials_in_flight": trials_in_flight,
+            **({} if folds is None else {"folds": folds}),
         },
         sampler=None if isinstance(sampler, str) else sampler,
         pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,

@@ -80,6 +80,7 @@ class StudySection(_Section):
     sampler: Literal["tpe", "random", "grid"] | None = None
     pruner: Literal["paired", "none"] | None = None
     holdout: float | None = Field(None, ge=0, lt=1, description="Share of the rows that no trial sees.")
+    folds: int | None = Field(None, ge=2, description="Show the score of each of so many parts of the search rows.")
     seed: int | None = None
     replicates: int | None = Field(None, ge=1, description="How often a row is decoded in a trial that samples.")
     holdout_replicates: int | None = Field(None, ge=1, description="The same on the holdout.")

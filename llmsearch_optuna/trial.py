@@ -101,6 +101,7 @@ class TrialRun:
     _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
     _row_scores: list[float] = field(default_factory=list)
     _running: list[float] = field(default_factory=list)
+    _folds: list[float] = field(default_factory=list)
     _looks_done: int = 0
     _started: float = field(default_factory=time.monotonic)
 
@@ -180,6 +181,8 @@ class TrialRun:
             scored = self.rows.score([self._records[key] for key in new])
             self._commit_scores(scored)
             value = self._value(seen, scored)
+            if seen == len(self.rows.order):
+                self._folds = self.rows.fold_values([self._records[key] for key in self._keys(0, seen)])
         except MetricError as error:
             self._finish(TrialEnd("failed", None, str(error)))
             return
@@ -264,6 +267,8 @@ class TrialRun:
         }
         if end.reason is not None:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
+        if self._folds and end.state == "complete":
+            found["fold_scores"] = self._folds
         if stats := {k: v for k, v in self.stats().items() if v}:
             found["engine"] = stats
         return found

@@ -20,6 +20,7 @@ from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion
 from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.inputs.splits import assign_folds
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.search import score, search
 from llmsearch_optuna.study.interruption import StudyInterrupted
@@ -248,6 +249,29 @@ def test_replicates_draw_fresh_noise(tmp_path: Path) -> None:
     row = next(iter(scores))[0]
     assert scores[row, 0] != scores[row, 1]
     assert {r.replicate for r in result.records(0)} == {0}
+
+
+def test_folds_show_how_far_scores_depend_on_the_rows(tmp_path: Path, whole: SearchResult) -> None:
+    rows = [*dataset(30), *dataset(10)]  # some prompts twice
+    result = run(tmp_path, dataset=rows, folds=4, n_trials=5)
+    prompts = {item.row: item.prompt for item in result.items.values()}
+    folds = dict(zip(*_folds(result, prompts), strict=True))
+    for trial in result.trials:
+        if trial.state is not TrialState.COMPLETE:
+            continue
+        scores = result.row_scores(trial.number)
+        groups = [[s for row, s in scores.items() if folds[prompts[row]] == fold] for fold in range(4)]
+        assert trial.user_attrs["fold_scores"] == pytest.approx([sum(g) / len(g) for g in groups])
+        line = result.trials_dataframe().iloc[trial.number]
+        assert [line[f"fold_{n}"] for n in range(4)] == trial.user_attrs["fold_scores"]
+    with pytest.raises(StudyError, match="folds: 4 -> 5"):
+        run(tmp_path, dataset=rows, folds=5, n_trials=5)
+    assert "fold_0" not in whole.trials_dataframe()
+
+
+def _folds(result: SearchResult, prompts: Mapping[int, str]) -> tuple[list[str], tuple[int, ...]]:
+    order = [prompts[row] for row in result.row_scores(0)]
+    return order, assign_folds(order, 4, 42)
 
 
 def test_known_configurations_are_not_decoded_twice(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class Bench:
             add_special_tokens=[True] * TOTAL,
             metric=metric.check(["0.5"] * 2, [{}] * 2),
             direction="maximize",
+            folds=changed.get("folds", ()),
             replicates=changed.get("replicates", 1),
         )
         self.number = -1
@@ -295,6 +296,28 @@ def test_a_corpus_metric_has_a_running_value_and_no_row_scores(tmp_path: Path) -
     assert bench.frozen().value == pytest.approx(0.095)
     assert bench.frozen().intermediate_values[8] == pytest.approx(sum(range(12, 20)) / 800)
     assert {r.score for r in bench.opened.ledger.rows("search", 0)} == {None}
+
+
+FOLDS = tuple(place % 3 for place in range(TOTAL))
+
+
+@pytest.mark.parametrize("replicates", [1, 2])
+@pytest.mark.parametrize("metric", [numbers, total_length])
+def test_a_complete_trial_has_a_score_for_each_fold(tmp_path: Path, metric: Any, replicates: int) -> None:
+    bench = Bench(tmp_path, metric=metric, replicates=replicates, folds=FOLDS)
+    run = bench.new_trial(SAMPLING)
+    run.feed([finished(r, f"{(r.row + r.replicate) / 40}") for r in run.start()])
+    rows_of = [[row for row, fold in zip(bench.rows.order, FOLDS, strict=True) if fold == n] for n in range(3)]
+    means = [sum(row + r for row in rows for r in range(replicates)) / len(rows) / replicates / 40 for rows in rows_of]
+    assert bench.frozen().user_attrs["fold_scores"] == pytest.approx(means)
+
+
+def test_a_trial_that_was_not_finished_has_no_folds(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, folds=FOLDS, bounds=(0, 1))
+    incumbent = tuple([1.0] * TOTAL)
+    answer_all(bench.new_trial(pruner=PairedPruner(), incumbent=0, incumbent_scores=incumbent), lambda row: row / 1000)
+    assert bench.frozen().state is TrialState.PRUNED
+    assert "fold_scores" not in bench.frozen().user_attrs
 
 
 def test_a_known_configuration_is_not_decoded_again(bench: Bench) -> None:

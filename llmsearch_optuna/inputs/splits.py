@@ -1,4 +1,4 @@
-"""Which rows are searched on and which are locked away for the verdict: a pure function of the seed."""
+"""Which rows are searched on, which are locked away, and which belong to which fold: a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ def split_rows(
     search = [row for row, prompt in enumerate(distinct_ids) if prompt not in locked]
     held = tuple(row for row, prompt in enumerate(distinct_ids) if prompt in locked)
     return tuple(search[place] for place in _order(len(search), seed, 1)), held
+
+
+def assign_folds(distinct_ids: Sequence[Hashable], folds: int, seed: int = 42) -> tuple[int, ...]:
+    """Return the fold of each row, from 0; rows with the same prompt are in the same fold.
+
+    Args:
+        distinct_ids: One id a row; rows with the same prompt have the same id.
+        folds: How many; the numbers of prompts in them differ by at most one.
+        seed: Which assignment.
+    """
+    prompts = list(dict.fromkeys(distinct_ids))
+    if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= len(prompts):
+        raise InputError(
+            f"folds={folds!r} must be a whole number from 2 to {len(prompts)}, the number of different prompts"
+        )
+    fold_of = {prompts[place]: turn % folds for turn, place in enumerate(_order(len(prompts), seed, 2))}
+    return tuple(fold_of[prompt] for prompt in distinct_ids)
 
 
 def _locked_prompts(distinct_ids: Sequence[Hashable], holdout: float, seed: int) -> set[Hashable]:

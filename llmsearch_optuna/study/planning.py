@@ -14,6 +14,7 @@ import optuna
 
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.inputs.splits import assign_folds, split_rows
 from llmsearch_optuna.ledger import Item
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.rows import Rows, score_table
@@ -21,7 +22,7 @@ from llmsearch_optuna.space import Space
 from llmsearch_optuna.statistics.power import minimum_detectable
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.serving import Served
-from llmsearch_optuna.task import PreparedTask, split_rows
+from llmsearch_optuna.task import PreparedTask
 
 logger = logging.getLogger("llmsearch_optuna.study.planning")
 
@@ -86,6 +87,7 @@ def make_plan(
     holdout: float,
     seed: int,
     replicates: int,
+    folds: int | None,
     pruner: PairedPruner | optuna.pruners.BasePruner | None,
 ) -> Plan:
     """Split the rows and settle the first two trials.
@@ -110,6 +112,7 @@ def make_plan(
         metric=task.metric,
         direction=task.direction,
         encode_args=task.encode_args,
+        folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=replicates,
         **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.inputs.splits import split_rows
+from llmsearch_optuna.inputs.splits import assign_folds, split_rows
 
 
 @given(
@@ -64,3 +66,27 @@ def test_a_share_outside_its_range_is_refused(holdout: float) -> None:
 def test_a_seed_must_be_a_natural_number(seed: int) -> None:
     with pytest.raises(InputError, match="seed="):
         split_rows(range(30), 0.3, seed)
+
+
+@given(ids=st.lists(st.integers(0, 30), min_size=2, max_size=60), folds=st.integers(2, 7), seed=st.integers(0, 99))
+def test_folds_are_of_distinct_prompts_and_of_equal_size(ids: list[int], folds: int, seed: int) -> None:
+    prompts = set(ids)
+    assume(len(prompts) >= folds)
+    found = assign_folds(ids, folds, seed)
+    assert found == assign_folds(ids, folds, seed)
+    fold_of = dict(zip(ids, found, strict=True))
+    assert found == tuple(fold_of[prompt] for prompt in ids)
+    sizes = [sum(fold == number for fold in fold_of.values()) for number in range(folds)]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == len(prompts)
+
+
+def test_folds_differ_by_seed_and_never_change_between_versions() -> None:
+    assert assign_folds(range(8), 3, seed=42) == (2, 1, 0, 0, 1, 0, 1, 2)
+    assert assign_folds(range(8), 3, seed=1) != assign_folds(range(8), 3, seed=42)
+
+
+@pytest.mark.parametrize("folds", [0, 1, 6, True, 2.0])
+def test_as_many_folds_as_prompts_at_most(folds: Any) -> None:
+    with pytest.raises(InputError, match="folds=.* must be a whole number from 2 to 5"):
+        assign_folds([0, 1, 2, 3, 4, 4], folds)
