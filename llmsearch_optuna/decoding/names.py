@@ -20,7 +20,10 @@ from llmsearch_optuna.errors import InputError
 Scope = Literal["always", "sampling", "beams", "assisted", "never", "refused"]
 """When a parameter can change the text. ``never``: it only changes speed or memory, or what else is returned."""
 
-OWN_NAMES = ("generation_seed", "stop", "stop_token_sequences", "tfs", "top_a", "top_n_sigma")
+OWN_NAMES = (
+    *("generation_seed", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
+    *("stop", "stop_token_sequences", "tfs", "top_a", "top_n_sigma"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,12 @@ def _early_stopping(value: Any) -> bool | str:
     return _boolean(value)
 
 
+def _mirostat(value: Any) -> int:
+    if isinstance(value, bool) or value not in (0, 2):
+        raise ValueError
+    return int(value)
+
+
 def _choice(*choices: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in choices:
@@ -297,6 +306,9 @@ RULES: Mapping[str, Rule] = {
     "top_n_sigma": _sampling(_number(0.0, above=True), "a number above 0"),
     "tfs": _sampling(_number(0.0, 1.0, above=True), "a number above 0 and at most 1", 1.0),
     "top_a": _sampling(_number(0.0, 1.0), "a number from 0 to 1", 0.0),
+    "mirostat_mode": _sampling(_mirostat, "0 (off) or 2 (Mirostat 2.0; the first version is not here)", 0),
+    "mirostat_tau": _sampling(_number(0.0, above=True), "a number above 0: the surprise to aim at, in bits"),
+    "mirostat_eta": _sampling(_number(0.0, above=True), "a number above 0: how fast the limit follows"),
     "temperature": _sampling(
         _number(0.0, above=True), "a number above 0 (for the most likely token give do_sample=False)", 1.0
     ),

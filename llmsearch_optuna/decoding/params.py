@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from llmsearch_optuna.decoding import mirostat
 from llmsearch_optuna.decoding.names import OWN_NAMES, check_name, check_value, known_names, rule_of, thaw
 from llmsearch_optuna.errors import InputError
 
@@ -111,9 +112,14 @@ class GenerationParams(Mapping[str, Any]):
             sorted(
                 name
                 for name, value in self._given.items()
-                if name not in self._canonical and name != "pad_token_id" and not _says_nothing(name, value)
+                if not self._has_a_say(name) and name != "pad_token_id" and not _says_nothing(name, value)
             )
         )
+
+    def _has_a_say(self, name: str) -> bool:
+        if "mirostat_mode" in self._canonical and name in mirostat.REPLACED:
+            return bool(self._canonical.get(name) == self._given[name])  # top_k is named there, as off
+        return name in self._canonical
 
     @property
     def max_new_tokens(self) -> int:
@@ -273,6 +279,7 @@ def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and rule_of(name).scope in live and not _says_nothing(name, value)
     }
     _drop_what_others_make_void(values)
+    _settle_mirostat(values)
     for value in values.values():
         if isinstance(value, _Unusable):
             raise InputError(f"In the model's generation configuration: {value.problem}")
@@ -339,6 +346,24 @@ def _drop_what_others_make_void(values: dict[str, Any]) -> None:
         values.pop("cache_config", None)
     if isinstance(values.get("cache_implementation"), _Unusable):
         del values["cache_implementation"]
+
+
+def _settle_mirostat(values: dict[str, Any]) -> None:
+    """Name what Mirostat works with, and leave out what it takes the place of."""
+    if "mirostat_mode" not in values:
+        values.pop("mirostat_tau", None)
+        values.pop("mirostat_eta", None)
+        return
+    if _kind(values) != "sampling":
+        raise InputError(
+            f"mirostat_mode=2 steers one text by what it has said so far; it cannot follow {_kind(values)}. Leave out "
+            "num_beams and what asks for assisted decoding, or mirostat_mode."
+        )
+    for name in mirostat.REPLACED:
+        values.pop(name, None)
+    values["top_k"] = 0
+    values.setdefault("mirostat_tau", mirostat.DEFAULT_TAU)
+    values.setdefault("mirostat_eta", mirostat.DEFAULT_ETA)
 
 
 def _off(name: str) -> Any:

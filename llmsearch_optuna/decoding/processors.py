@@ -1,4 +1,4 @@
-"""Truncations of our own that transformers lacks: tail-free, top-a and top-n-sigma sampling.
+"""Truncations of our own that transformers lacks: tail-free, top-a and top-n-sigma sampling (see also `mirostat`).
 
 Ordinary logits processors, usable alone with ``model.generate(logits_processor=…)``. ``generate`` applies such
 processors before its own warpers, so they see the distribution at temperature 1; so does our engine.
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from llmsearch_optuna.decoding.mirostat import MirostatLogitsWarper
 from llmsearch_optuna.decoding.names import check_value
 
 
@@ -114,6 +115,9 @@ class TopALogitsWarper(LogitsProcessor):
 def own_processors(params: Mapping[str, Any]) -> LogitsProcessorList:
     """The processors that ``model.generate(logits_processor=…)`` needs beside ``params.to_hugging_face()``."""
     processors = LogitsProcessorList()
+    if params.get("mirostat_mode"):
+        steering = params["mirostat_tau"], params["mirostat_eta"], params.get("temperature", 1.0)
+        processors.append(MirostatLogitsWarper(*steering))
     if params.get("do_sample"):
         if (deviations := params.get("top_n_sigma")) is not None:
             processors.append(TopNSigmaLogitsWarper(deviations))

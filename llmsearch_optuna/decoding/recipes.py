@@ -60,6 +60,7 @@ class Recipe:
         seed: The generation seed.
         needs_full_logits: Whether no list of candidates can ever prove a token.
         width: How many candidates are likely to prove a token.
+        has_mirostat: Whether the row's own Mirostat state truncates.
     """
 
     sampled: bool
@@ -78,6 +79,7 @@ class Recipe:
     seed: int
     needs_full_logits: bool
     width: int
+    has_mirostat: bool = False
 
     @property
     def is_argmax(self) -> bool:
@@ -128,10 +130,11 @@ def recipe_of(params: GenerationParams) -> Recipe:
         eta=value("eta_cutoff", 0.0),
         seed=params.generation_seed,
         needs_full_logits=(
-            any(name in params for name in _OWN_TRUNCATIONS)
+            any(name in params for name in (*_OWN_TRUNCATIONS, "mirostat_mode"))
             or params.get("repetition_penalty", 1.0) < 1.0
             or "remove_invalid_values" in params
             or (sampled and has_shape and not bounded)
         ),
+        has_mirostat="mirostat_mode" in params,
         width=top_k + 1 if sampled and bounded else (NARROW if not sampled else NARROW + 1),
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsearch_optuna.decoding.beam import BeamSearch
+from llmsearch_optuna.decoding.mirostat import MirostatState
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.replay import NextTokenScores, Node, PromptTree
 from llmsearch_optuna.decoding.requests import Completion, FinishReason, Request
@@ -36,6 +37,7 @@ class TokenWalker:
         self.prompt_length = len(tree.start)
         self.seen: set[int] = set(tree.start)
         self.row_key = row_key
+        self.mirostat = MirostatState.of(request.params)
         self.step = 0
         self.reason: FinishReason | None = None
         self._stop = stopper.start()

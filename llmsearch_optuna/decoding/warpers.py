@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsearch_optuna.decoding.drawing import UNDECIDED, RowNoise, draw, in_order
+from llmsearch_optuna.decoding.mirostat import MirostatState
 from llmsearch_optuna.decoding.noise import gumbel
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.recipes import NARROW, Recipe, needs_full_logits, recipe_of, supports
@@ -52,6 +53,11 @@ class Candidates:
 
 class PickRow(RuledRow, Protocol):
     """A row that waits for its next token. It may also carry ``seen`` (see ``rules.RuledRow``)."""
+
+    @property
+    def mirostat(self) -> MirostatState | None:
+        """Its limits, where its parameters ask for Mirostat."""
+        ...
 
     @property
     def params(self) -> GenerationParams:
@@ -246,6 +252,8 @@ def _pick_one(logits: NDArray[np.float32], row: PickRow, recipe: Recipe) -> int:
         scores = kept_by_own(scores, recipe.top_n_sigma, recipe.tfs, recipe.top_a)
     with np.errstate(over="ignore"):
         scores = _without_infinity(scores / np.float32(recipe.temperature))
+    if recipe.has_mirostat:
+        return _draw_by_mirostat(scores, row, recipe)
     if not recipe.is_truncated:
         return _draw_from_whole(scores, row, recipe)
     for width in (FULL_WIDTH, len(scores)):
@@ -263,6 +271,21 @@ def _draw_from_whole(scores: NDArray[np.float32], row: PickRow, recipe: Recipe) 
     noisy = gumbel(recipe.seed, [row.row_key], [row.step], np.arange(len(scores))[None])[0]
     noisy += scores.astype(np.float64) - np.float64(top)
     return int(np.argmax(noisy))
+
+
+def _draw_by_mirostat(scores: NDArray[np.float32], row: PickRow, recipe: Recipe) -> int:
+    state = row.mirostat
+    assert state is not None
+    top = scores.max()
+    if top == -np.inf:
+        return 0
+    exact = scores.astype(np.float64) - np.float64(top)
+    log_p = exact - np.log(np.exp(exact).sum())
+    kept = state.kept(log_p, row.step)
+    noisy = gumbel(recipe.seed, [row.row_key], [row.step], kept[None])[0] + log_p[kept]
+    token = int(kept[np.argmax(noisy)])
+    state.took(token, log_p, row.step)
+    return token
 
 
 def _draw_from_largest(scores: NDArray[np.float32], width: int, row: PickRow, recipe: Recipe) -> int:
