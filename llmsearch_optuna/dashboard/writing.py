@@ -24,7 +24,8 @@ from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
 from llmsearch_optuna.result import SearchResult
-from llmsearch_optuna.rows import Rows, TrialEnd
+from llmsearch_optuna.rows import Rows
+from llmsearch_optuna.trial import TrialEnd
 
 logger = logging.getLogger("llmsearch_optuna.dashboard")
 
