@@ -28,7 +28,7 @@ from llmsearch_optuna.storage import OpenedStudy, open_study
 from llmsearch_optuna.study.deciding import Decider
 from llmsearch_optuna.study.driving import run_trials
 from llmsearch_optuna.study.feeding import Feeder
-from llmsearch_optuna.study.interruption import StudyInterrupted, interruptible
+from llmsearch_optuna.study.interruption import StudyInterrupted, how_to_go_on, interruptible
 from llmsearch_optuna.study.planning import PowerTeller, make_plan, readable
 from llmsearch_optuna.study.schedule import Schedule, best_complete
 from llmsearch_optuna.study.serving import Served, serve
@@ -222,7 +222,7 @@ def search(
     with (
         contextlib.closing(opened),
         storage_errors(opened.engine.url),
-        interruptible(lambda: _how_to_go_on(opened, n_trials)),
+        interruptible(lambda: how_to_go_on(opened, n_trials)),
         _watching(observer, progress) as watcher,
         Session(opened.engine, opened.key) as session,
     ):
@@ -347,14 +347,6 @@ def _say_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
 def _remember_stats(opened: OpenedStudy, served: Served) -> None:
     if served.stats:
         opened.study.set_user_attr("engine", dict(served.stats))
-
-
-def _how_to_go_on(opened: OpenedStudy, n_trials: int) -> str:
-    ended = sum(t.state.is_finished() for t in opened.study.get_trials(deepcopy=False))
-    return (
-        f"interrupted after {ended} of {n_trials} trials; all finished rows are safe in {opened.url}. "
-        "Run the same command again to go on."
-    )
 
 
 @contextlib.contextmanager

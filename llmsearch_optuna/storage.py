@@ -118,6 +118,23 @@ def open_study(
     return _opened(url, study_name, key, study, rdb, engine, resumed)
 
 
+def prepare_database(storage: str | None, study_name: str) -> None:
+    """Make the tables, where they are not there yet, before several processes use them.
+
+    Args:
+        storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: The study that is to live there.
+
+    Raises:
+        StudyError: When the database cannot be used.
+    """
+    url = storage_url(storage, study_name)
+    with storage_errors(url):
+        _prepare_file(url)
+        _, engine = _connect(url, may_create=True)
+        engine.dispose()
+
+
 def read_study(storage: str | None, study_name: str | None = None) -> OpenedStudy:
     """Open a study that exists, to read it; nothing is compared and nothing is written.
 
@@ -136,7 +153,8 @@ def read_study(storage: str | None, study_name: str | None = None) -> OpenedStud
         name = _choose_name(names, study_name, url)
         study = optuna.load_study(study_name=name, storage=rdb)
         key = str(study.user_attrs[KEY_ATTRIBUTE])
-        _check_version(engine, key, name)
+        if _check_version(engine, key, name) is None:
+            raise StudyError(f"the study {name!r} is just being made; try again in a moment, or run it")
     return _opened(url, name, key, study, rdb, engine, True)
 
 
@@ -315,15 +333,17 @@ def _meet(
     return key, True
 
 
-def _check_version(engine: sa.Engine, key: str, name: str) -> None:
+def _check_version(engine: sa.Engine, key: str, name: str) -> int | None:
+    """The version of the study's tables; None where nothing has been written to them yet."""
     t = tables.meta
     with engine.connect() as connection:
-        version = connection.execute(sa.select(t.c.schema_version).where(t.c.study == key)).scalar()
+        version: int | None = connection.execute(sa.select(t.c.schema_version).where(t.c.study == key)).scalar()
     if version is not None and version > tables.SCHEMA_VERSION:
         raise StudyError(
             f"the study {name!r} was made by a newer llmsearch-optuna (schema {version}, this one knows "
             f"{tables.SCHEMA_VERSION}); upgrade with: pip install --upgrade llmsearch-optuna"
         )
+    return version
 
 
 def _choose_name(names: list[str], wanted: str | None, url: sa.URL) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -26,7 +27,11 @@ def score_of(prompt: str, params: Mapping[str, Any], quality: Quality) -> float:
 
 def temperature_near(best: float) -> Quality:
     """Worth 1 at the best temperature, less the farther away."""
-    return lambda params: 1.0 - min(1.0, abs(float(params.get("temperature", 0.0)) - best))
+    return functools.partial(_nearness, best)
+
+
+def _nearness(best: float, params: Mapping[str, Any]) -> float:
+    return 1.0 - min(1.0, abs(float(params.get("temperature", 0.0)) - best))
 
 
 class TextEngine:

@@ -181,6 +181,14 @@ def test_reading_finds_the_only_study_and_asks_when_there_are_more(tmp_path: Pat
     assert not (tmp_path / "none.db").exists()
 
 
+def test_a_study_that_is_just_being_made_is_not_read_yet(tmp_path: Path) -> None:
+    opened = open_at(tmp_path)
+    with opened.engine.begin() as connection:
+        connection.execute(sa.delete(tables.meta))
+    with pytest.raises(StudyError, match="just being made; try again in a moment"):
+        storage.read_study(f"{opened.path}")
+
+
 def _open_and_count(path: str) -> str:
     opened = storage.open_study(f"sqlite:///{path}", "s", direction="maximize", fingerprint=FINGERPRINT)
     return opened.key

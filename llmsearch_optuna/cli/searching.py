@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmsearch_optuna.cli import options
-from llmsearch_optuna.study_file import DEMO_STUDY, Changes, parse_study_file
+from llmsearch_optuna.study_file import DEMO_STUDY, Changes, parse_study_file, search_arguments
 
 if TYPE_CHECKING:
+    from llmsearch_optuna.progress import Observer
     from llmsearch_optuna.result import SearchResult
     from llmsearch_optuna.study_file import StudyFile
 
@@ -21,6 +23,9 @@ Storage = Annotated[
 ]
 Name = Annotated[str | None, typer.Option("--name", help="The study's name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that work on the study together; one GPU each.")
+]
 ReportPath = Annotated[
     Path | None, typer.Option("--report", help="Where the HTML report goes. Default: beside the database.")
 ]
@@ -52,6 +57,7 @@ def run(
     storage: Storage = None,
     name: Name = None,
     report: ReportPath = None,
+    workers: Workers = 1,
     quiet: Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -59,24 +65,21 @@ def run(
     changes = Changes(data=data, rows=rows, model=model, n_trials=n_trials, storage=storage, name=name)
     file = options.resolved(study, changes)
     text = study.read_text(encoding="utf-8")
-    _search_and_tell(file, text, report=report, quiet=quiet, as_json=as_json)
+    _search_and_tell(file, text, workers=workers, report=report, quiet=quiet, as_json=as_json)
 
 
-def _search_and_tell(file: StudyFile, text: str, *, report: Path | None, quiet: bool, as_json: bool) -> None:
+def _search_and_tell(
+    file: StudyFile, text: str, *, workers: int = 1, report: Path | None, quiet: bool, as_json: bool
+) -> None:
     from llmsearch_optuna.progress import Quiet as NoProgress
     from llmsearch_optuna.progress import Terminal
     from llmsearch_optuna.report.collect import STUDY_FILE_ATTRIBUTE
-    from llmsearch_optuna.search import search
-    from llmsearch_optuna.study_file import search_arguments
 
     if not quiet:
-        typer.echo("loading the model", err=True)
-    arguments = search_arguments(file)
-    if quiet:
-        result = search(**arguments, observer=NoProgress())
-    else:
-        with Terminal(show_summary=False) as terminal:
-            result = search(**arguments, observer=terminal)
+        typer.echo("loading the model" if workers == 1 else f"starting {workers} workers", err=True)
+    with contextlib.ExitStack() as stack:
+        observer = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
+        result = _search(search_arguments(file), workers, observer)
     result.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
     path = result.save_report(report or options.beside(result, ".html"))
     if as_json:
@@ -85,6 +88,16 @@ def _search_and_tell(file: StudyFile, text: str, *, report: Path | None, quiet: 
         from llmsearch_optuna.cli.tables import print_outcome
 
         print_outcome(result, report=path)
+
+
+def _search(arguments: dict[str, Any], workers: int, observer: Observer) -> SearchResult:
+    if workers > 1:
+        from llmsearch_optuna.workers.processes import search_with_workers
+
+        return search_with_workers(arguments, workers, observer)
+    from llmsearch_optuna.search import search
+
+    return search(**arguments, observer=observer)
 
 
 def outcome(result: SearchResult, report: Path | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from llmsearch_optuna.errors import LlmsearchError
+from llmsearch_optuna.storage import OpenedStudy
 
 
 class StudyInterrupted(LlmsearchError):  # noqa: N818
@@ -30,6 +31,15 @@ def interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
             yield
         except KeyboardInterrupt:
             raise StudyInterrupted(how_to_go_on()) from None
+
+
+def how_to_go_on(opened: OpenedStudy, n_trials: int) -> str:
+    """How far the study is, and that the same command goes on."""
+    ended = sum(t.state.is_finished() for t in opened.study.get_trials(deepcopy=False))
+    return (
+        f"interrupted after {ended} of {n_trials} trials; all finished rows are safe in {opened.url}. "
+        "Run the same command again to go on."
+    )
 
 
 @contextlib.contextmanager

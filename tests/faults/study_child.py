@@ -35,17 +35,21 @@ class SlowEngine(TextEngine):
         return super().generate(prompts, params)
 
 
+def study_arguments(database: str, log: str | None, n_trials: int = 16) -> dict[str, Any]:
+    """What `search` is called with; the database is a file or an address."""
+    return {
+        "model": SlowEngine(log=log),
+        "dataset": dataset(60),
+        "space": SPACE,
+        "metric": number_metric,
+        "n_trials": n_trials,
+        "storage": database if "://" in database else f"sqlite:///{database}",
+        "study_name": "study",
+    }
+
+
 def run(database: str, log: str | None, n_trials: int = 16) -> Any:
-    return search(
-        SlowEngine(log=log),
-        dataset(60),
-        SPACE,
-        metric=number_metric,
-        n_trials=n_trials,
-        storage=f"sqlite:///{database}",
-        study_name="study",
-        progress=False,
-    )
+    return search(**study_arguments(database, log, n_trials), progress=False)
 
 
 def main(database: str, log: str, n_trials: int = 16) -> None:

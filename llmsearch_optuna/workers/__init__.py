@@ -1,0 +1,1 @@
+"""Several processes on one study: placed, listened to, ended together. What each of them does is `search` alone."""

@@ -1,0 +1,191 @@
+"""Workers as processes of this machine: started together, watched, and ended together.
+
+They share nothing but the study's database, so one that dies takes only its own time with it: the others take its
+trials over, with the rows that it had finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.progress import Observer, StudyEnded
+from llmsearch_optuna.result import SearchResult, load_result
+from llmsearch_optuna.storage import prepare_database
+from llmsearch_optuna.study.interruption import interruptible
+from llmsearch_optuna.workers.arguments import warn_of_idle
+from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
+from llmsearch_optuna.workers.following import Follower
+from llmsearch_optuna.workers.working import Logged, work
+
+logger = logging.getLogger("llmsearch_optuna.workers")
+
+LOOK_EVERY_SECONDS = 0.5
+SECONDS_TO_END = 10.0
+
+
+def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Observer) -> SearchResult:
+    """Run a study in several processes of this machine; it comes out as from one.
+
+    Args:
+        arguments: Of `search`; they must be picklable, and name the study.
+        workers: How many processes.
+        observer: Is told what happens in the study.
+
+    Raises:
+        StudyError: Every worker has ended before the study was complete; says why.
+        StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
+    """
+    warn_of_idle(arguments, workers)
+    prepare_database(arguments.get("storage"), arguments["study_name"])
+    follower = Follower.of(arguments, observer)
+    with contextlib.closing(follower), interruptible(follower.how_to_go_on), _started(arguments, workers) as crew:
+        _watch(crew, follower)
+    result = load_result(arguments.get("storage"), arguments["study_name"])
+    observer.on(StudyEnded(result_summary=result.summary))
+    return result
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process at work.
+
+    Attributes:
+        number: From 1, for people.
+        process: The process.
+        line: What it sends: what is `Logged`, and a text when it cannot go on.
+        problem: That text.
+    """
+
+    number: int
+    process: SpawnProcess
+    line: Connection
+    problem: str | None = None
+
+    def listen(self, told: set[Logged]) -> None:
+        """Pass on what it has to say; what another worker has said already is dropped."""
+        with contextlib.suppress(EOFError, OSError):  # it was killed while it spoke, or has nothing more to say
+            while self.line.poll():
+                said = self.line.recv()
+                if not isinstance(said, Logged):
+                    self.problem = said
+                elif said not in told:
+                    told.add(said)
+                    logging.getLogger(said.logger).log(said.level, "%s", said.text)
+
+    def how_it_ended(self) -> str | None:
+        """Why it is no longer at work; None where it has done its part."""
+        code = self.process.exitcode
+        if not code:
+            return None
+        if code > 0:
+            return self.problem or f"it ended with exit code {code}"
+        name = signal.Signals(-code).name
+        hint = "; if nobody did that, the machine's memory ran out" if name == "SIGKILL" else ""
+        return f"it was killed by {name}{hint}"
+
+
+def _watch(crew: Sequence[_Worker], follower: Follower) -> None:
+    """Follow the study until no worker is left."""
+    told: set[Logged] = set()
+    at_work, unsaid = list(crew), list[tuple[_Worker, int]]()
+    while at_work:
+        wait([worker.process.sentinel for worker in at_work], timeout=LOOK_EVERY_SECONDS)
+        ended = [worker for worker in at_work if worker.process.exitcode is not None]
+        for worker in at_work:
+            worker.listen(told)
+        at_work = [worker for worker in at_work if worker not in ended]
+        unsaid += [(worker, follower.trials_ended) for worker in ended if worker.how_it_ended() is not None]
+        follower.look()
+        # What stops one worker often stops all: it is not worth a warning before another one has got any further.
+        for worker, before in [item for item in unsaid if at_work and follower.trials_ended > item[1]]:
+            logger.warning("worker %d has ended (%s); the others go on", worker.number, worker.how_it_ended())
+            unsaid.remove((worker, before))
+    if all(worker.how_it_ended() is not None for worker in crew):
+        raise StudyError(_why_nobody_is_left(crew))
+    for worker, _ in unsaid:
+        logger.warning("worker %d had ended early (%s); the others did its part", worker.number, worker.how_it_ended())
+
+
+def _why_nobody_is_left(crew: Sequence[_Worker]) -> str:
+    told = dict.fromkeys(worker.problem for worker in crew if worker.problem is not None)
+    if told:
+        return "\n".join(told)
+    reasons = "; ".join(f"worker {worker.number}: {worker.how_it_ended()}" for worker in crew)
+    return f"no worker is left ({reasons}). All finished rows are safe; run the same command again to go on."
+
+
+@contextlib.contextmanager
+def _started(arguments: Mapping[str, Any], workers: int) -> Iterator[list[_Worker]]:
+    """The workers at work; whatever happens, none is left behind."""
+    crew: list[_Worker] = []
+    try:
+        gpus, cores = visible_gpus(arguments.get("device")), usable_cores()
+        for number in range(workers):
+            with _environment(environment(number, workers, gpus, cores)), _deaf_to_interrupts():
+                crew.append(_start(number + 1, arguments))
+        yield crew
+    finally:
+        _end(crew)
+
+
+def _start(number: int, arguments: Mapping[str, Any]) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(arguments, theirs), name=f"llmsearch-worker-{number}")
+    process.start()
+    theirs.close()
+    return _Worker(number, process, ours)
+
+
+def _end(crew: Sequence[_Worker]) -> None:
+    """Ask those that are still at work to end, and do not wait for ever."""
+    try:
+        for worker in crew:
+            worker.process.terminate()
+        deadline = time.monotonic() + SECONDS_TO_END
+        for worker in crew:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+    finally:  # a second Ctrl-C means: at once
+        for worker in crew:
+            worker.process.kill()
+            worker.line.close()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes that are started meanwhile: they must be there before torch is imported."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; workers are ended by their parent, once, and not in two ways."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
