@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import re
+import resource
 import tempfile
 import time
 import warnings
@@ -50,8 +51,10 @@ def main() -> None:
             print(text, flush=True)
             sections.append(text)
     minutes = (time.monotonic() - began) / 60
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     head = (
-        f"## Honesty\n\n`make bench-honesty` ({minutes:.0f} minutes with {arguments.processes} processes on "
+        f"## Honesty\n\n`make bench-honesty` ({minutes:.0f} minutes, {(workers.ru_utime + workers.ru_stime) / 60:.0f} "
+        f"minutes of processor time with {arguments.processes} processes on "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, optuna {optuna.__version__}"
         f"{'' if arguments.share == 1 else f', share {arguments.share}'}).\n\n{_ABOUT}\n"
     )

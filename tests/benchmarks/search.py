@@ -136,7 +136,7 @@ def described(result: SearchResult, engine: Engine) -> str:
 
 def winners(arguments: argparse.Namespace) -> None:
     """Whether the winners of the fast search are any worse."""
-    engine = Engine(*load(), cache_budget=6 * 2**30)
+    engine = Engine(*load(), cache_budget=3 * 2**30)
     differences = []
     for seed in range(arguments.seeds):
         fast, slow = (one_search(engine, options, arguments, seed) for options in (EVERYTHING, ONE_BY_ONE))
