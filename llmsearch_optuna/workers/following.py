@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.rows import is_random
 from llmsearch_optuna.storage import OpenedStudy, read_study
 from llmsearch_optuna.study.interruption import how_to_go_on
 from llmsearch_optuna.study.schedule import best_complete, params_of
-from llmsearch_optuna.trial import is_random
 from llmsearch_optuna.workers.arguments import with_defaults
 
 _STATES: dict[TrialState, progress.TrialState] = {
