@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from llmsearch_optuna.decoding.requests import Completion, Request, RequestServe
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.rows import is_random, mean
+from llmsearch_optuna.study.inertness import inert_warning
 from llmsearch_optuna.study.serving import serve
 from llmsearch_optuna.task import Direction, PreparedTask, Task
+
+logger = logging.getLogger("llmsearch_optuna.scoring")
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ def score(
     )
     checked = GenerationParams.of(params, served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
+    if warning := inert_warning({"": checked.inert}):
+        logger.warning("%s", warning)
     prepared = task.prepare(served.tokenizer)
     if served.max_context is not None:
         prepared.check_lengths(served.tokenizer, served.max_context, checked.max_new_tokens)

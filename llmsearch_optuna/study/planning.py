@@ -21,6 +21,7 @@ from llmsearch_optuna.rows import Rows, score_table
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.statistics.power import minimum_detectable
 from llmsearch_optuna.storage import OpenedStudy
+from llmsearch_optuna.study.inertness import inert_by_branch, inert_warning
 from llmsearch_optuna.study.serving import Served
 from llmsearch_optuna.task import PreparedTask
 
@@ -97,6 +98,13 @@ def make_plan(
     """
     values = space.baseline_values(served.defaults, baseline)
     first = GenerationParams.of(values, served.defaults)
+    useless = {
+        branch and f"branch {branch}": names for branch, names in inert_by_branch(space, served.defaults).items()
+    }
+    if warning := inert_warning(
+        {**useless, "the baseline": [name for name in first.inert if name in (baseline or {})]}
+    ):
+        logger.warning("%s", warning)
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
     if served.max_context is not None:
