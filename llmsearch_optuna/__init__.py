@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llmsearch_optuna import presets
     from llmsearch_optuna.decoding.engine import Engine
+    from llmsearch_optuna.forecast import forecast
     from llmsearch_optuna.result import SearchResult
     from llmsearch_optuna.search import score, search
     from llmsearch_optuna.task import Task
     from llmsearch_optuna.verbosity import set_verbosity
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "SearchResult", "Task", "presets", "score", "search", "set_verbosity"]
+__all__ = ["Engine", "SearchResult", "Task", "forecast", "presets", "score", "search", "set_verbosity"]
 
 _HOMES = {
     "Engine": "llmsearch_optuna.decoding.engine",
     "SearchResult": "llmsearch_optuna.result",
     "Task": "llmsearch_optuna.task",
+    "forecast": "llmsearch_optuna.forecast",
     "score": "llmsearch_optuna.search",
     "search": "llmsearch_optuna.search",
     "set_verbosity": "llmsearch_optuna.verbosity",
@@ -50,8 +52,8 @@ class _Package(ModuleType):
     """Keeps ``llmsearch_optuna.search`` the function: importing the room of that name would put the module there."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "search" and isinstance(value, ModuleType):
-            value = value.search
+        if name in ("search", "forecast") and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 

@@ -68,6 +68,13 @@ class RowsScored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StudyForecast:
+    """What the study will take, seen from its first rows: a line or two for people."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnded:
     """A trial ended; `reason` says why it was pruned or failed, `seconds` is wall time."""
 
@@ -94,7 +101,7 @@ class StudyEnded:
     result_summary: str = ""
 
 
-Event: TypeAlias = StudyStarted | TrialStarted | RowsScored | TrialEnded | VerdictStarted | StudyEnded
+Event: TypeAlias = StudyStarted | StudyForecast | TrialStarted | RowsScored | TrialEnded | VerdictStarted | StudyEnded
 
 
 class Observer(Protocol):
@@ -212,6 +219,9 @@ class Terminal:
         match event:
             case StudyStarted():
                 self._study_started(event)
+            case StudyForecast():
+                for line in event.text.splitlines():
+                    self._line(line)
             case TrialStarted():
                 self._trial_started(event)
             case RowsScored():

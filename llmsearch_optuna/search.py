@@ -21,18 +21,19 @@ from llmsearch_optuna.database.problems import storage_errors
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.result import SearchResult
-from llmsearch_optuna.samplers import make_suggester
 from llmsearch_optuna.scoring import score
-from llmsearch_optuna.space import Space
 from llmsearch_optuna.storage import OpenedStudy, open_study
 from llmsearch_optuna.study.deciding import Decider
 from llmsearch_optuna.study.driving import run_trials
 from llmsearch_optuna.study.feeding import Feeder
+from llmsearch_optuna.study.forecasting import ForecastTeller
 from llmsearch_optuna.study.interruption import StudyInterrupted, how_to_go_on, interruptible
-from llmsearch_optuna.study.planning import PowerTeller, make_plan, readable
+from llmsearch_optuna.study.metering import MeteredServer
+from llmsearch_optuna.study.planning import PowerTeller, readable
+from llmsearch_optuna.study.preparing import check_numbers, prepare
 from llmsearch_optuna.study.schedule import Schedule, best_complete
-from llmsearch_optuna.study.serving import Served, serve
-from llmsearch_optuna.task import Direction, Task
+from llmsearch_optuna.study.serving import Served
+from llmsearch_optuna.task import Direction
 from llmsearch_optuna.trial import TrialJob, TrialRun
 
 __all__ = ["StudyInterrupted", "score", "search"]
@@ -148,29 +149,28 @@ def search(
         StudyError: The study cannot be opened, or was started with something else.
         StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
     """
-    _check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
-    _check_numbers(holdout_replicates=holdout_replicates)
+    check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
+    check_numbers(holdout_replicates=holdout_replicates)
     _check_budgets(timeout=timeout, max_tokens=max_tokens)
-    judge = _pruner(pruner)
-    checked_space = Space.of(space)
-    task = Task.of(
-        dataset,
-        prompt=prompt,
-        reference=reference,
-        metric=metric,
-        direction=direction,
-        postprocess=postprocess,
-        system=system,
-        chat_template=chat_template,
-        max_prompt_tokens=max_prompt_tokens,
-        tokenizer_encode_args=tokenizer_encode_args,
-        split=split,
-        subset=subset,
-        limit=limit,
-    )
-    served = serve(
+    prepared = prepare(
         model,
+        dataset,
+        space,
         tokenizer,
+        described={
+            "prompt": prompt,
+            "reference": reference,
+            "metric": metric,
+            "direction": direction,
+            "postprocess": postprocess,
+            "system": system,
+            "chat_template": chat_template,
+            "max_prompt_tokens": max_prompt_tokens,
+            "tokenizer_encode_args": tokenizer_encode_args,
+            "split": split,
+            "subset": subset,
+            "limit": limit,
+        },
         engine={
             "batch_size": batch_size,
             "cache_budget": cache_budget,
@@ -185,14 +185,15 @@ def search(
             "gguf_file": gguf_file,
             "trust_remote_code": trust_remote_code,
         },
+        baseline=baseline,
+        sampler=sampler,
+        pruner=pruner,
+        holdout=holdout,
+        seed=seed,
+        replicates=replicates,
+        folds=folds,
     )
-    prepared = task.prepare(served.tokenizer)
-    plan = make_plan(prepared, served, checked_space, baseline, holdout, seed, replicates, folds, judge)
-    suggester = None
-    if isinstance(sampler, str):
-        suggester = make_suggester(
-            sampler, checked_space, seed=seed, direction=plan.task.direction, defaults=served.defaults
-        )
+    plan, served = prepared.plan, prepared.served
     deadline = None if timeout is None else time.monotonic() + timeout
     opened = open_study(
         storage,
@@ -203,7 +204,7 @@ def search(
             "model": dict(served.description),
             "model_defaults": readable(served.defaults),
             "data": dict(plan.task.description),
-            "space": checked_space.description,
+            "space": prepared.space.description,
             "baseline": plan.baseline.canonical,
             "sampler": _described(sampler),
             "pruner": _described(pruner),
@@ -231,11 +232,11 @@ def search(
             opened=opened,
             session=session,
             rows=plan.rows,
-            space=checked_space,
+            space=prepared.space,
             defaults=served.defaults,
             baseline=plan.baseline,
             greedy=plan.greedy,
-            suggester=suggester,
+            suggester=prepared.suggester,
             n_trials=n_trials,
             in_flight=trials_in_flight,
             max_tokens=max_tokens,
@@ -247,16 +248,18 @@ def search(
                 plan.rows,
                 opened,
                 claim,
-                judge,
+                prepared.judge,
                 watcher,
                 stats=lambda: served.tag_stats(("search", job.number)),
                 annotate=TrialNotes(plan.rows),
             )
 
+        server = MeteredServer(served.server, lambda: served.stats)
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))
+        watcher = ForecastTeller(watcher, opened, prepared, server, n_trials, holdout_replicates)
         watcher.on(_study_started(schedule))
-        run_trials(schedule, Feeder(served.server, served.capacity), make_run, watcher, deadline=deadline)
+        run_trials(schedule, Feeder(server, served.capacity), make_run, watcher, deadline=deadline)
         _say_if_ended_early(schedule, deadline)
         Decider(
             opened=opened,
@@ -276,31 +279,15 @@ def search(
     return result
 
 
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} must be a whole number from 1 on")
-
-
 def _check_budgets(*, timeout: float | None, max_tokens: int | None) -> None:
     if timeout is not None and not timeout >= 0:
         raise InputError(f"timeout={timeout!r} must be a number of seconds from 0 on")
     if max_tokens is not None:
-        _check_numbers(max_tokens=max_tokens)
+        check_numbers(max_tokens=max_tokens)
 
 
 def _described(own: Any) -> str:
     return own if isinstance(own, str) else repr(own) if isinstance(own, PairedPruner) else type(own).__qualname__
-
-
-def _pruner(pruner: Any) -> PairedPruner | optuna.pruners.BasePruner | None:
-    if isinstance(pruner, PairedPruner | optuna.pruners.BasePruner):
-        return pruner
-    if pruner == "paired":
-        return PairedPruner()
-    if pruner == "none":
-        return None
-    raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")
 
 
 def _warn_of_own(sampler: Any, pruner: Any) -> None:

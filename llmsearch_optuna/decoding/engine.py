@@ -139,6 +139,11 @@ class Engine:
         return str(self._executor.capabilities)
 
     @property
+    def cache_budget(self) -> int:
+        """Bytes that stored scores, keys and values may take."""
+        return self._store.budget
+
+    @property
     def stats(self) -> EngineStats:
         """A snapshot of what has been done so far."""
         self._stats.forward_seconds = self._executor.seconds

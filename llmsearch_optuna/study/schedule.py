@@ -131,7 +131,7 @@ class Schedule:
 
     def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
         number = len(trials)
-        candidate, role = self._first_candidates(number)
+        candidate, role = first_candidate(number, self.baseline, self.greedy, self.space, self.defaults)
         if candidate is None and self.suggester is not None:
             known = {str(t.user_attrs.get("fingerprint")) for t in trials}
             candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight), known)
@@ -153,17 +153,6 @@ class Schedule:
         )
         self.opened.study.add_trial(created)
         return self._job([*trials, created], number), claim
-
-    def _first_candidates(self, number: int) -> tuple[Candidate | None, Role]:
-        """The baseline and greedy come first, whatever the sampler."""
-        roles: list[tuple[GenerationParams, Role]] = [(self.baseline, "baseline")]
-        if self.greedy is not None:
-            roles.append((self.greedy, "greedy"))
-        if number >= len(roles):
-            return None, "searched"
-        params, role = roles[number]
-        point = same_point(self.space, params, CandidateMaker(self.defaults))
-        return point or Candidate({}, {}, params.canonical, params), role
 
     def _job(self, trials: list[FrozenTrial], number: int) -> TrialJob:
         if "params" not in trials[number].user_attrs:
@@ -205,6 +194,24 @@ class Schedule:
         if number not in self._scores:
             self._scores[number] = tuple(by_row(self.opened.ledger.rows("search", number), self.rows.order))
         return self._scores[number]
+
+
+def first_candidate(
+    number: int,
+    baseline: GenerationParams,
+    greedy: GenerationParams | None,
+    space: Space,
+    defaults: Mapping[str, Any],
+) -> tuple[Candidate | None, Role]:
+    """What a trial tries that is not suggested: the baseline and greedy come first, whatever the sampler."""
+    roles: list[tuple[GenerationParams, Role]] = [(baseline, "baseline")]
+    if greedy is not None:
+        roles.append((greedy, "greedy"))
+    if number >= len(roles):
+        return None, "searched"
+    params, role = roles[number]
+    point = same_point(space, params, CandidateMaker(defaults))
+    return point or Candidate({}, {}, params.canonical, params), role
 
 
 def params_of(trial: FrozenTrial) -> GenerationParams:

@@ -1,0 +1,336 @@
+"""What a study will take, from what a probe took: ranges, since pruning and reuse depend on what trials turn out.
+
+Plain arithmetic on a probe and a plan; nothing is decoded here. The upper ends are those of a study that prunes
+nothing and goes on sharing as little as its first trials do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from llmsearch_optuna import progress as events
+from llmsearch_optuna.decoding.memory import bytes_in_use
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.progress import short_time
+from llmsearch_optuna.samplers import CandidateMaker
+from llmsearch_optuna.space import Space
+from llmsearch_optuna.storage import OpenedStudy
+from llmsearch_optuna.study.deciding import FINALISTS
+from llmsearch_optuna.study.metering import MeteredServer
+from llmsearch_optuna.study.planning import Plan
+from llmsearch_optuna.study.preparing import Prepared
+from llmsearch_optuna.study.probing import Probe
+from llmsearch_optuna.study.schedule import params_of
+from llmsearch_optuna.rows import is_random
+
+LEAST_ROWS = 0.5
+"""Share of a searched trial's rows at the lower end. Measured: 0.84 in the demo, 0.33 in simulations of 40 trials."""
+
+LEAST_GROWTH = 0.55
+"""Distinct prefixes grow with this power of the trials at the lower end. Measured: 0.58 over the demo's 20 trials,
+where beams share nearly everything; wide spaces of sampling stay near 0.8."""
+
+_POINTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The least and the most that is to be expected."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        """End by end."""
+        return Range(self.low + other.low, self.high + other.high)
+
+    def times(self, factor: float) -> Range:
+        """Both ends times a factor."""
+        return Range(self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a study will take on this machine, as busy as it was during the probe.
+
+    Attributes:
+        n_trials: The study's trials.
+        probed_rows: How many decoded rows this rests on.
+        rows: Rows that are decoded, those of the verdict included (replicates count).
+        tokens: Generated tokens of these.
+        seconds: Wall-clock time with what earlier trials computed used again.
+        seconds_without_reuse: The same if every trial computed everything itself.
+        memory: Bytes that the process takes at its end, model and cache included.
+        memory_without_reuse: Bytes that it takes without a cache.
+    """
+
+    n_trials: int
+    probed_rows: int
+    rows: Range
+    tokens: Range
+    seconds: Range
+    seconds_without_reuse: Range
+    memory: Range
+    memory_without_reuse: float
+
+    @property
+    def text(self) -> str:
+        """Two lines for people."""
+        return (
+            f"forecast for {self.n_trials} trials: {_counts(self.rows)} rows, {_counts(self.tokens)} tokens, "
+            f"{_times(self.seconds)}\n"
+            f"(without reuse {_times(self.seconds_without_reuse)}), {_sizes(self.memory)} of memory "
+            f"({_size(self.memory_without_reuse)} without a cache)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; seconds and bytes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """Decoded rows, and what they hold: generated tokens, and picks (tokens of all beams)."""
+
+    rows: Range
+    tokens: Range
+    picks: Range
+
+    def __add__(self, other: _Volume) -> _Volume:
+        return _Volume(self.rows + other.rows, self.tokens + other.tokens, self.picks + other.picks)
+
+
+def make_forecast(
+    probe: Probe, prepared: Prepared, *, n_trials: int, holdout_replicates: int, memory_in_use: int
+) -> Forecast:
+    """Extrapolate a probe to a whole study.
+
+    Args:
+        probe: What the first rows gave and took.
+        prepared: The study.
+        n_trials: Its total.
+        holdout_replicates: See `search`.
+        memory_in_use: Bytes that the process takes after the probe.
+    """
+    plan, lengths = prepared.plan, _Lengths(probe)
+    searched = _points(prepared.space, prepared.served.defaults) or list(probe.records)
+    trials = _trials(plan, lengths, searched, n_trials, prunes=prepared.judge is not None)
+    whole = trials + _verdict(plan, lengths, searched, holdout_replicates)
+    prompt = _mean(r.prompt_tokens for records in probe.records.values() for r in records)
+    prompts_once = prompt * (len(plan.rows.order) + len(plan.holdout))
+    shares = _computed_shares(probe, n_trials)
+    computed = Range(whole.picks.low * shares.low, whole.picks.high * shares.high)
+    costs = _costs(probe)
+    known = sum(span.computed for span in probe.spans) or 1.0
+    memory_before = memory_in_use - probe.cache_bytes
+    budget = getattr(prepared.served.engine, "cache_budget", 0)
+    cache = [min(budget, probe.cache_bytes * max(1.0, end / known)) for end in (computed.low, computed.high)]
+    return Forecast(
+        n_trials=n_trials,
+        probed_rows=sum(map(len, probe.records.values())),
+        rows=whole.rows,
+        tokens=whole.tokens,
+        seconds=_seconds(costs, Range(prompts_once, prompts_once), computed, whole.picks),
+        seconds_without_reuse=_seconds(costs, whole.rows.times(prompt), whole.picks, whole.picks),
+        memory=Range(memory_before + cache[0], memory_before + cache[1]),
+        memory_without_reuse=float(memory_before),
+    )
+
+
+@dataclass
+class ForecastTeller:
+    """Passes events on; tells a new study's forecast once each trial that has begun has taken its first look.
+
+    Those rows are the study's own, so the forecast costs nothing and changes nothing.
+
+    Attributes:
+        observer: Is told.
+        opened: The study.
+        prepared: The study before it began.
+        server: Has measured the work.
+        n_trials: See `search`.
+        holdout_replicates: See `search`.
+    """
+
+    observer: events.Observer
+    opened: OpenedStudy
+    prepared: Prepared
+    server: MeteredServer
+    n_trials: int
+    holdout_replicates: int
+    _begun: set[int] = field(default_factory=set)
+    _looked: set[int] = field(default_factory=set)
+    _is_done: bool = False
+
+    def on(self, event: events.Event) -> None:
+        """Pass the event on."""
+        self.observer.on(event)
+        match event:
+            case events.StudyStarted():
+                self._is_done = event.finished_trials > 0
+            case events.TrialStarted():
+                self._begun.add(event.number)
+            case events.RowsScored():
+                self._looked.add(event.number)
+            case events.TrialEnded() if event.state == "failed":
+                self._begun.discard(event.number)
+        if not self._is_done and self._looked and self._begun <= self._looked:
+            self._is_done = True
+            self._tell()
+
+    def _tell(self) -> None:
+        trials = self.opened.study.get_trials(deepcopy=False)
+        records = {params_of(trials[n]): self.opened.ledger.rows("search", n) for n in sorted(self._begun)}
+        cached = int(self.prepared.served.stats.get("cache_bytes", 0))
+        forecast = make_forecast(
+            Probe(records, list(self.server.spans), cached),
+            self.prepared,
+            n_trials=self.n_trials,
+            holdout_replicates=self.holdout_replicates,
+            memory_in_use=bytes_in_use(),
+        )
+        self.opened.study.set_user_attr("forecast", forecast.to_json())
+        self.observer.on(events.StudyForecast(text=forecast.text))
+
+
+class _Lengths:
+    """How many tokens a completion has, by kind of decoding where the probe had that kind."""
+
+    def __init__(self, probe: Probe) -> None:
+        found: dict[str, list[int]] = defaultdict(list)
+        for params, records in probe.records.items():
+            found[params.kind] += [max(1, len(r.token_ids)) for r in records]
+        self._by_kind = {kind: fmean(counts) for kind, counts in found.items() if counts}
+        self._anything = _mean(count for counts in found.values() for count in counts)
+
+    def of(self, params: GenerationParams) -> float:
+        """Expected tokens of one completion."""
+        return min(float(params.max_new_tokens), self._by_kind.get(params.kind, self._anything))
+
+
+def _points(space: Space, defaults: Mapping[str, Any]) -> list[GenerationParams]:
+    """Configurations drawn evenly from the space: what its trials are like on average."""
+    rng, make = np.random.default_rng(0), CandidateMaker(defaults)
+    found = []
+    for _ in range(_POINTS):
+        try:
+            candidate = make.of(space.at_random(rng))
+        except InputError:
+            continue
+        if candidate.generation is not None:
+            found.append(candidate.generation)
+    return found
+
+
+def _trials(
+    plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], n_trials: int, *, prunes: bool
+) -> _Volume:
+    always = [params for params in (plan.baseline, plan.greedy) if params is not None][:n_trials]
+    rows = len(plan.rows.order)
+    volume = _nothing()
+    for params in always:
+        volume += _volume([params], lengths, Range(rows, rows), plan.rows.replicates)
+    left = (n_trials - len(always)) * rows
+    return volume + _volume(
+        searched, lengths, Range(left * (LEAST_ROWS if prunes else 1.0), left), plan.rows.replicates
+    )
+
+
+def _verdict(plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], replicates: int) -> _Volume:
+    """Finalists that sample are decoded again, winner and baseline on the holdout; nothing where the baseline wins."""
+    sampling = [params for params in searched if is_random(params)]
+    again = Range(0, FINALISTS * len(plan.rows.order) if sampling else 0)
+    held = Range(0, len(plan.holdout))
+    return (
+        _volume(sampling or searched, lengths, again, replicates)
+        + _volume(searched, lengths, held, replicates)
+        + _volume([plan.baseline], lengths, held, replicates)
+    )
+
+
+def _volume(mix: Sequence[GenerationParams], lengths: _Lengths, rows: Range, replicates: int) -> _Volume:
+    """What so many rows hold when their configurations are these, in equal parts."""
+    repeats = [replicates if is_random(params) else 1 for params in mix]
+    tokens = [n * lengths.of(params) for n, params in zip(repeats, mix, strict=True)]
+    picks = [n * int(params.get("num_beams") or 1) for n, params in zip(tokens, mix, strict=True)]
+    return _Volume(rows.times(_mean(repeats)), rows.times(_mean(tokens)), rows.times(_mean(picks)))
+
+
+def _nothing() -> _Volume:
+    return _Volume(Range(0, 0), Range(0, 0), Range(0, 0))
+
+
+def _computed_shares(probe: Probe, n_trials: int) -> Range:
+    """The share of the picked tokens whose scores are computed and not known from before.
+
+    Distinct prefixes grow with a power of the number of trials. The probe gives that power for trials that know
+    nothing of each other; a search concentrates, and later trials share more.
+    """
+    if not probe.cache_bytes:
+        return Range(1.0, 1.0)
+    picked = sum(span.picked for span in probe.spans)
+    computed = min(picked, sum(span.computed for span in probe.spans))
+    begun = len(probe.records)
+    growth = 1.0
+    if begun > 1 and computed > 0:
+        growth = max(0.0, 1.0 + math.log(computed / picked) / math.log(begun))
+    return Range(float(n_trials ** (min(growth, LEAST_GROWTH) - 1.0)), float(n_trials ** (growth - 1.0)))
+
+
+def _costs(probe: Probe) -> tuple[float, float, float]:
+    """Seconds for a prompt token, a computed and a picked one: least squares over the probe's spans."""
+    work = np.array([[s.prompt_tokens, s.computed, s.picked] for s in probe.spans], dtype=np.float64).reshape(-1, 3)
+    seconds = np.array([s.seconds for s in probe.spans], dtype=np.float64)
+    if not len(seconds) or not work.any():
+        return 0.0, 0.0, 0.0
+    scale = np.maximum(work.sum(axis=0), 1.0)
+    found, _ = nnls(work / scale, seconds)
+    # The spans were measured, so their sum is right whatever the fit says about its parts.
+    explained = float(found.sum())
+    found *= float(seconds.sum()) / explained if explained > 0 else 0.0
+    return tuple(float(cost) for cost in found / scale)  # type: ignore[return-value]
+
+
+def _seconds(costs: tuple[float, float, float], prompts: Range, computed: Range, picked: Range) -> Range:
+    return prompts.times(costs[0]) + computed.times(costs[1]) + picked.times(costs[2])
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return fmean(found) if found else 1.0
+
+
+def _counts(counts: Range) -> str:
+    low, high = _rounded(counts.low), _rounded(counts.high)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _rounded(value: float) -> int:
+    """Two significant digits: more would claim too much."""
+    if value < 1:
+        return 0
+    unit = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return int(round(value / unit) * unit)
+
+
+def _times(seconds: Range) -> str:
+    low, high = short_time(seconds.low), short_time(seconds.high)
+    return f"about {low}" if low == high else f"{low} to {high}"
+
+
+def _sizes(sizes: Range) -> str:
+    low, high = _size(sizes.low), _size(sizes.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
