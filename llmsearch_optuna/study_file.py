@@ -7,16 +7,18 @@ as on the command line. Nothing is loaded or decoded here.
 from __future__ import annotations
 
 import difflib
-import re
+import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.study_files.places import place, place_of_mention
 
 DEMO = "demo"
 """As a model's or dataset's name: the bundled chat model, the bundled dialogues."""
@@ -41,11 +43,20 @@ class ModelSection(_Section):
     adapter: str | None = Field(None, description="Folder or hub id of a PEFT adapter.")
     gguf_file: str | None = Field(None, description="Which .gguf file of a hub repository.")
     trust_remote_code: bool | None = Field(None, description="Run code that comes with the model.")
-    batch_size: int | Literal["auto"] = Field("auto", description='Rows decoded together; "auto" finds what fits.')
-    cache_budget: int | Literal["auto"] = Field("auto", description="Bytes for what earlier trials computed.")
+    batch_size: PositiveInt | Literal["auto"] = Field("auto", description='Rows in one pass; "auto" finds what fits.')
+    cache_budget: NonNegativeInt | Literal["auto"] = Field(
+        "auto", description="Bytes for what earlier trials computed."
+    )
     device: str | None = Field(None, description='"cuda:0", "cpu" …; the default is the best there is.')
     device_map: str | dict[str, Any] | None = Field(None, description='How to spread it over devices, such as "auto".')
     tokenizer_decode_args: dict[str, Any] | None = Field(None, description="What tokenizer.decode is called with.")
+
+
+class Message(_Section):
+    """One chat message; its content is a template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
 
 
 class DataSection(_Section):
@@ -55,7 +66,9 @@ class DataSection(_Section):
     split: str | None = Field(None, description="Split of a dataset that has several.")
     subset: str | None = Field(None, description="Configuration of a hub dataset that has several.")
     rows: int | None = Field(None, ge=1, description="Use only the first so many rows.")
-    prompt: str | None = Field(None, description='Template, such as "Summarize: {dialogue}".')
+    prompt: str | list[Message] | None = Field(
+        None, description='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}.'
+    )
     system: str | None = Field(None, description="System message of the chat template.")
     chat_template: bool | dict[str, Any] = Field(
         True, description="Wrap the prompt in the tokenizer's chat template; a table holds variables for it."
@@ -66,7 +79,7 @@ class DataSection(_Section):
     tokenizer_encode_args: dict[str, Any] | None = Field(None, description="What the tokenizer is called with.")
     reference: str | list[str] | None = Field(None, description="Column or columns with the right answer.")
     metric: str = Field(description="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …")
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Literal["maximize", "minimize"] = Field("maximize", description="Whether a higher score is better.")
 
 
 class StudySection(_Section):
@@ -77,11 +90,11 @@ class StudySection(_Section):
     timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
     max_tokens: int | None = Field(None, ge=1, description="Generated tokens of all trials; then the verdict follows.")
     storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
-    sampler: Literal["tpe", "random", "grid"] | None = None
-    pruner: Literal["paired", "none"] | None = None
+    sampler: Literal["tpe", "random", "grid"] | None = Field(None, description="Who suggests the next trial.")
+    pruner: Literal["paired", "none"] | None = Field(None, description="Who stops hopeless trials.")
     holdout: float | None = Field(None, ge=0, lt=1, description="Share of the rows that no trial sees.")
     folds: int | None = Field(None, ge=2, description="Show the score of each of so many parts of the search rows.")
-    seed: int | None = None
+    seed: int | None = Field(None, description="Of the split, the order of the rows, and all suggestions.")
     replicates: int | None = Field(None, ge=1, description="How often a row is decoded in a trial that samples.")
     holdout_replicates: int | None = Field(None, ge=1, description="The same on the holdout.")
     margin: float | None = Field(None, ge=0, description="A loss up to this is accepted.")
@@ -94,7 +107,9 @@ class StudyFile(_Section):
     study: StudySection
     model: ModelSection
     data: DataSection
-    space: dict[str, Any] | list[dict[str, Any]]
+    space: dict[str, Any] | list[dict[str, Any]] = Field(
+        description="What to search: a plain value is fixed, {low = …, high = …} or {choices = […]} is searched."
+    )
     baseline: dict[str, Any] | None = Field(None, description="Parameters in use today.")
 
     @field_validator("space")
@@ -153,8 +168,23 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
     except ValidationError as problem:
         raise InputError("\n".join(_explain(error, text, name) for error in problem.errors())) from None
     except InputError as problem:
-        raise InputError(f"{name}{_place_of_mention(text, str(problem))}: {problem}") from None
+        raise InputError(f"{name}{place_of_mention(text, str(problem))}: {problem}") from None
     return file
+
+
+def with_defaults(file: StudyFile) -> StudyFile:
+    """Return the file with what `search` does by default in the place of what it leaves out."""
+    from llmsearch_optuna.search import search
+
+    known = inspect.signature(search).parameters
+    missing = [name for name, value in file.study if value is None and name in known]
+    values = {name: known[name].default for name in missing}
+    return file.model_copy(update={"study": _changed(file.study, **values)})
+
+
+def study_file_text(file: StudyFile) -> str:
+    """Return the file as TOML; what it leaves out is left out."""
+    return tomli_w.dumps(file.model_dump(exclude_none=True))
 
 
 def check_space(file: StudyFile) -> Any:
@@ -211,7 +241,7 @@ def _changed(section: Any, **values: Any) -> Any:
 
 def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     keys = [key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in _UNION_MEMBERS))]
-    where = f"{name}{_place(text, keys)}: {'.'.join(str(key) for key in keys) or 'the file'}"
+    where = f"{name}{place(text, keys)}: {'.'.join(str(key) for key in keys) or 'the file'}"
     if error["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
@@ -231,32 +261,3 @@ def _known_keys(path: Sequence[Any]) -> list[str]:
     for key in path:
         model = model.model_fields[key].annotation if key in getattr(model, "model_fields", {}) else None
     return list(getattr(model, "model_fields", {}))
-
-
-def _place(text: str, keys: Sequence[Any]) -> str:
-    """``, line 7`` for a key of the file; its table's line when the key itself is not there."""
-    table, line_of_table = "", None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[+\s*([\w.\"-]+)\s*\]+", line):
-            table = header[1]
-            if keys and table == str(keys[0]):
-                line_of_table = line_of_table or number
-        names = [str(key) for key in keys]
-        if (key := re.match(r"\s*([\w\"-]+)\s*=", line)) and [*filter(None, [table]), key[1]] == names[:2]:
-            return f", line {number}"
-    return f", line {line_of_table}" if line_of_table else ""
-
-
-def _place_of_mention(text: str, message: str) -> str:
-    """The line in a space's table that sets the parameter a message speaks of."""
-    mentioned = re.search(r"branch (\d+)", message)
-    branch, wanted = 0, int(mentioned[1]) if mentioned else None
-    in_space = False
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*(\[+)\s*([\w.-]+)", line):
-            in_space = header[2].split(".")[0] == "space"
-            branch += in_space and header[1] == "[["
-        key = re.match(r"\s*([\w-]+)\s*=", line)
-        if in_space and wanted in (None, branch) and key and re.search(rf"(?<!\w){re.escape(key[1])}(?!\w)", message):
-            return f", line {number}"
-    return ""

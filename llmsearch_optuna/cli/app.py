@@ -76,6 +76,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for _command, _short_help in (
+    (searching.init, "Write a study file to begin with."),
     (searching.demo, "Tune a small chat model on bundled dialogues."),
     (searching.run, None),
     (scoring.score, None),

@@ -1,4 +1,4 @@
-"""`demo` and `run`: search, and print what came out."""
+"""`init`, `demo` and `run`: write a study file, search, and print what came out."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ Storage = Annotated[
     str | None, typer.Option("--storage", help="Database URL or SQLite file. Default: studies/<name>.db.")
 ]
 Name = Annotated[str | None, typer.Option("--name", help="The study's name.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what the study would be and take; decodes a few rows.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Workers = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that work on the study together; one GPU each.")
@@ -29,6 +32,33 @@ Workers = Annotated[
 ReportPath = Annotated[
     Path | None, typer.Option("--report", help="Where the HTML report goes. Default: beside the database.")
 ]
+
+
+def init(
+    path: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The file to write.")] = Path("study.toml"),
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Only print the JSON schema of study files; write nothing.")
+    ] = False,
+) -> None:
+    """Write a study file to begin with, every key explained, and its schema for editors beside it."""
+    from llmsearch_optuna.errors import InputError
+    from llmsearch_optuna.study_files.schema import PUBLISHED, SCHEMA_NAME
+    from llmsearch_optuna.study_files.template import write_new_study_file
+
+    text = PUBLISHED.read_text(encoding="utf-8")
+    if schema:
+        typer.echo(text, nl=False)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_new_study_file(path)
+        path.with_name(SCHEMA_NAME).write_text(text, encoding="utf-8")
+    except FileExistsError:
+        raise InputError(f"{path} is there already; give another name") from None
+    except OSError as problem:
+        raise InputError(f"{path} cannot be written: {problem.strerror}") from None
+    typer.echo(f"{path}: change it, then: llmsearch-optuna run {path}")
+    typer.echo(f"{path.with_name(SCHEMA_NAME)}: lets editors complete it")
 
 
 def demo(
@@ -58,12 +88,16 @@ def run(
     name: Name = None,
     report: ReportPath = None,
     workers: Workers = 1,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Run a study file, or go on with it where it was stopped."""
     changes = Changes(data=data, rows=rows, model=model, n_trials=n_trials, storage=storage, name=name)
     file = options.resolved(study, changes)
+    if dry_run:
+        _tell_beforehand(file, quiet=quiet, as_json=as_json)
+        return
     text = study.read_text(encoding="utf-8")
     _search_and_tell(file, text, workers=workers, report=report, quiet=quiet, as_json=as_json)
 
@@ -76,6 +110,7 @@ def _search_and_tell(
     from llmsearch_optuna.report.collect import STUDY_FILE_ATTRIBUTE
 
     if not quiet:
+        _say_what_is_resolved(file)
         typer.echo("loading the model" if workers == 1 else f"starting {workers} workers", err=True)
     with contextlib.ExitStack() as stack:
         observer = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
@@ -98,6 +133,32 @@ def _search(arguments: dict[str, Any], workers: int, observer: Observer) -> Sear
     from llmsearch_optuna.search import search
 
     return search(**arguments, observer=observer)
+
+
+def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
+    import inspect
+
+    from llmsearch_optuna.cli.tables import wide_enough
+    from llmsearch_optuna.forecast import forecast
+    from llmsearch_optuna.study_file import search_arguments, with_defaults
+
+    if not quiet:
+        _say_what_is_resolved(file)
+    known = inspect.signature(forecast).parameters
+    found = forecast(**{name: value for name, value in search_arguments(file).items() if name in known})
+    if as_json:
+        resolved = with_defaults(file).model_dump()
+        typer.echo(json.dumps({"study": resolved, "forecast": found.to_json()}, indent=2, default=str))
+    else:
+        wide_enough().print(found.text)
+
+
+def _say_what_is_resolved(file: StudyFile) -> None:
+    from llmsearch_optuna.cli.resolved import print_resolved
+    from llmsearch_optuna.cli.tables import wide_enough
+    from llmsearch_optuna.study_file import with_defaults
+
+    print_resolved(with_defaults(file), wide_enough(stderr=True))
 
 
 def outcome(result: SearchResult, report: Path | None = None) -> dict[str, Any]:

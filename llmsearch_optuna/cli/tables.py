@@ -29,7 +29,7 @@ _VERDICT_STYLES = {"better": "bold green", "worse": "bold red"}
 
 def print_outcome(result: SearchResult, *, report: Path, console: Console | None = None) -> None:
     """Print scores, verdict, and where everything is."""
-    out = console or _console()
+    out = console or wide_enough()
     if not any(t.state.name == "COMPLETE" for t in result.trials):
         out.print(_text(result.summary, "bold red"))
         return
@@ -63,7 +63,7 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
     if facts["best"] is not None:
         table.add_row("", _text(describe_params(facts["best"]["params"]), "dim"))
     table.add_row("verdict", _text(facts["verdict"] or "not yet"))
-    (console or _console()).print(table)
+    (console or wide_enough()).print(table)
 
 
 def status_facts(result: SearchResult) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def status_facts(result: SearchResult) -> dict[str, Any]:
 
 def print_score(found: Score, *, metric: str, completions: int, console: Console | None = None) -> None:
     """Print a score, its parameters, and some completions."""
-    out = console or _console()
+    out = console or wide_enough()
     table = _grid()
     table.add_row(_text(metric), Text(f"{found.score:.4f}", style="bold"))
     table.add_row("rows", str(len(found.completions)))
@@ -161,8 +161,9 @@ def _scored(trial: FrozenTrial | None) -> dict[str, Any] | None:
     return {"trial": trial.number, "score": trial.value, "params": trial.user_attrs.get("params", {})}
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
+def wide_enough(*, stderr: bool = False) -> Console:
+    """A console of at most 80 columns."""
+    console = Console(highlight=False, stderr=stderr)
     # A pipe has no width; a terminal may be narrower than our tables.
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     return console

@@ -20,7 +20,6 @@ from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.memory import bytes_in_use
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.progress import short_time
 from llmsearch_optuna.samplers import CandidateMaker
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.storage import OpenedStudy
@@ -85,11 +84,11 @@ class Forecast:
     @property
     def text(self) -> str:
         """Two lines for people."""
+        without = Range(self.memory_without_reuse, self.memory_without_reuse)
         return (
-            f"forecast for {self.n_trials} trials: {_counts(self.rows)} rows, {_counts(self.tokens)} tokens, "
-            f"{_times(self.seconds)}\n"
-            f"(without reuse {_times(self.seconds_without_reuse)}), {_sizes(self.memory)} of memory "
-            f"({_size(self.memory_without_reuse)} without a cache)"
+            f"forecast for {self.n_trials} trials: {_counts(self.rows)} rows, {_counts(self.tokens)} tokens,\n"
+            f"{_in_unit(self.seconds, _TIMES)} ({_in_unit(self.seconds_without_reuse, _TIMES)} without reuse), "
+            f"{_in_unit(self.memory, _SIZES)} memory ({_in_unit(without, _SIZES)} without)"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -309,9 +308,20 @@ def _mean(values: Any) -> float:
     return fmean(found) if found else 1.0
 
 
+_TIMES = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
+_SIZES = ((1e8, 1e9, "GB"), (0.0, 1e6, "MB"))
+
+
 def _counts(counts: Range) -> str:
     low, high = _rounded(counts.low), _rounded(counts.high)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _in_unit(found: Range, units: Sequence[tuple[float, float, str]]) -> str:
+    """``8–43 min``: both ends in the unit that suits the higher one (threshold, size, name), two digits each."""
+    _, size, name = next(unit for unit in units if found.high >= unit[0])
+    low, high = (_two_digits(end / size) for end in (found.low, found.high))
+    return f"{low} {name}" if low == high else f"{low}–{high} {name}"
 
 
 def _rounded(value: float) -> int:
@@ -322,15 +332,5 @@ def _rounded(value: float) -> int:
     return int(round(value / unit) * unit)
 
 
-def _times(seconds: Range) -> str:
-    low, high = short_time(seconds.low), short_time(seconds.high)
-    return f"about {low}" if low == high else f"{low} to {high}"
-
-
-def _sizes(sizes: Range) -> str:
-    low, high = _size(sizes.low), _size(sizes.high)
-    return low if low == high else f"{low} to {high}"
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}" if value < 9.95 else str(_rounded(value))

@@ -126,12 +126,30 @@ def test_memory_is_bounded_by_the_budget(tiny_llama: LlamaForCausalLM, tiny_toke
     st.integers(1, 200),
     st.integers(0, 10**9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_forecast_is_a_sane_range_whatever_was_measured(spans: list[Span], n_trials: int, cache: int) -> None:
     found = of(Probe(probed().records, spans, cache), STUDY, n_trials)
     for one in (found.rows, found.tokens, found.seconds, found.seconds_without_reuse, found.memory):
         assert 0 <= one.low <= one.high * (1 + 1e-9)
     assert len(found.text.splitlines()) == 2
+
+
+def test_a_forecast_is_told_in_two_lines() -> None:
+    found = Forecast(
+        n_trials=40,
+        probed_rows=32,
+        rows=Range(864, 2093),
+        tokens=Range(40_123, 95_999),
+        seconds=Range(480, 2580),
+        seconds_without_reuse=Range(4440, 10_500),
+        memory=Range(2.71e9, 7.26e9),
+        memory_without_reuse=1.94e9,
+    )
+    assert found.text.splitlines() == [
+        "forecast for 40 trials: 860–2,100 rows, 40,000–96,000 tokens,",
+        "8–43 min (1.2–2.9 h without reuse), 2.7–7.3 GB memory (1.9 GB without)",
+    ]
+    assert max(map(len, found.text.splitlines())) <= 80
 
 
 STUDY = prepared()
@@ -144,7 +162,9 @@ def test_a_forecast_decodes_the_first_rows_and_stores_nothing(tmp_path: Path, mo
     assert len(engine.calls) == found.probed_rows == 4 * 8
     assert list(tmp_path.iterdir()) == []
     first = run(tmp_path, n_trials=4)
-    begun = {(first.items[r.row].prompt, t.user_attrs["fingerprint"]) for t in first.trials for r in first.records(t.number)}
+    begun = {
+        (first.items[r.row].prompt, t.user_attrs["fingerprint"]) for t in first.trials for r in first.records(t.number)
+    }
     assert set(engine.calls) <= begun, "these are the rows that the study begins with"
 
 
