@@ -144,6 +144,7 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
 
     if not quiet:
         _say_what_is_resolved(file)
+        typer.echo("loading the model", err=True)
     known = inspect.signature(forecast).parameters
     found = forecast(**{name: value for name, value in search_arguments(file).items() if name in known})
     if as_json:

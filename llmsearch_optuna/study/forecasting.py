@@ -20,6 +20,7 @@ from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.memory import bytes_in_use
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.rows import is_random
 from llmsearch_optuna.samplers import CandidateMaker
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.storage import OpenedStudy
@@ -29,7 +30,6 @@ from llmsearch_optuna.study.planning import Plan
 from llmsearch_optuna.study.preparing import Prepared
 from llmsearch_optuna.study.probing import Probe
 from llmsearch_optuna.study.schedule import params_of
-from llmsearch_optuna.rows import is_random
 
 LEAST_ROWS = 0.5
 """Share of a searched trial's rows at the lower end. Measured: 0.84 in the demo, 0.33 in simulations of 40 trials."""

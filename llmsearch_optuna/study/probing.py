@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.ledger import Phase, RowRecord
+from llmsearch_optuna.rows import requests_for
 from llmsearch_optuna.samplers import visible
 from llmsearch_optuna.study.metering import MeteredServer, Span
 from llmsearch_optuna.study.preparing import Prepared
 from llmsearch_optuna.study.schedule import first_candidate
-from llmsearch_optuna.rows import requests_for
 
 
 @dataclass(frozen=True)

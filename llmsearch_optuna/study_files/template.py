@@ -29,15 +29,22 @@ _EXAMPLES: dict[str, Any] = {
     "study.max_tokens": 1_000_000,
     "study.storage": "postgresql+psycopg://user@host/database",
     "study.margin": 0.01,
+    "study.folds": 5,
     "model.revision": "main",
     "model.dtype": "bfloat16",
     "model.tokenizer": "folder-of-a-tokenizer",
     "model.device": "cuda:0",
+    "model.device_map": "auto",
+    "model.adapter": "folder-of-an-adapter",
+    "model.gguf_file": "model-q8_0.gguf",
+    "model.trust_remote_code": False,
+    "model.tokenizer_decode_args": {"clean_up_tokenization_spaces": False},
     "data.split": "validation",
     "data.subset": "main",
     "data.rows": 200,
     "data.system": "You are a helpful assistant.",
     "data.max_prompt_tokens": 2048,
+    "data.tokenizer_encode_args": {"truncation": False},
 }
 _SPACE = """\
 # What to search. Each [[space]] is a branch, of which every trial picks one. A plain value is fixed, a table is
@@ -108,6 +115,8 @@ def _key(path: str, key: str, field: FieldInfo, filled: dict[str, Any]) -> list[
 
 
 def _written(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{key} = {{{', '.join(_written(k, v) for k, v in value.items())}}}"
     return tomli_w.dumps({key: value}).strip()
 
 

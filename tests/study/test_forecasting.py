@@ -30,7 +30,9 @@ BEAMS = [{"max_new_tokens": 20}, {"max_new_tokens": 20, "num_beams": IntDistribu
 def prepared(space: Any = SPACE, **changed: Any) -> Prepared:
     arguments: dict[str, Any] = {
         "described": {"metric": number_metric},
-        "loaded": {},
+        "engine": {},
+        "loading": {},
+        "folds": None,
         "baseline": None,
         "sampler": "tpe",
         "pruner": "paired",
@@ -98,7 +100,9 @@ def test_memory_is_bounded_by_the_budget(tiny_llama: LlamaForCausalLM, tiny_toke
         {"max_new_tokens": 20, "repetition_penalty": FloatDistribution(1.0, 1.3)},
         None,
         described={"metric": number_metric},
-        loaded={},
+        engine={},
+        loading={},
+        folds=None,
         baseline=None,
         sampler="tpe",
         pruner="none",
