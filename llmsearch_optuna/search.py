@@ -227,7 +227,7 @@ def search(
         _watching(observer, progress) as watcher,
         Session(opened.engine, opened.key) as session,
     ):
-        plan.write(opened, served, n_trials=n_trials)
+        plan.write(opened, served, n_trials=n_trials, seed=seed)
         schedule = Schedule(
             opened=opened,
             session=session,

@@ -82,6 +82,7 @@ def test_plain_lines_tell_the_story_once():
             StudyEnded(result_summary="no evidence"),
         ]
     )
+    assert not {"\x1b", "\r"} & set(text)  # no bar where nobody looks
     lines = text.splitlines()
     assert lines[0] == "study demo: 4 trials on 40 rows, rouge1 (higher is better)"
     assert lines[1] == "stored in sqlite:///demo.db"

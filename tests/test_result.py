@@ -148,6 +148,11 @@ def test_the_configuration_is_what_plain_generate_applies(result: SearchResult, 
     assert result.verdict is not None
     assert evidence["verdict"] == json.loads(json.dumps(result.verdict.to_json()))
     assert evidence["study"]["trials"] == 16
+    verdict = evidence["verdict"]
+    assert verdict["low"] <= verdict["winner_mean"] - verdict["baseline_mean"] <= verdict["high"]
+    assert evidence["settings"]["seed"] == 42
+    assert evidence["settings"]["rows"] == {"search": len(result.row_scores(0)), "holdout": verdict["rows"]}
+    assert {"torch", "transformers", "optuna"} <= set(evidence["versions"])
 
 
 def test_without_evidence_the_baseline_is_shipped(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import CategoricalDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import models
 from llmsearch_optuna.decoding.engine import Engine
+from llmsearch_optuna.decoding.params import GenerationParams
+from llmsearch_optuna.decoding.requests import Request
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.scoring import score
 from llmsearch_optuna.search import search
@@ -84,3 +89,45 @@ def test_the_arguments_of_a_task_reach_it(
     )
     assert [c.prompt_tokens for c in truncated.completions] == [4, 4]
     assert len(score(engine, ROWS, {"max_new_tokens": 3}, limit=1, **asked).completions) == 1
+
+
+def test_a_seed_is_a_parameter_and_replicates_average_over_several(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    def length(predictions: Sequence[str], references: Sequence[Any]) -> list[float]:
+        return [float(len(text)) for text in predictions]
+
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    rows = [{"prompt": row["text"]} for row in ROWS]
+    sampled = {"max_new_tokens": 9, "do_sample": True, "top_k": 0, "temperature": 1.5}
+    texts = [
+        tuple(c.text for c in score(engine, rows, {**sampled, "generation_seed": n}, metric=length).completions)
+        for n in (0, 1, 1)
+    ]
+    assert texts[0] != texts[1] == texts[2]
+    three = score(engine, rows, sampled, metric=length, replicates=3)
+    requests = [
+        Request("x", row, text["prompt"], GenerationParams.of(sampled, engine.default_params), replicate=replicate)
+        for row, text in enumerate(rows)
+        for replicate in range(3)
+    ]
+    engine.submit(requests)
+    lengths: dict[int, dict[int, int]] = {0: {}, 1: {}}
+    while sum(map(len, lengths.values())) < 6:
+        for f in engine.poll():
+            assert f.completion is not None
+            lengths[f.request.row][f.request.replicate] = len(f.completion.text)
+    assert all(len(set(found.values())) > 1 for found in lengths.values())
+    assert three.scores == pytest.approx([sum(found.values()) / 3 for found in lengths.values()])
+    space = {**sampled, "generation_seed": CategoricalDistribution([1, 2, 3])}
+    result = search(
+        engine, rows, space, metric=length, sampler="grid", n_trials=9, progress=False, pruner="none",
+        storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
+    )  # fmt: skip
+    searched = {
+        p["generation_seed"]: t.value
+        for t in result.trials
+        if "generation_seed" in (p := result.trial_params(t.number))
+    }
+    assert set(searched) == {1, 2, 3}
+    assert searched[1] == pytest.approx(sum(map(len, texts[1])) / 2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -41,17 +42,66 @@ def encode(tokenizer: Any, text: str, add_special_tokens: bool, args: Mapping[st
     return tuple(tokenizer(text, **{"add_special_tokens": add_special_tokens, **args})["input_ids"])
 
 
+@dataclass(frozen=True)
+class Positions:
+    """How many tokens a model has room for; None where there is no limit.
+
+    Attributes:
+        shared: For prompt and completion together: of a decoder-only model.
+        prompt: For the prompt alone: of an encoder.
+        completion: For the completion alone: of the decoder beside it.
+    """
+
+    shared: int | None = None
+    prompt: int | None = None
+    completion: int | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> Positions:
+        """Those of a model's configuration; models without absolute positions (T5) have no limits."""
+        if not config.is_encoder_decoder:
+            return cls(shared=_positions(config.get_text_config()))
+        return cls(
+            prompt=_positions(config.get_text_config(encoder=True), "max_encoder_position_embeddings"),
+            completion=_positions(config.get_text_config(decoder=True), "max_decoder_position_embeddings"),
+        )
+
+    def problem(self, prompt: int, new: int) -> str | None:
+        """Why so many prompt tokens and new tokens do not fit; None where they do."""
+        if self.shared is not None and prompt + new > self.shared:
+            return (
+                f"{prompt} prompt tokens and max_new_tokens={new} exceed the model's context of {self.shared}; "
+                "shorten the prompt or lower max_new_tokens"
+            )
+        if self.prompt is not None and prompt > self.prompt:
+            return (
+                f"{prompt} prompt tokens exceed the {self.prompt} positions of the encoder; shorten the prompt, "
+                f"or cut it with max_prompt_tokens={self.prompt}"
+            )
+        if self.completion is not None and new > self.completion:
+            return f"max_new_tokens={new} exceeds the {self.completion} positions of the decoder; lower it"
+        return None
+
+
+def _positions(config: Any, *names: str) -> int | None:
+    for name in (*names, "max_position_embeddings"):
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
 class PromptEncoder:
     """Tokenizes each prompt once.
 
     Args:
         tokenizer: The model's.
-        context: Most tokens that prompt and completion may have together; None where there is no limit.
+        positions: How many tokens the model has room for.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: Positions) -> None:
         self._tokenizer = tokenizer
-        self._context = context
+        self._positions = positions
         self._special = tuple(token for token in tokenizer.all_special_tokens if token)
         self._known: dict[tuple[str, bool, str], TokenIds] = {}
 
@@ -59,7 +109,7 @@ class PromptEncoder:
         """The token ids of a request's prompt.
 
         Raises:
-            DecodingError: The prompt is empty, or does not fit into the context beside its new tokens.
+            DecodingError: The prompt is empty, or the model has no room for it and its new tokens.
         """
         add = request.add_special_tokens
         if add is None:
@@ -74,12 +124,9 @@ class PromptEncoder:
     def _check(self, request: Request, tokens: int) -> None:
         if not tokens:
             raise DecodingError(f"row {request.row}: the prompt is empty after tokenization")
-        new = request.params.max_new_tokens
-        if self._context is not None and tokens + new > self._context:
-            raise DecodingError(
-                f"row {request.row}: {tokens} prompt tokens and max_new_tokens={new} exceed the model's context of "
-                f"{self._context}; shorten the prompt or lower max_new_tokens"
-            )
+        problem = self._positions.problem(tokens, request.params.max_new_tokens)
+        if problem is not None:
+            raise DecodingError(f"row {request.row}: {problem}")
 
 
 def common_prefix(prompts: Iterable[TokenIds]) -> TokenIds:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmsearch_optuna.decoding.encoding import PromptEncoder, TokenIds, common_prefix
+from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder, TokenIds, common_prefix
 from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, BatchLimit
 from llmsearch_optuna.decoding.generate import generate_plain
 from llmsearch_optuna.decoding.lanes import Lanes
@@ -107,7 +107,7 @@ class Engine:
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []
         self._last_resort = False
-        self._encoder = PromptEncoder(tokenizer, self._context_limit())
+        self._encoder = PromptEncoder(tokenizer, Positions.of(model.config))
         self._stoppers: dict[GenerationParams, Stopper] = {}
 
     @staticmethod
@@ -484,10 +484,6 @@ class Engine:
         if self._lanes is None:
             return self._executor.capabilities.reason
         return supports(params)
-
-    def _context_limit(self) -> int | None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit and not self.model.config.is_encoder_decoder else None
 
     def _estimated_rows(self, budget: int) -> int:
         """Rows that fit into the memory beside the cache, from what one row of middle length takes."""

@@ -43,6 +43,19 @@ class Rule:
     neutral: Any = None
 
 
+_PROCESSORS = "leave it out; the parameters that are searched bring their own"
+_ARGUMENTS_OF_GENERATE = {
+    "assistant_model": "an assistant changes the speed and not what is decoded; leave it out, or give "
+    "prompt_lookup_num_tokens or assistant_early_exit, which need no second model",
+    "logits_processor": _PROCESSORS,
+    "stopping_criteria": "give stop (texts) or stop_token_sequences (token ids)",
+    "prefix_allowed_tokens_fn": "a function cannot be stored with a study; leave it out",
+    "negative_prompt_ids": "leave it out; guidance_scale alone guides away from the text without its prompt",
+    "synced_gpus": "leave it out",
+    "streamer": 'leave it out; set_verbosity("debug") shows what is written',
+}
+
+
 def known_names() -> frozenset[str]:
     """All names a user may write: Hugging Face's of the installed version, and ours."""
     return _HUGGING_FACE_NAMES | frozenset(OWN_NAMES)
@@ -52,6 +65,10 @@ def check_name(name: str) -> None:
     """Raise ``InputError`` with the nearest name if there is no such parameter."""
     if name in known_names():
         return
+    if name in _ARGUMENTS_OF_GENERATE:
+        raise InputError(
+            f"{name!r} is an argument of generate and no generation parameter: {_ARGUMENTS_OF_GENERATE[name]}"
+        )
     near = difflib.get_close_matches(str(name), sorted(known_names()), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else "Names are those of transformers' GenerationConfig."
     own = ", ".join(OWN_NAMES)

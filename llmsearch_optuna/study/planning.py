@@ -46,7 +46,7 @@ class Plan:
     baseline: GenerationParams
     greedy: GenerationParams | None
 
-    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int) -> None:
+    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int, seed: int) -> None:
         """Store what reports want to show, and every row of the task."""
         opened.ledger.write_settings(
             {
@@ -56,6 +56,8 @@ class Plan:
                 "metric_bounds": self.task.metric.bounds,
                 "direction": self.task.direction,
                 "n_trials": n_trials,
+                "seed": seed,
+                "rows": {"search": len(self.rows.order), "holdout": len(self.holdout)},
                 "replicates": self.rows.replicates,
                 "baseline": self.baseline.canonical,
                 "model_defaults": readable(served.defaults),

@@ -8,11 +8,12 @@ import pytest
 from tokenizers import processors
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmsearch_optuna.decoding.encoding import PromptEncoder
+from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder
 from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Request
 from llmsearch_optuna.errors import DecodingError, InputError
+from tests.decoding.architectures import make
 from tests.oracle import hf_generate
 
 PARAMS = GenerationParams.of({"max_new_tokens": 6})
@@ -29,7 +30,7 @@ def with_bos(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
 
 
 def test_arguments_belong_to_the_request(with_bos: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(with_bos, context=None)
+    encoder = PromptEncoder(with_bos, Positions())
     bare = with_bos(TEXT, add_special_tokens=False)["input_ids"]
     cut = {"truncation": True, "max_length": 4}
     asked = [{}, {"add_special_tokens": False}, cut, {**cut, "add_special_tokens": False}, {}]
@@ -39,11 +40,34 @@ def test_arguments_belong_to_the_request(with_bos: PreTrainedTokenizerFast) -> N
 
 
 def test_a_prompt_fits_once_it_is_truncated(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(tiny_tokenizer, context=12)
+    encoder = PromptEncoder(tiny_tokenizer, Positions(shared=12))
     with pytest.raises(DecodingError, match="exceed the model's context of 12"):
         encoder.encode(Request("t", 0, TEXT, PARAMS))
     cut = {"truncation": True, "max_length": 6}
     assert len(encoder.encode(Request("t", 0, TEXT, PARAMS, encode_args=cut))) == 6
+
+
+@pytest.mark.parametrize("architecture", ["bart", "t5", "llama"])
+def test_what_has_no_room_ends_with_the_reason(architecture: str, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make(architecture)
+    engine = Engine(model, tiny_tokenizer)
+    room = 10**6 if architecture == "t5" else model.config.max_position_embeddings
+    exceeded = {
+        "bart": ("exceed the 256 positions of the encoder", "exceeds the 256 positions of the decoder"),
+        "llama": (f"exceed the model's context of {room}",) * 2,
+    }
+    if architecture == "t5":
+        engine.generate(["T" * 300], {"max_new_tokens": 2})
+        return
+    fits = room if architecture == "bart" else room - 2
+    engine.generate(["T" * fits], {"max_new_tokens": 2})
+    with pytest.raises(DecodingError, match=exceeded[architecture][0]):
+        engine.generate(["T" * (fits + 1)], {"max_new_tokens": 2})
+    with pytest.raises(DecodingError, match=exceeded[architecture][1]):
+        engine.generate(["T"], {"max_new_tokens": room + 1})
+    if architecture == "bart":
+        ended = engine.generate(["T"], {"max_new_tokens": room, "eos_token_id": None})
+        assert len(ended[0].token_ids) == room
 
 
 def test_truncated_prompts_are_decoded_as_such(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -151,6 +152,31 @@ def drain(engine: Engine, requests: Sequence[Request]) -> list[tuple[Request, Co
             results.append((item.request, item.completion))
     assert len(results) == len(requests)
     return results
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"no_repeat_ngram_size": 1},
+        {"repetition_penalty": 3.0},
+        {"repetition_penalty": 3.0, "num_beams": 2},
+        {"repetition_penalty": 3.0, "encoder_repetition_penalty": 1.5},
+        {"eos_token_id": [1, 5, 89, 150], "min_new_tokens": 2, "repetition_penalty": 1.5},
+    ],
+    ids=str,
+)
+def test_the_pad_token_is_never_penalised(
+    values: dict[str, Any], tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """As many tokenizers have it, the pad token ends texts here, too: a penalty on padding would show."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    asked = {"max_new_tokens": 12, **values}
+    found = tokens_of(Engine(tiny_llama, tokenizer, batch_size=8), PROMPTS, asked)
+    for prompt, tokens in zip(PROMPTS, found, strict=True):
+        assert list(tokens) == hf_generate(tiny_llama, tokenizer(prompt).input_ids, **asked)
+    ends = values.get("eos_token_id", [1])
+    assert "eos_token_id" not in values or any(tokens[-1] in ends and len(tokens) < 12 for tokens in found)
 
 
 def test_rows_on_the_same_node_are_computed_once(

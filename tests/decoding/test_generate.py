@@ -148,9 +148,18 @@ def test_global_generators_stay_untouched(tiny_llama, tiny_tokenizer, values):
     assert random.getstate() == states[2]
 
 
-def test_assisted_decoding_gives_the_greedy_tokens(tiny_llama, tiny_tokenizer):
-    greedy = plain(tiny_llama, tiny_tokenizer, {})
-    assert plain(tiny_llama, tiny_tokenizer, {"prompt_lookup_num_tokens": 3}) == greedy
+ASSISTED = [
+    {"prompt_lookup_num_tokens": 3},
+    {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1, "num_assistant_tokens": 4},
+    {"assistant_early_exit": 1, "num_assistant_tokens": 3, "num_assistant_tokens_schedule": "constant"},
+    {"assistant_early_exit": 1, "assistant_confidence_threshold": 0.0},
+]
+
+
+@pytest.mark.parametrize("values", ASSISTED)
+def test_assisted_decoding_gives_the_greedy_tokens(tiny_llama, tiny_tokenizer, values):
+    assert GenerationParams.of({"max_new_tokens": 9, **values}).kind == "assisted"
+    assert plain(tiny_llama, tiny_tokenizer, values) == plain(tiny_llama, tiny_tokenizer, {})
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -156,6 +156,21 @@ def test_what_hugging_face_refuses_is_refused() -> None:
         of(exponential_decay_length_penalty=(3, 1.1))
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("assistant_model", "prompt_lookup_num_tokens"),
+        ("stopping_criteria", "stop_token_sequences"),
+        ("streamer", "debug"),
+    ],
+)
+def test_arguments_of_generate_are_told_apart_from_parameters(name: str, advice: str) -> None:
+    with pytest.raises(
+        InputError, match=f"{name!r} is an argument of generate and no generation parameter: .*{advice}"
+    ):
+        of(**{name: object()})
+
+
 def test_max_new_tokens_is_asked_for_where_it_is_needed() -> None:
     without = GenerationParams.of({"do_sample": True})
     with pytest.raises(InputError, match="max_new_tokens is missing"):
