@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llmsearch_optuna import __version__
-from llmsearch_optuna.cli import reading, scoring, searching
+from llmsearch_optuna.cli import reading, scoring, searching, sharing
 from llmsearch_optuna.errors import LlmsearchError
 
 PROGRAM = "llmsearch-optuna"
@@ -83,9 +83,10 @@ for _command, _short_help in (
     (reading.status, None),
     (reading.report, None),
     (reading.dashboard, "Open the study in optuna-dashboard."),
-    (reading.export, "Write the recommended generation_config.json."),
+    (sharing.export, "Write the recommended parameters, or the study as a zip."),
+    (sharing.import_, "Open a study that was exported as a zip."),
 ):
-    app.command(_command.__name__, short_help=_short_help)(_told(_command))
+    app.command(_command.__name__.rstrip("_"), short_help=_short_help)(_told(_command))
 
 
 def _is_interruption(problem: LlmsearchError) -> bool:

@@ -1,4 +1,4 @@
-"""`status`, `report`, `dashboard` and `export`: read a study that exists, running or finished."""
+"""`status`, `report` and `dashboard`: read a study that exists, running or finished."""
 
 from __future__ import annotations
 
@@ -50,17 +50,3 @@ def dashboard(
         dashboards.serve(result.opened, port=port)
     except KeyboardInterrupt:
         typer.echo("dashboard ended; the study is untouched", err=True)
-
-
-def export(
-    study: options.StudyArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")],
-    study_name: options.StudyName = None,
-) -> None:
-    """Write the recommended generation_config.json, and the evidence for it beside it."""
-    result = options.load(study, study_name)
-    path = result.save_generation_config(output)
-    verdict = result.verdict
-    origin = "the winner's" if verdict is not None and verdict.recommends_winner else "the baseline's"
-    typer.echo(f"{path}: {origin} parameters")
-    typer.echo(f"{path.parent / 'evidence.json'}: {result.summary}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmsearch_optuna.cli import options
-from llmsearch_optuna.study_file import DEMO_STUDY, Changes, parse_study_file, search_arguments
+from llmsearch_optuna.study_file import DEMO_STUDY, Changes, parse_study_file, search_arguments, study_file_text
 
 if TYPE_CHECKING:
     from llmsearch_optuna.progress import Observer
@@ -98,7 +98,8 @@ def run(
     if dry_run:
         _tell_beforehand(file, quiet=quiet, as_json=as_json)
         return
-    text = study.read_text(encoding="utf-8")
+    # What the study remembers is what was run, so that it can be run again elsewhere.
+    text = study.read_text(encoding="utf-8") if changes == Changes() else study_file_text(file)
     _search_and_tell(file, text, workers=workers, report=report, quiet=quiet, as_json=as_json)
 
 

@@ -190,3 +190,18 @@ def test_dashboard_names_the_extra_when_it_is_missing(capsys, finished, monkeypa
     code, _, err = run(capsys, "dashboard", str(finished))
     assert code == 1
     assert "pip install 'llmsearch-optuna[dashboard]'" in err
+
+
+def test_a_bundle_is_opened_elsewhere_and_goes_on_there(capsys, workplace):
+    assert run(capsys, "run", "study.toml", "-q", "--rows", "30", "--n-trials", "4")[0] == 0
+    code, out, err = run(capsys, "export", "words", "--bundle", "handed/on.zip")
+    assert (code, err) == (0, "")
+    code, out, _ = run(capsys, "import", "handed/on.zip", "-o", "elsewhere")
+    assert code == 0
+    assert "llmsearch-optuna run elsewhere/study.toml --storage elsewhere/study.db" in out
+    assert "4 of 4" in run(capsys, "status", "elsewhere/study.db")[1]
+    code, _, err = run(capsys, "run", "elsewhere/study.toml", "--storage", "elsewhere/study.db", "-q")
+    assert (code, err) == (0, "")
+    assert run(capsys, "report", "elsewhere/study.db")[0] == 0
+    code, _, err = run(capsys, "export", "words")
+    assert (code, err) == (1, "error: give either --output FOLDER or --bundle FILE.zip\n")
