@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-faults coverage lint format types bench bench-peer bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-faults test-notebooks notebooks coverage lint format types bench bench-peer bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (the first time takes some minutes)"
 	@$(PIP_INSTALL) $(TORCH)
-	@$(PIP_INSTALL) -e '.[dashboard,gguf,peft,test,dev]'
+	@$(PIP_INSTALL) -e '.[dashboard,gguf,notebooks,peft,test,dev]'
 	@$(PIP_INSTALL) --no-deps $(BARE)
 	@touch $@
 
@@ -46,6 +46,13 @@ test-faults: $(STAMP)  ## kills, blocks and starves on purpose
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(OFFLINE) $(BIN)/python -m pytest -q $(ARGS)
+
+test-notebooks: $(STAMP)  ## run copies of the notebooks, small, on the demo's model (about 2 minutes on 2 cores)
+	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/notebooks $(ARGS)
+
+notebooks: $(STAMP)  ## run the notebooks and keep their outputs (small: the demo's model; about 10 minutes on 2 cores)
+	rm -rf notebooks/studies
+	cd notebooks && SMALL=1 $(OFFLINE) $(abspath $(BIN))/jupyter execute --inplace *.ipynb
 
 test-awq: $(AWQ_STAMP)  ## AWQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
 	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/test_checkpoints.py $(ARGS)
