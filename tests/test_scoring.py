@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import models
@@ -21,6 +21,8 @@ from llmsearch_optuna.scoring import score
 from llmsearch_optuna.search import search
 from llmsearch_optuna.study_file import DataSection, ModelSection, StudySection
 from llmsearch_optuna.task import Task
+from tests.decoding.architectures import make
+from tests.oracle import hf_generate
 
 TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
 ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
@@ -131,3 +133,32 @@ def test_a_seed_is_a_parameter_and_replicates_average_over_several(
     }
     assert set(searched) == {1, 2, 3}
     assert searched[1] == pytest.approx(sum(map(len, texts[1])) / 2)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_encoder_decoder_models_are_searched_and_scored(
+    architecture: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = make(architecture)
+    encoded: list[int] = []
+    engine = Engine(model, tiny_tokenizer)  # it looks at the model itself, before it is counted
+    hook = model.get_encoder().register_forward_hook(lambda module, inputs, output: encoded.append(len(output[0])))
+    rows = [{"prompt": row["text"], "reference": "a"} for row in ROWS] + [{"prompt": "T", "reference": "a"}]
+    space = [
+        {"max_new_tokens": 8, "repetition_penalty": FloatDistribution(1.0, 2.0)},
+        {"max_new_tokens": 8, "do_sample": True, "temperature": FloatDistribution(0.5, 2.0)},
+        {"max_new_tokens": 8, "num_beams": IntDistribution(2, 3)},
+    ]
+    result = search(
+        engine, rows, space, metric="contains", n_trials=8, pruner="none", progress=False,
+        storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
+    )  # fmt: skip
+    assert {t.state.name for t in result.trials} == {"COMPLETE"}
+    if "row by row" in engine.capabilities:
+        assert sum(encoded) == len(rows), "the encoder's output is computed once a study"
+    hook.remove()
+    found = score(engine, rows, {"max_new_tokens": 8}, metric="contains")
+    for row, completion in zip(rows, found.completions, strict=True):
+        ids = tiny_tokenizer(row["prompt"])["input_ids"]
+        assert list(completion.token_ids) == hf_generate(model, ids, max_new_tokens=8)
+    assert result.records(0)[0].token_ids == found.completions[result.records(0)[0].row].token_ids
