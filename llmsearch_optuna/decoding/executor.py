@@ -167,13 +167,9 @@ class Executor:
         values = top.values.cpu().numpy()
         ids = top.indices.to(torch.int32).cpu().numpy()
         totals = torch.logsumexp(logits, dim=-1).double().cpu().numpy()
+        # Copies: a view of one row would keep the memory of all rows of the pass for as long as it lives.
         return [
-            NextTokenScores(
-                np.ascontiguousarray(values[row]),
-                np.ascontiguousarray(ids[row]),
-                float(totals[row]),
-                states[row].clone(),
-            )
+            NextTokenScores(values[row].copy(), ids[row].copy(), float(totals[row]), states[row].clone())
             for row in range(len(states))
         ]
 

@@ -28,6 +28,18 @@ def test_what_stands_before_is_not_computed_again(tiny_llama: LlamaForCausalLM) 
         assert result.segment.shape[3] == len(rest)
 
 
+def test_what_is_kept_of_a_row_keeps_nothing_else_in_memory(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama, top=8)
+    rows = executor.prefill([[5, 6, 7], [8, 9]])
+    for scores in executor.scores(torch.stack([row.state for row in rows])):
+        assert scores.values.base is None
+        assert scores.ids.base is None
+        assert scores.state.untyped_storage().nbytes() == scores.state.nbytes
+    for row in rows:
+        assert row.segment.untyped_storage().nbytes() == row.segment.nbytes
+        assert row.state.untyped_storage().nbytes() == row.state.nbytes
+
+
 def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalLM) -> None:
     executor = Executor(tiny_llama, top=10)
     (result,) = executor.prefill([[5, 9, 30]])
