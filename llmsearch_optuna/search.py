@@ -31,6 +31,7 @@ from llmsearch_optuna.study.interruption import StudyInterrupted, how_to_go_on, 
 from llmsearch_optuna.study.metering import MeteredServer
 from llmsearch_optuna.study.planning import PowerTeller, readable
 from llmsearch_optuna.study.preparing import check_numbers, prepare
+from llmsearch_optuna.study.remembering import BatchSizeKeeper
 from llmsearch_optuna.study.schedule import Schedule, best_complete
 from llmsearch_optuna.study.serving import Served
 from llmsearch_optuna.task import Direction
@@ -255,6 +256,7 @@ def search(
             )
 
         server = MeteredServer(served.server, lambda: served.stats)
+        watcher = BatchSizeKeeper(watcher, opened.ledger, served)
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))
         watcher = ForecastTeller(watcher, opened, prepared, server, n_trials, holdout_replicates)

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmsearch_optuna.decoding.batch_sizes import PROMPTS, BatchLimit, BatchSizes
 from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder, TokenIds, common_prefix
-from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, BatchLimit
+from llmsearch_optuna.decoding.executor import TOP_CANDIDATES
 from llmsearch_optuna.decoding.generate import generate_plain
 from llmsearch_optuna.decoding.lanes import Lanes
 from llmsearch_optuna.decoding.memory import (
     automatic_cache_budget,
+    device_name,
     forget_traceback,
     free_bytes,
     give_back,
@@ -93,7 +95,7 @@ class Engine:
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
         self._store = ReplayStore(budget, self._executor.start)
         maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
-        self.batch_limit = BatchLimit(maximum)
+        self._sizes = BatchSizes(maximum)
         self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
         self._counters = Counters()
         self._stats = self._counters.total
@@ -142,6 +144,25 @@ class Engine:
     def cache_budget(self) -> int:
         """Bytes that stored scores, keys and values may take."""
         return self._store.budget
+
+    @property
+    def capacity(self) -> int:
+        """How many requests it can make use of at the moment."""
+        return self._sizes.rows
+
+    @property
+    def device_name(self) -> str:
+        """What device this is, and how much memory it has."""
+        return device_name(self._executor.device)
+
+    @property
+    def batch_sizes(self) -> dict[tuple[int, int], int]:
+        """(length bucket, beams) -> rows in one pass, where memory has been too short for more; see `batch_sizes`."""
+        return self._sizes.learned
+
+    def start_from(self, batch_sizes: Mapping[tuple[int, int], int]) -> None:
+        """Begin with batch sizes that were learned before on the same device; tokens do not depend on them."""
+        self._sizes.start_from(batch_sizes)
 
     @property
     def stats(self) -> EngineStats:
@@ -226,19 +247,22 @@ class Engine:
             return
         self._share_prefix()
         wanted = self._walk()
-        while (
-            not self._done and len(wanted) < self.batch_limit.rows and self._admit(self.batch_limit.rows - len(wanted))
-        ):
+        while not self._done and (room := self._limit(wanted).rows - len(wanted)) > 0 and self._admit(room):
             wanted = self._walk()
         if self._done or not wanted:
             return
         roots = [node for node in wanted if node.parent is None]
         if roots:
             together = self._prefill_batch(roots)
-            self._guarded(lambda: self._prefill(together), len(together))
+            self._guarded(lambda: self._prefill(together), len(together), self._limit(together, PROMPTS))
         else:
-            nodes = wanted[: self.batch_limit.rows]
-            self._guarded(lambda: self._step(nodes), len(nodes))
+            limit = self._limit(wanted)
+            nodes = wanted[: limit.rows]
+            self._guarded(lambda: self._step(nodes), len(nodes), limit)
+
+    def _limit(self, nodes: Sequence[Node], beams: int = 1) -> BatchLimit:
+        """How many rows may go into one pass, where the longest row is among these."""
+        return self._sizes.of(max((len(node.tree.start) + node.depth for node in nodes), default=0), beams)
 
     def _admit(self, count: int) -> bool:
         """Start walkers for the next requests that can be decoded row by row; tells whether there were any."""
@@ -304,7 +328,7 @@ class Engine:
         with_prefix = bool(roots[0].tree.shared)
         alike = sorted((n for n in roots if bool(n.tree.shared) == with_prefix), key=lambda n: -len(n.tree.prompt_ids))
         longest = len(alike[0].tree.prompt_ids) - alike[0].tree.shared
-        return alike[: max(1, min(self.batch_limit.rows, self._prefill_tokens // longest))]
+        return alike[: max(1, min(self._limit(alike, PROMPTS).rows, self._prefill_tokens // longest))]
 
     def _prefill(self, nodes: Sequence[Node]) -> None:
         """Run prompts through the model in one pass."""
@@ -344,11 +368,12 @@ class Engine:
 
     def _decode_plainly(self) -> None:
         """Take requests of one kind off the queue and run them through ``model.generate``."""
-        first = self._queue[0][0]
+        first, prompt = self._queue[0]
+        limit = self._sizes.of(len(prompt) + first.params.max_new_tokens, int(first.params.get("num_beams") or 1))
         batch: list[tuple[Request, TokenIds]] = []
         while (
             self._queue
-            and len(batch) < self.batch_limit.rows
+            and len(batch) < limit.rows
             and (self._queue[0][0].tag, self._queue[0][0].params) == (first.tag, first.params)
         ):
             batch.append(self._queue.popleft())
@@ -368,7 +393,7 @@ class Engine:
             return
         except Exception as error:
             self._queue.extendleft(reversed(batch))
-            self._relieve_or_raise(error, len(batch), first)
+            self._relieve_or_raise(error, len(batch), limit, first)
             return
         finally:
             self._executor.seconds += time.perf_counter() - started
@@ -379,17 +404,17 @@ class Engine:
 
     # running out of memory
 
-    def _guarded(self, work: Callable[[], None], rows: int) -> None:
+    def _guarded(self, work: Callable[[], None], rows: int, limit: BatchLimit) -> None:
         """Do one pass; when memory runs out, make room so that the next turn repeats it."""
         try:
             work()
         except Exception as error:
-            self._relieve_or_raise(error, rows, None)
+            self._relieve_or_raise(error, rows, limit, None)
         else:
-            self.batch_limit.succeeded()
+            limit.succeeded()
             self._last_resort = False
 
-    def _relieve_or_raise(self, error: Exception, rows: int, plain: Request | None) -> None:
+    def _relieve_or_raise(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
         """Give up caches first, then half of the batch, then the buffer; a row that fits nowhere fails.
 
         Raises:
@@ -403,8 +428,8 @@ class Engine:
         freed = self._store.release()
         if freed:
             logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
-        elif self.batch_limit.ran_out(rows):
-            logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, self.batch_limit.rows)
+        elif self._sizes.ran_out(limit, rows):
+            logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, limit.rows)
         elif self._lanes is not None and not self._last_resort:
             self._last_resort = True
             self._lanes.abandon()
@@ -469,8 +494,19 @@ class Engine:
         )
 
     def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
+        """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together."""
         states = [node.scores.state for node in nodes if node.scores is not None]
-        return self._executor.all_logits(states)
+        try:
+            return self._executor.all_logits(states)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(nodes) == 1:
+                raise
+            forget_traceback(error)
+        self._stats.out_of_memory += 1
+        self._store.release()
+        give_back(self._executor.device)
+        half = len(nodes) // 2
+        return np.concatenate([self._logits(nodes[:half]), self._logits(nodes[half:])])
 
     def _count_computed(self, nodes: Sequence[Node]) -> None:
         """Book what was computed on the (oldest) request that waited for it."""

@@ -1,7 +1,7 @@
 """Forward passes: prompts in one go, then one token for every row of the slot buffer.
 
-The executor finds out by trying what a model's cache can do, runs the passes, and keeps the size of a batch
-within memory. Which rows are computed, and what becomes of the scores, is decided by the engine.
+The executor finds out by trying what a model's cache can do, and runs the passes. Which rows are computed, and what
+becomes of the scores, is decided by the engine.
 """
 
 from __future__ import annotations
@@ -263,33 +263,3 @@ class Executor:
         """Equal up to what batch shapes change in the last bits of float32, or in half precision."""
         tolerance = 1e-3 if shape.dtype == torch.float32 else 0.25
         return torch.allclose(together, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
-
-
-class BatchLimit:
-    """How many rows go into one pass: as many as fit, fewer after running out of memory, more again later.
-
-    Args:
-        maximum: The most that is ever tried.
-        growth_after: Passes without trouble after which twice as many are tried again.
-    """
-
-    def __init__(self, maximum: int, *, growth_after: int = 64) -> None:
-        self.maximum = maximum
-        self.rows = maximum
-        self._growth_after = growth_after
-        self._calm = 0
-
-    def succeeded(self) -> None:
-        """Count a pass without trouble."""
-        self._calm += 1
-        if self.rows < self.maximum and self._calm >= self._growth_after:
-            self.rows = min(self.maximum, self.rows * 2)
-            self._calm = 0
-
-    def ran_out(self, tried: int) -> bool:
-        """Halve after ``tried`` rows did not fit; False when not even one row did."""
-        self._calm = 0
-        if tried <= 1:
-            return False
-        self.rows = max(1, min(self.rows, tried) // 2)
-        return True

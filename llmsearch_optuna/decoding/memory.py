@@ -71,6 +71,14 @@ def free_bytes(device: torch.device) -> int:
     return min(int(psutil.virtual_memory().available), _address_space_left())
 
 
+def device_name(device: torch.device) -> str:
+    """A name under which the sizes that fit can be remembered: the kind of device, and how much memory it has."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return f"{device.type}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
 def bytes_in_use() -> int:
     """Memory that this process has taken: of its CUDA devices where it uses any, else of the machine."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -51,9 +51,7 @@ class Served:
 
     def capacity(self) -> int:
         """How many requests the server can make use of at the moment."""
-        limit = getattr(self.engine, "batch_limit", None)
-        rows = getattr(limit, "rows", None)
-        return int(rows) if rows else int(getattr(self.server, "capacity", CAPACITY))
+        return int(getattr(self.server, "capacity", CAPACITY))
 
     @property
     def stats(self) -> Mapping[str, Any]:

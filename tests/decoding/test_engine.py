@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.decoding.engine import Engine
+from llmsearch_optuna.decoding.memory import OUT_OF_MEMORY_MESSAGES
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Request
 from llmsearch_optuna.errors import DecodingError, InputError
@@ -253,17 +256,23 @@ def test_a_shared_prefix_is_computed_once(
 
 
 class FailingForward:
-    """Throws an error in chosen forward passes of a model, before or after they have run."""
+    """Throws an error in chosen forward passes of a model, after they have run and while their tensors are alive."""
 
     def __init__(self, model: LlamaForCausalLM, when: set[int], error: type[Exception], message: str) -> None:
         self.calls = 0
+        self.held: list[weakref.ref[torch.Tensor]] = []
         self._when, self._error, self._message = when, error, message
         self._handle = model.model.norm.register_forward_hook(self._hook)
 
     def _hook(self, *_: Any) -> None:
         self.calls += 1
         if self.calls in self._when:
-            raise self._error(self._message)
+            activations = torch.zeros(8)
+            self.held.append(weakref.ref(activations))
+            try:
+                raise ValueError("the allocator below")
+            except ValueError as cause:
+                raise self._error(self._message) from cause
 
     def __enter__(self) -> FailingForward:
         return self
@@ -272,10 +281,16 @@ class FailingForward:
         self._handle.remove()
 
 
-@settings(max_examples=8)
+@settings(max_examples=12)
 @given(
     when=st.sets(st.integers(1, 60), max_size=12),
-    message=st.sampled_from(["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"]),
+    error=st.sampled_from(
+        [
+            (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB"),
+            (MemoryError, ""),
+            *((RuntimeError, f"{part.upper()} in some allocator") for part in OUT_OF_MEMORY_MESSAGES),
+        ]
+    ),
     batch_size=st.sampled_from([2, 7, 16]),
     cache_budget=st.sampled_from([0, 60_000, 10_000_000]),
 )
@@ -284,12 +299,12 @@ def test_running_out_of_memory_changes_no_token(
     tiny_tokenizer: PreTrainedTokenizerFast,
     expected: list[list[tuple[int, ...]]],
     when: set[int],
-    message: str,
+    error: tuple[type[Exception], str],
     batch_size: int,
     cache_budget: int,
 ) -> None:
     engine = Engine(tiny_llama, tiny_tokenizer, batch_size=batch_size, cache_budget=cache_budget)
-    with FailingForward(tiny_llama, when, RuntimeError, message) as forward:
+    with FailingForward(tiny_llama, when, *error) as forward:
         for index in (0, 3, 7):
             results = {}
             params = GenerationParams.of(CONFIGURATIONS[index], engine.default_params)
@@ -302,6 +317,10 @@ def test_running_out_of_memory_changes_no_token(
                 else:
                     assert "one row alone does not fit" in str(item.error)
     assert engine.stats.out_of_memory <= len(when & set(range(1, forward.calls + 1)))
+    gc.collect()
+    assert [reference() for reference in forward.held] == [None] * len(forward.held), "an error keeps tensors alive"
+    if cache_budget == 10_000_000:
+        assert engine.stats.forward_tokens == engine.stats.distinct_prefixes, "only what failed is repeated"
 
 
 def test_a_row_that_never_fits_fails_alone(

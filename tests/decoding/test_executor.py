@@ -1,4 +1,4 @@
-"""What the executor finds out about models, and how a batch shrinks and grows."""
+"""What the executor finds out about models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llmsearch_optuna.decoding.executor import BatchLimit, Executor
+from llmsearch_optuna.decoding.executor import Executor
 from tests.decoding.architectures import make
 
 
@@ -61,16 +61,3 @@ def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalL
 )
 def test_capabilities_say_what_was_found(name: str, words: str) -> None:
     assert words in str(Executor(make(name)).capabilities)
-
-
-def test_a_batch_shrinks_at_once_and_grows_after_a_calm() -> None:
-    limit = BatchLimit(16, growth_after=3)
-    assert limit.ran_out(12)
-    assert limit.rows == 6
-    assert limit.ran_out(1) is False
-    for _ in range(3):
-        limit.succeeded()
-    assert limit.rows == 12
-    for _ in range(3):
-        limit.succeeded()
-    assert limit.rows == 16
