@@ -162,6 +162,15 @@ class SearchResult:
         return self.best_params if verdict is not None and verdict.recommends_winner else self.baseline_params
 
     @property
+    def failures(self) -> dict[str, list[int]]:
+        """Reason -> numbers of the trials that failed for it; the study went on without them."""
+        found: dict[str, list[int]] = {}
+        for t in self.trials:
+            if t.state is TrialState.FAIL:
+                found.setdefault(str(t.user_attrs.get("fail_reason") or "no reason is known"), []).append(t.number)
+        return found
+
+    @property
     def direction(self) -> str:
         """``"maximize"`` or ``"minimize"``."""
         return self.study.direction.name.lower()

@@ -41,6 +41,8 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
     out.print(_text(sentence, style))
     if verdict is not None and result.advice is not None:
         out.print(_text(result.advice, "dim"))
+    for reason, numbers in result.failures.items():
+        out.print(_text(f"failed: trial {', '.join(map(str, numbers))}: {_clipped(reason, 200)}", "red"))
     out.print()
     winner = verdict is not None and verdict.recommends_winner
     out.print(Text("recommended: ").append("the best parameters" if winner else "the baseline", style="bold"))

@@ -63,6 +63,7 @@ def collect(result: SearchResult) -> ReportData:
         optimism=None if verdict is None else verdict.optimism,
         advice=None if best is None else result.advice,
         importances=_importances(finished, result.study.direction),
+        failures=result.failures,
         costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
         first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),

@@ -5,7 +5,7 @@ Figures and pages are functions of these, so they can be made and tested without
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,6 +98,7 @@ class ReportData:
         advice: Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled.
         importances: Share of the score's variation by parameter; sums to 1 or is empty.
         costs: (label, value) lines of the cost panel, ready to be shown.
+        failures: Reason -> numbers of the trials that failed for it.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
         optimism: How much better the best parameters looked on the search rows than on the holdout; None without one.
         first_prompt: A prompt as the model got it.
@@ -123,6 +124,7 @@ class ReportData:
     advice: str | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[tuple[str, str], ...] = ()
+    failures: Mapping[str, Sequence[int]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     examples_from: str = "the search rows"
     fingerprint: str = ""

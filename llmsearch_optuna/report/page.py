@@ -209,9 +209,17 @@ def _trials(data: ReportData) -> str:
         ("decoding", ""), ("searched parameters", "")))  # fmt: skip
     body = "".join(_trial_row(trial, data) for trial in data.trials)
     return (
-        f"<h2>Trials</h2><details><summary>all {len(data.trials)} trials</summary><div class='scroll'><table><thead>"
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+        f"<h2>Trials</h2>{_failures(data)}<details><summary>all {len(data.trials)} trials</summary>"
+        f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
+
+
+def _failures(data: ReportData) -> str:
+    rows = "".join(
+        f"<li>{'Trials' if len(numbers) > 1 else 'Trial'} {', '.join(map(str, numbers))} failed: {safe(reason)}</li>"
+        for reason, numbers in data.failures.items()
+    )
+    return f"<ul>{rows}</ul>" if rows else ""
 
 
 def _trial_row(trial: TrialPoint, data: ReportData) -> str:
