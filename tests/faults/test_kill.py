@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def signature(result: SearchResult) -> list[Any]:
     return [trials, looks]
 
 
-def start(database: Path, log: Path, *more: Any) -> Any:
+def start(database: Path | str, log: Path, *more: Any) -> Any:
     """A study in a process of its own, forked from one that has everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.study_child"])
@@ -75,36 +77,40 @@ def decoded(result: SearchResult) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], int]:
+    """The uninterrupted study, and how many rows it decodes."""
     folder = tmp_path_factory.mktemp("whole")
     child = start(folder / "study.db", folder / "log")
-    child.join(120)
+    child.join(240)
     assert child.exitcode == 0
-    return signature(load_result(str(folder / "study.db")))
+    return signature(load_result(str(folder / "study.db"))), len(lines(folder / "log"))
 
 
-def kill_again_and_again(folder: Path, moments: random.Random) -> int:
-    """Run one study to its end, through kills at random moments; returns how many there were."""
-    database, log = folder / "study.db", folder / "log"
-    kills, safe = 0, set[str]()
-    while True:
-        before = len(lines(log))
+def kill_again_and_again(database: Path | str, log: Path, moments: random.Random, after: Sequence[int]) -> None:
+    """Run one study to its end, and kill it whenever so many rows have been decoded in all, or shortly after.
+
+    Rows measure how far a study is on any machine; what it does at that moment (walk, decode, commit, report, make a
+    trial, decide) is left to the clock.
+    """
+    safe = set[str]()
+    for rows in after:
+        before = lines(log)
         child = start(database, log)
-        child.join(moments.uniform(0.0, 3.0))
-        was_killed = child.exitcode is None
+        while child.is_alive() and len(lines(log)) < rows:
+            time.sleep(0.005)
+        child.join(moments.uniform(0.0, 0.1))
+        assert child.exitcode is None, "it ended before it was to be killed"
         child.kill()
         child.join()
-        new = lines(log)[before:]
-        assert not safe & set(new), "a row that was safe has been decoded again"
-        if not was_killed:
-            assert child.exitcode == 0
-            return kills
-        kills += 1
-        if database.exists() and tables_are_made(database):
+        assert not safe & set(lines(log)[len(before) :]), "a row that was safe has been decoded again"
+        if tables_are_made(database):
             safe = decoded(load_result(str(database)))
+    child = start(database, log)
+    child.join(240)
+    assert child.exitcode == 0
 
 
-def tables_are_made(database: Path) -> bool:
+def tables_are_made(database: Path | str) -> bool:
     try:
         return bool(load_result(str(database)).settings)
     except StudyError:  # killed while the study was made
@@ -112,29 +118,32 @@ def tables_are_made(database: Path) -> bool:
 
 
 def test_a_study_that_is_killed_again_and_again_equals_one_that_was_not(
-    tmp_path: Path, uninterrupted: list[Any]
+    tmp_path: Path, whole: tuple[list[Any], int]
 ) -> None:
+    study, rows = whole
     moments = random.Random(20240601)
-    kills = studies = 0
-    while kills < KILLS:
-        folder = tmp_path / str(studies)
-        folder.mkdir()
-        kills += kill_again_and_again(folder, moments)
-        studies += 1
-        assert signature(load_result(str(folder / "study.db"))) == uninterrupted
+    # Some before the first row, the others anywhere; the last rows are those of the verdict.
+    after = [0, 0, 0, *sorted(moments.sample(range(1, rows - 60), KILLS - 6)), rows - 40, rows - 20, rows - 3]
+    kill_again_and_again(tmp_path / "study.db", tmp_path / "log", moments, after)
+    assert signature(load_result(str(tmp_path / "study.db"))) == study
 
 
-def test_sigterm_ends_with_one_line_that_says_how_to_go_on(tmp_path: Path, uninterrupted: list[Any]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_one_line_that_says_how_to_go_on(
+    tmp_path: Path, whole: tuple[list[Any], int], number: signal.Signals
+) -> None:
     database, log = tmp_path / "study.db", tmp_path / "log"
     child = start(database, log)
     wait_for(lambda: len(lines(log)) > 20)
-    child.terminate()
+    begun = time.monotonic()
+    os.kill(child.pid, number)
     child.join(30)
+    assert time.monotonic() - begun < 10
     assert child.exitcode == 3
     said = log.with_suffix(".said").read_text()
     assert "Run the same command again" in said
     assert said.count("\n") == 0
     child = start(database, log)
-    child.join(120)
+    child.join(240)
     assert child.exitcode == 0
-    assert signature(load_result(str(database))) == uninterrupted
+    assert signature(load_result(str(database))) == whole[0]
