@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ def forecast(
     reference: Any = None,
     metric: Any = None,
     direction: Direction | None = None,
+    objectives: Sequence[str] = ("score",),
     baseline: Mapping[str, Any] | None = None,
     n_trials: int = 40,
     sampler: Any = "tpe",
@@ -68,6 +69,7 @@ def forecast(
         reference: See `search`.
         metric: See `search`.
         direction: See `search`.
+        objectives: See `search`.
         baseline: See `search`.
         n_trials: See `search`.
         sampler: See `search`.
@@ -142,6 +144,7 @@ def forecast(
         seed=seed,
         replicates=replicates,
         folds=folds,
+        objectives=objectives,
     )
     found = probe(prepared, n_trials=n_trials, in_flight=trials_in_flight)
     return make_forecast(

@@ -16,13 +16,15 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.front import FrontPoint, front_of, pick
 from llmsearch_optuna.ledger import Item, Look, Part, RowRecord
 from llmsearch_optuna.metrics import Metric
+from llmsearch_optuna.objectives import Direction, direction_of, score_of
 from llmsearch_optuna.rows import by_row, mean, score_table
 from llmsearch_optuna.shipping import save_generation_config
 from llmsearch_optuna.statistics.finalists import Selection, VarianceSplit, split_variance
 from llmsearch_optuna.storage import OpenedStudy, read_study
-from llmsearch_optuna.study.schedule import best_complete
+from llmsearch_optuna.study.schedule import best_complete, rows_counted
 from llmsearch_optuna.task import PreparedTask
 from llmsearch_optuna.verdict import Verdict
 
@@ -108,7 +110,7 @@ class SearchResult:
     @property
     def best_score(self) -> float:
         """The winner's score on the search rows: it won there, so expect less (see `verdict`)."""
-        value = self.best_trial.value
+        value = score_of(self.best_trial)
         assert value is not None
         return value
 
@@ -171,9 +173,30 @@ class SearchResult:
         return found
 
     @property
-    def direction(self) -> str:
-        """``"maximize"`` or ``"minimize"``."""
-        return self.study.direction.name.lower()
+    def front(self) -> list[FrontPoint]:
+        """The trials that no other one beats in score and generated tokens, fewest tokens first.
+
+        Raises:
+            StudyError: The study was not searched with ``objectives=("score", "tokens")``.
+        """
+        return front_of(self)
+
+    def pick(self, max_tokens: float | None = None) -> FrontPoint:
+        """The best score on the front that takes at most so many generated tokens a row.
+
+        Its score is from the search rows, and only the winner has a verdict: check another point with `score` on
+        rows of your own before you rely on it.
+
+        Raises:
+            InputError: No trial writes so little.
+            StudyError: The study has one objective.
+        """
+        return pick(self.front, max_tokens)
+
+    @property
+    def direction(self) -> Direction:
+        """``"maximize"`` or ``"minimize"``: the metric's."""
+        return direction_of(self.study)
 
     @property
     def summary(self) -> str:
@@ -183,7 +206,7 @@ class SearchResult:
             return f"no trial of {len(self.trials)} is complete. {_first_failure(self.trials) or ''}".strip()
         error = "" if self.best_score_error is None else f" ± {self.best_score_error:.4f}"
         best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {self.best_score:.4f}{error}"
-        baseline = self.trials[0].value
+        baseline = score_of(self.trials[0])
         if baseline is not None:
             best += f" (baseline {baseline:.4f})"
         return f"{best} on the search rows. {self.verdict.sentence if self.verdict else 'There is no verdict yet.'}"
@@ -240,7 +263,7 @@ class SearchResult:
                 "number": t.number,
                 "role": attributes.get("role", ""),
                 "state": t.state.name.lower(),
-                "value": t.value,
+                "value": score_of(t),
                 "kind": attributes.get("kind", ""),
                 "rows": attributes.get("rows", ""),
                 "tokens": attributes.get("tokens"),
@@ -273,7 +296,7 @@ class SearchResult:
             if t.state is TrialState.COMPLETE and records and all(r.error is None for r in records):
                 value = self._value(other, records)
                 role = t.user_attrs.get("role", "")
-                lines.append({"number": t.number, "role": role, "value": t.value, other.name: value})
+                lines.append({"number": t.number, "role": role, "value": score_of(t), other.name: value})
         return pd.DataFrame(lines, columns=["number", "role", "value", other.name])
 
     @property
@@ -361,9 +384,7 @@ def _is_corpus_choice(selection: Selection) -> bool:
 
 def _rows_counted(trial: FrozenTrial) -> int | None:
     """How many rows of the permutation count: those of the last look; all that are there while it runs."""
-    if not trial.state.is_finished():
-        return None
-    return max(trial.intermediate_values, default=0)
+    return rows_counted(trial) if trial.state.is_finished() else None
 
 
 def _scored(records: Sequence[RowRecord]) -> bool:

@@ -15,7 +15,7 @@ from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Request
 from llmsearch_optuna.ledger import Phase, RowRecord
 from llmsearch_optuna.metrics import Metric
-from llmsearch_optuna.pruning import Direction
+from llmsearch_optuna.objectives import Direction, Objectives
 
 LOOK_EVERY = 8
 
@@ -32,7 +32,7 @@ class Rows:
         occurrences: How many earlier rows have the same prompt, by row number.
         add_special_tokens: Whether tokenizing adds special tokens to the prompt, by row number.
         metric: Scores them.
-        direction: ``"maximize"`` or ``"minimize"``.
+        objectives: What trials are told with, and in which directions.
         encode_args: What else the tokenizer is called with.
         folds: The fold of each row of the order; empty where there are none.
         replicates: How often a row is decoded when something is sampled.
@@ -47,12 +47,17 @@ class Rows:
     occurrences: Sequence[int]
     add_special_tokens: Sequence[bool]
     metric: Metric
-    direction: Direction
+    objectives: Objectives
     encode_args: Mapping[str, Any] = field(default_factory=dict)
     folds: tuple[int, ...] = ()
     replicates: int = 1
     first_look: int = LOOK_EVERY
     look_every: int = LOOK_EVERY
+
+    @property
+    def direction(self) -> Direction:
+        """``"maximize"`` or ``"minimize"``: the metric's."""
+        return self.objectives.direction
 
     @cached_property
     def places(self) -> dict[int, int]:

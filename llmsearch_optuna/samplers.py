@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.database.optuna_logs import quiet_optuna
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.objectives import Direction
 from llmsearch_optuna.space import Space, Suggestion
 
 STARTUP_TRIALS = 10
@@ -30,7 +31,6 @@ STARTUP_TRIALS = 10
 TPE_REDRAWS = 4
 RANDOM_REDRAWS = 200
 
-Direction = Literal["maximize", "minimize"]
 SamplerName = Literal["tpe", "random", "grid"]
 
 
@@ -80,7 +80,7 @@ def make_suggester(
     space: Space,
     *,
     seed: int,
-    direction: Direction,
+    direction: Direction | Sequence[Direction],
     defaults: Mapping[str, Any],
 ) -> Suggester:
     """The suggester of this name.
@@ -89,7 +89,7 @@ def make_suggester(
         sampler: ``"tpe"``, ``"random"`` or ``"grid"``.
         space: Where configurations come from.
         seed: The study's seed.
-        direction: ``"maximize"`` or ``"minimize"``.
+        direction: ``"maximize"`` or ``"minimize"``; one a value where trials are told with several.
         defaults: The model's generation configuration, laid under every configuration.
 
     Raises:
@@ -137,11 +137,13 @@ class CandidateMaker:
 class TpeSuggester:
     """TPE on the visible trials; a known configuration is drawn again a few times, then at random."""
 
-    def __init__(self, space: Space, make: CandidateMaker, *, seed: int, direction: Direction) -> None:
+    def __init__(
+        self, space: Space, make: CandidateMaker, *, seed: int, direction: Direction | Sequence[Direction]
+    ) -> None:
         self._space = space
         self._make = make
         self._seed = seed
-        self._direction = direction
+        self._directions = [direction] if isinstance(direction, str) else list(direction)
         self._random = RandomSuggester(space, make, seed=seed)
 
     def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
@@ -152,7 +154,7 @@ class TpeSuggester:
 
     def _draws(self, number: int, seen: Sequence[FrozenTrial]) -> Iterator[Candidate]:
         with quiet_optuna():
-            study = optuna.create_study(direction=self._direction, sampler=_tpe(seed_of(self._seed, number, "tpe")))
+            study = optuna.create_study(directions=self._directions, sampler=_tpe(seed_of(self._seed, number, "tpe")))
             study.add_trials(seen)
             for _ in range(1 + TPE_REDRAWS):
                 # A draw that is known stays in this study as running: the next draw keeps away from it.
@@ -230,11 +232,11 @@ def _tpe(seed: int) -> optuna.samplers.TPESampler:
 
 
 def _as_settled(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.value is None:
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.values is None:
         return create_trial(state=TrialState.FAIL, params=dict(trial.params), distributions=dict(trial.distributions))
     return create_trial(
         state=trial.state,
-        value=trial.value,
+        values=trial.values,
         params=dict(trial.params),
         distributions=dict(trial.distributions),
         intermediate_values=dict(trial.intermediate_values),

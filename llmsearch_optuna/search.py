@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from llmsearch_optuna.dashboard import Described, TrialNotes
 from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.database.problems import storage_errors
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.scoring import score
@@ -55,6 +56,7 @@ def search(
     reference: Any = None,
     metric: Any = None,
     direction: Direction | None = None,
+    objectives: Sequence[str] = ("score",),
     baseline: Mapping[str, Any] | None = None,
     n_trials: int = 40,
     timeout: float | None = None,
@@ -106,6 +108,8 @@ def search(
         reference: What the metric compares with; see Task.
         metric: A built-in name, a function, or an ``evaluate`` module; see Metric.of.
         direction: ``"maximize"`` (the default) or ``"minimize"``.
+        objectives: ``("score",)``, or ``("score", "tokens")`` to search the front of score and generated tokens a
+            row (see `SearchResult.front`); then nothing is pruned, and the verdict is about the best score.
         baseline: The parameters in use today; default: the model's generation configuration.
         n_trials: The study's total: a study that is resumed runs what is left.
         timeout: Seconds after which no new trial is begun; those under way end, and the verdict follows.
@@ -193,13 +197,14 @@ def search(
         seed=seed,
         replicates=replicates,
         folds=folds,
+        objectives=objectives,
     )
     plan, served = prepared.plan, prepared.served
     deadline = None if timeout is None else time.monotonic() + timeout
     opened = open_study(
         storage,
         study_name or f"{plan.task.name}-{served.name}",
-        direction=plan.task.direction,
+        direction=plan.rows.objectives.directions,
         fingerprint={
             "algorithm": ALGORITHM,
             "model": dict(served.description),
@@ -208,7 +213,7 @@ def search(
             "space": prepared.space.description,
             "baseline": plan.baseline.canonical,
             "sampler": _described(sampler),
-            "pruner": _described(pruner),
+            "pruner": _described(pruner) if plan.rows.objectives.is_single else "none",
             "holdout": holdout,
             "seed": seed,
             "replicates": replicates,
@@ -216,6 +221,8 @@ def search(
             "margin": margin,
             "trials_in_flight": trials_in_flight,
             **({} if folds is None else {"folds": folds}),
+            # Left out where the score is alone, so that studies from before there was a choice go on.
+            **({} if plan.rows.objectives.is_single else {"objectives": plan.rows.objectives.names}),
         },
         sampler=None if isinstance(sampler, str) else sampler,
         pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,
@@ -316,7 +323,7 @@ def _study_started(schedule: Schedule) -> events.StudyStarted:
         metric=schedule.rows.metric.name,
         direction=schedule.rows.direction,
         best_number=None if best is None else best.number,
-        best_value=None if best is None else best.value,
+        best_value=None if best is None else score_of(best),
     )
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -89,7 +89,7 @@ def open_study(
     storage: str | None,
     study_name: str,
     *,
-    direction: Direction,
+    direction: Direction | Sequence[Direction],
     fingerprint: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     sampler: optuna.samplers.BaseSampler | None = None,
@@ -100,7 +100,7 @@ def open_study(
     Args:
         storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
         study_name: The study's name.
-        direction: ``"maximize"`` or ``"minimize"``.
+        direction: ``"maximize"`` or ``"minimize"``; one a value where trials are told with several.
         fingerprint: All that the study's results depend on, as JSON-able values under readable names.
         settings: What people may want to read later; not compared.
         sampler: The user's own sampler, when there is one.
@@ -113,7 +113,8 @@ def open_study(
     with storage_errors(url):
         _prepare_file(url)
         rdb, engine = _connect(url, may_create=True)
-        study = _optuna_study(rdb, study_name, direction, sampler, pruner)
+        directions = [direction] if isinstance(direction, str) else list(direction)
+        study = _optuna_study(rdb, study_name, directions, sampler, pruner)
         key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
     return _opened(url, study_name, key, study, rdb, engine, resumed)
 
@@ -268,7 +269,7 @@ def _check_contents(engine: sa.Engine, url: sa.URL) -> None:
 def _optuna_study(
     rdb: RDBStorage,
     name: str,
-    direction: Direction,
+    directions: list[Direction],
     sampler: optuna.samplers.BaseSampler | None,
     pruner: optuna.pruners.BasePruner | None,
 ) -> optuna.Study:
@@ -276,7 +277,7 @@ def _optuna_study(
         study = optuna.create_study(
             storage=rdb,
             study_name=name,
-            direction=direction,
+            directions=directions,
             # Ours suggest on a view of their own; a sampler that does nothing keeps Optuna from asking one here.
             sampler=sampler or optuna.samplers.RandomSampler(seed=0),
             pruner=pruner or optuna.pruners.NopPruner(),
@@ -288,12 +289,17 @@ def _optuna_study(
                     f"the study {name!r} exists already and was not made by llmsearch-optuna; give another study_name="
                 )
             study.set_user_attr(KEY_ATTRIBUTE, uuid.uuid4().hex[:12])
-    if study.direction.name.lower() != direction:
+    found = [direction.name.lower() for direction in study.directions]
+    if found != directions:
         raise StudyError(
-            f"the study {name!r} exists with direction={study.direction.name.lower()!r}, not {direction!r}; "
+            f"the study {name!r} exists with direction={_readable(found)}, not {_readable(directions)}; "
             "give another study_name="
         )
     return study
+
+
+def _readable(directions: Sequence[str]) -> str:
+    return " and ".join(map(repr, directions))
 
 
 def _meet(

@@ -90,6 +90,9 @@ class StudySection(_Section):
     timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
     max_tokens: int | None = Field(None, ge=1, description="Generated tokens of all trials; then the verdict follows.")
     storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
+    objectives: list[Literal["score", "tokens"]] | None = Field(
+        None, description='["score"], or ["score", "tokens"] for the front of both; the latter prunes nothing.'
+    )
     sampler: Literal["tpe", "random", "grid"] | None = Field(None, description="Who suggests the next trial.")
     pruner: Literal["paired", "none"] | None = Field(None, description="Who stops hopeless trials.")
     holdout: float | None = Field(None, ge=0, lt=1, description="Share of the rows that no trial sees.")
@@ -178,7 +181,9 @@ def with_defaults(file: StudyFile) -> StudyFile:
 
     known = inspect.signature(search).parameters
     missing = [name for name, value in file.study if value is None and name in known]
-    values = {name: known[name].default for name in missing}
+    defaults = {name: known[name].default for name in missing}
+    # TOML has lists where Python has tuples.
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
     return file.model_copy(update={"study": _changed(file.study, **values)})
 
 

@@ -205,7 +205,8 @@ class TrialRun:
         return mean(self._row_scores)
 
     def _report(self, value: float, seen: int) -> None:
-        if seen not in self.job.reported:
+        # A trial with several objectives takes no reports; what it had scored by then is in the ledger all the same.
+        if seen not in self.job.reported and self.rows.objectives.is_single:
             with self._ours():
                 self._trial.report(value, seen)
         compared = self.job.incumbent_running
@@ -247,11 +248,11 @@ class TrialRun:
             for name, value in self._attributes(end, counted, records).items():
                 self._trial.set_user_attr(name, value)
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        value = end.value if end.state == "complete" else None
+        values = self.rows.objectives.values(end.value, records) if end.state == "complete" else None
         with self._ours():
             save_rows(self.opened, self._trial, records, self.rows)
             self.annotate(self._trial, end, records)
-            self.opened.study.tell(self._trial, value, state=states[end.state])
+            self.opened.study.tell(self._trial, values, state=states[end.state])
         self.end = end
 
     def _rows_counted(self, end: TrialEnd) -> int:

@@ -17,6 +17,7 @@ from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics import Metric
+from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.rows import Rows, by_row, requests_for
 from llmsearch_optuna.storage import OpenedStudy, open_study
@@ -63,7 +64,7 @@ class Bench:
             occurrences=[0] * TOTAL,
             add_special_tokens=[True] * TOTAL,
             metric=metric.check(["0.5"] * 2, [{}] * 2),
-            direction="maximize",
+            objectives=Objectives(),
             folds=changed.get("folds", ()),
             replicates=changed.get("replicates", 1),
         )

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.progress import describe_params, printable
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _scores(result: SearchResult) -> Table:
             kind = str(trial.user_attrs.get("kind", ""))
             params = f"{kind} {describe_params(trial.user_attrs.get('params', {}), hide=hidden)}"
             number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
-            table.add_row(number, _number(trial.value), _number(held.get(name)), _text(params, "dim"))
+            table.add_row(number, _number(score_of(trial)), _number(held.get(name)), _text(params, "dim"))
     if verdict is not None and verdict.difference is not None:
         table.add_row("difference", "", f"{verdict.difference:+.4f}", _interval(verdict))
     return table
@@ -158,9 +159,9 @@ def _places(result: SearchResult, report: Path) -> Group:
 
 
 def _scored(trial: FrozenTrial | None) -> dict[str, Any] | None:
-    if trial is None or trial.value is None:
+    if trial is None or (score := score_of(trial)) is None:
         return None
-    return {"trial": trial.number, "score": trial.value, "params": trial.user_attrs.get("params", {})}
+    return {"trial": trial.number, "score": score, "params": trial.user_attrs.get("params", {})}
 
 
 def wide_enough(*, stderr: bool = False) -> Console:

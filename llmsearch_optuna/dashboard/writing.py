@@ -20,6 +20,7 @@ import optuna
 from llmsearch_optuna import progress
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
 from llmsearch_optuna.ledger import RowRecord
+from llmsearch_optuna.objectives import TOKENS_LABEL, score_of
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
@@ -57,7 +58,7 @@ def describe_study(study: optuna.Study, data: ReportData) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([data.metric])
+        study.set_metric_names([data.metric, TOKENS_LABEL][: len(study.directions)])
     # A note that somebody changed in the dashboard is theirs; only ours is replaced.
     old, new = optuna_dashboard.get_note(study), study_note(data)
     if old != new and (not old or old.startswith(STUDY_HEADING)):
@@ -88,7 +89,7 @@ def describe_all(result: SearchResult) -> None:
             ]
             reason = trial.user_attrs.get("prune_reason") or trial.user_attrs.get("fail_reason")
             state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name]
-            headline = _headline(state, trial.value if state == "complete" else None, reason)
+            headline = _headline(state, score_of(trial) if state == "complete" else None, reason)
             optuna_dashboard.save_note(live, trial_note(headline, noted, minimize=minimize))
 
 

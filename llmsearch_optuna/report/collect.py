@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import sqlalchemy as sa
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.database import tables
 from llmsearch_optuna.database.fingerprints import digest
 from llmsearch_optuna.database.optuna_logs import quiet_optuna
 from llmsearch_optuna.ledger import RowRecord
+from llmsearch_optuna.objectives import Direction, score_of, tokens_a_row
 from llmsearch_optuna.progress import short_time
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
+from llmsearch_optuna.study.schedule import rows_counted
 
 if TYPE_CHECKING:
     from llmsearch_optuna.result import SearchResult
@@ -62,9 +63,10 @@ def collect(result: SearchResult) -> ReportData:
         holdout=_holdout(verdict),
         optimism=None if verdict is None else verdict.optimism,
         advice=None if best is None else result.advice,
-        importances=_importances(finished, result.study.direction),
+        importances=_importances(finished, result.direction),
         failures=result.failures,
         costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
+        front=tuple(p.trial for p in result.front) if len(result.study.directions) > 1 else (),
         first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),
         **_reproduction(result.opened),
@@ -74,7 +76,7 @@ def collect(result: SearchResult) -> ReportData:
 def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
     curve = tuple(sorted((step, value) for step, value in trial.intermediate_values.items() if math.isfinite(value)))
     attributes = trial.user_attrs
-    value = trial.value if trial.state is TrialState.COMPLETE else curve[-1][1] if curve else None
+    value = score_of(trial) if trial.state is TrialState.COMPLETE else curve[-1][1] if curve else None
     seconds = 0.0
     if trial.datetime_start is not None and trial.datetime_complete is not None:
         seconds = (trial.datetime_complete - trial.datetime_start).total_seconds()
@@ -85,9 +87,9 @@ def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
         value=None if trial.state is TrialState.FAIL else value,
         params=trial.params,
         kind=str(attributes.get("kind", "")),
-        rows=int(str(attributes.get("rows", "0")).split()[0]),
+        rows=rows_counted(trial),
         seconds=float(attributes.get("seconds", seconds)),
-        tokens=sum(len(r.token_ids) for r in rows) / len(rows) if rows else None,
+        tokens=tokens_a_row(rows) if rows else None,
         reason=None if reason is None else str(reason),
         curve=curve,
         role=str(attributes.get("role", "")).replace("searched", ""),
@@ -115,10 +117,10 @@ def _sentence(result: SearchResult, best: FrozenTrial | None, metric: str) -> st
         return "No trial is complete yet."
     if result.verdict is not None:
         return result.verdict.sentence
-    return f"Trial {best.number} is the best so far, with {best.value:.4f} in {metric}; there is no verdict yet."
+    return f"Trial {best.number} is the best so far, with {score_of(best):.4f} in {metric}; there is no verdict yet."
 
 
-def _importances(trials: Sequence[FrozenTrial], direction: StudyDirection) -> dict[str, float]:
+def _importances(trials: Sequence[FrozenTrial], direction: Direction) -> dict[str, float]:
     """PED-ANOVA by parameter, each among the trials that have it; Optuna's own way drops those of branches.
 
     Most trials of a search are pruned, so they count as well, with their lead over the baseline on the rows they did.
@@ -138,19 +140,26 @@ def _importances(trials: Sequence[FrozenTrial], direction: StudyDirection) -> di
     return {name: value / total for name, value in sorted(found.items(), key=lambda item: -item[1])}
 
 
-def _judged_against_baseline(trials: Sequence[FrozenTrial], direction: StudyDirection) -> optuna.Study:
+def _judged_against_baseline(trials: Sequence[FrozenTrial], direction: Direction) -> optuna.Study:
     """A study in memory whose values are leads over the baseline on the same rows; without a baseline, means."""
-    baseline = next((t.intermediate_values for t in trials if t.number == 0), {})
+    baseline = next((_means(t) for t in trials if t.number == 0), {})
     with quiet_optuna():
         study = optuna.create_study(direction=direction)
     for trial in trials:
-        if not trial.intermediate_values or trial.state is TrialState.FAIL:
+        means = _means(trial)
+        if not means or trial.state is TrialState.FAIL:
             continue
-        step = max(trial.intermediate_values)
-        lead = trial.intermediate_values[step] - baseline.get(step, 0.0)
+        step = max(means)
+        lead = means[step] - baseline.get(step, 0.0)
         if math.isfinite(lead):
             study.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=lead))
     return study
+
+
+def _means(trial: FrozenTrial) -> dict[int, float]:
+    """Rows seen -> mean over them; trials with several objectives report nothing on their way."""
+    score = score_of(trial)
+    return trial.intermediate_values or ({} if score is None else {rows_counted(trial): score})
 
 
 def _costs(engine: Mapping[str, Any], trials: Sequence[TrialPoint]) -> tuple[tuple[str, str], ...]:

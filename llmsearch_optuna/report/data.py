@@ -101,6 +101,8 @@ class ReportData:
         failures: Reason -> numbers of the trials that failed for it.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
         optimism: How much better the best parameters looked on the search rows than on the holdout; None without one.
+        front: Trial numbers of the front of score and tokens, fewest tokens first; empty where the score is the only
+            objective.
         first_prompt: A prompt as the model got it.
         study_file: The study as TOML; None when it cannot be written as one.
     """
@@ -130,6 +132,7 @@ class ReportData:
     fingerprint: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     storage: str = ""
+    front: tuple[int, ...] = ()
     first_prompt: str = ""
     study_file: str | None = None
 
@@ -147,6 +150,12 @@ class ReportData:
     def best(self) -> TrialPoint | None:
         """The best complete trial; None when nothing is complete."""
         return next((t for t in self.trials if t.number == self.best_number), None)
+
+    @property
+    def front_points(self) -> tuple[TrialPoint, ...]:
+        """The trials of the front, fewest tokens first."""
+        by_number = {t.number: t for t in self.trials}
+        return tuple(by_number[number] for number in self.front)
 
     def trial_of(self, role: str) -> TrialPoint | None:
         """The trial with this role (``"baseline"``, ``"greedy"``)."""

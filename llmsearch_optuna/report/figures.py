@@ -163,8 +163,12 @@ def contour(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
 
 
 def score_against_tokens(data: ReportData) -> go.Figure:
-    """What a better score costs: complete trials by generated tokens a row."""
+    """What a better score costs: complete trials by generated tokens a row, and their front where it was searched."""
     figure = _figure(x="generated tokens a row", y=data.metric)
+    if data.front:
+        line = {"color": GREEN, "width": 2, "shape": "hv"}
+        tokens, scores = [t.tokens for t in data.front_points], [t.value for t in data.front_points]
+        figure.add_scatter(x=tokens, y=scores, mode="lines", line=line, name="front", hoverinfo="skip")
     for kind in sorted({t.kind for t in data.complete}):
         trials = [t for t in data.complete if t.kind == kind and t.tokens is not None]
         if trials:

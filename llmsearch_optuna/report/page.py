@@ -30,6 +30,7 @@ def render(data: ReportData) -> str:
         _top(data),
         _holdout(data),
         _search(data, shown),
+        _front(data, shown),
         _parameters(data, shown),
         _costs(data, shown),
         _examples(data),
@@ -145,6 +146,29 @@ def _search(data: ReportData, shown: list[str]) -> str:
     return "<h2>The search</h2>" + "".join(_figure(name, text) for name, text in parts.items() if name in shown)
 
 
+def _front(data: ReportData, shown: list[str]) -> str:
+    if not data.front or "score_against_tokens" not in shown:
+        return ""
+    body = "".join(
+        f'<tr><td class="number">{t.number}</td><td class="number">{t.tokens or 0:.1f}</td>'
+        f'<td class="number">{t.value or 0:.4f}</td><td>{safe(t.kind)}</td><td>{safe(_one_line(t.params))}</td></tr>'
+        for t in data.front_points
+    )
+    better = "lower" if data.minimize else "higher"
+    caption = (
+        "Complete trials by the tokens they generate for one row. The line is the front: no trial with so few tokens "
+        f"scores {better}."
+    )
+    return (
+        f"<h2>What a better score costs</h2>{_figure('score_against_tokens', caption)}"
+        '<div class="scroll"><table><thead><tr><th class="number">trial</th><th class="number">tokens a row</th>'
+        f'<th class="number">{safe(data.metric)}</th><th>decoding</th><th>searched parameters</th></tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+        '<p class="soft">Scores are those of the search rows, which flatter whatever was chosen on them. The verdict '
+        "is about the best score alone; no other point of the front was tried on the holdout.</p>"
+    )
+
+
 def _parameters(data: ReportData, shown: list[str]) -> str:
     parts = {
         "importances": "How much of the score's variation goes with each parameter. A parameter that only some "
@@ -160,7 +184,7 @@ def _costs(data: ReportData, shown: list[str]) -> str:
     rows = "".join(f"<tr><td>{safe(label)}</td><td>{safe(value)}</td></tr>" for label, value in data.costs)
     table = f'<table class="facts">{rows}</table>' if rows else ""
     figure = ""
-    if "score_against_tokens" in shown:
+    if "score_against_tokens" in shown and not data.front:
         figure = _figure("score_against_tokens", "Complete trials by the tokens they generate for one row.")
     return f"<h2>What it cost</h2>{table}{figure}" if table or figure else ""
 

@@ -20,6 +20,7 @@ from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.ledger import Look, Phase, RowRecord
 from llmsearch_optuna.metrics import MetricError
+from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.rows import Rows, is_random, mean, requests_for, score_table
 from llmsearch_optuna.statistics.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.storage import OpenedStudy
@@ -67,7 +68,8 @@ class Decider:
     def decide(self) -> None:
         """Store the winner and the verdict; does nothing where the study has not changed since the last one."""
         trials = self.opened.study.get_trials(deepcopy=False)
-        values = {t.number: t.value for t in trials if t.state is TrialState.COMPLETE and t.value is not None}
+        scores = {t.number: score_of(t) for t in trials if t.state is TrialState.COMPLETE}
+        values = {number: score for number, score in scores.items() if score is not None}
         if not values:
             logger.warning("no trial is complete, so there is nothing to choose from")
             return
@@ -203,7 +205,7 @@ class Decider:
             "margin": self.margin,
             "look": chances,
         }
-        searched = trials[look.winner].value
+        searched = score_of(trials[look.winner])
         assert searched is not None
         if self.rows.metric.per_row is False:
             held = self._corpus_mean(kept[look.winner])

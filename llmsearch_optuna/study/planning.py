@@ -16,6 +16,7 @@ from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.inputs.splits import assign_folds, split_rows
 from llmsearch_optuna.ledger import Item
+from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.rows import Rows, score_table
 from llmsearch_optuna.space import Space
@@ -55,6 +56,7 @@ class Plan:
                 "metric": self.task.metric.name,
                 "metric_bounds": self.task.metric.bounds,
                 "direction": self.task.direction,
+                "objectives": self.rows.objectives.names,
                 "n_trials": n_trials,
                 "seed": seed,
                 "rows": {"search": len(self.rows.order), "holdout": len(self.holdout)},
@@ -92,6 +94,7 @@ def make_plan(
     replicates: int,
     folds: int | None,
     pruner: PairedPruner | optuna.pruners.BasePruner | None,
+    objectives: Sequence[str] = ("score",),
 ) -> Plan:
     """Split the rows and settle the first two trials.
 
@@ -120,7 +123,7 @@ def make_plan(
         occurrences=task.occurrences,
         add_special_tokens=task.add_special_tokens,
         metric=task.metric,
-        direction=task.direction,
+        objectives=Objectives.of(objectives, task.direction),
         encode_args=task.encode_args,
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=replicates,

@@ -5,13 +5,14 @@ Nothing is stored and nothing is decoded here, so a forecast prepares as a searc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.samplers import Suggester, make_suggester
 from llmsearch_optuna.space import Space
@@ -57,6 +58,7 @@ def prepare(
     seed: int,
     replicates: int,
     folds: int | None,
+    objectives: Sequence[str],
 ) -> Prepared:
     """Check the arguments of `search`, load the model, and plan.
 
@@ -75,23 +77,24 @@ def prepare(
         seed: See `search`.
         replicates: See `search`.
         folds: See `search`.
+        objectives: See `search`.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
     """
-    judge = _judge(pruner)
+    judge = _judge(pruner, objectives)
     checked = Space.of(space)
     task = Task.of(dataset, **described)
     served = serve(model, tokenizer, engine=engine, loading=loading)
     ready = task.prepare(served.tokenizer)
-    plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge)
+    plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)
     suggester = None
     if isinstance(sampler, str):
         suggester = make_suggester(
             sampler,  # type: ignore[arg-type]  # an unknown name is refused there
             checked,
             seed=seed,
-            direction=plan.task.direction,
+            direction=plan.rows.objectives.directions,
             defaults=served.defaults,
         )
     return Prepared(plan, served, checked, suggester, judge)
@@ -104,7 +107,11 @@ def check_numbers(**numbers: int) -> None:
             raise InputError(f"{name}={value!r} must be a whole number from 1 on")
 
 
-def _judge(pruner: Any) -> Judge:
+def _judge(pruner: Any, objectives: Sequence[str]) -> Judge:
+    if not Objectives.of(objectives, "maximize").is_single:
+        if pruner in ("paired", "none"):
+            return None
+        raise InputError(f"pruner={pruner!r}: a study with several objectives prunes nothing; leave pruner= out")
     if isinstance(pruner, PairedPruner | optuna.pruners.BasePruner):
         return pruner
     if pruner == "paired":

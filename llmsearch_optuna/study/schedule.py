@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.rows import Rows, by_row
 from llmsearch_optuna.samplers import Candidate, CandidateMaker, Suggester, same_point, visible
 from llmsearch_optuna.space import Space, Suggestion
@@ -220,10 +221,15 @@ def params_of(trial: FrozenTrial) -> GenerationParams:
 
 
 def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
-    """The complete trial with the best value; the earliest of equals."""
-    complete = [t for t in trials if t.state is TrialState.COMPLETE and t.value is not None]
+    """The complete trial with the best score; the earliest of equals."""
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and score_of(t) is not None]
     sign = -1.0 if direction == "maximize" else 1.0
-    return min(complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+    return min(complete, key=lambda t: (sign * (score_of(t) or 0.0), t.number), default=None)
+
+
+def rows_counted(trial: FrozenTrial) -> int:
+    """How many rows of the permutation count for a trial that has ended: those of its last look."""
+    return int(str(trial.user_attrs.get("rows", 0)).split()[0])
 
 
 def _running(trial: FrozenTrial) -> tuple[float, ...]:

@@ -117,6 +117,8 @@ def _key(path: str, key: str, field: FieldInfo, filled: dict[str, Any]) -> list[
 def _written(key: str, value: Any) -> str:
     if isinstance(value, dict):
         return f"{key} = {{{', '.join(_written(k, v) for k, v in value.items())}}}"
+    if isinstance(value, list):  # on one line, so that one # leaves all of it out
+        return f"{key} = [{', '.join(tomli_w.dumps({'_': item}).strip().removeprefix('_ = ') for item in value)}]"
     return tomli_w.dumps({key: value}).strip()
 
 

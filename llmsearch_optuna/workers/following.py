@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.objectives import direction_of, score_of
 from llmsearch_optuna.rows import is_random
 from llmsearch_optuna.storage import OpenedStudy, read_study
 from llmsearch_optuna.study.interruption import how_to_go_on
@@ -108,7 +109,7 @@ class Follower:
         trials = opened.study.get_trials(deepcopy=False)
         self._ended = {t.number for t in trials if t.state.is_finished()}
         self._looks = len(opened.ledger.looks())
-        best = best_complete(trials, opened.study.direction.name.lower())
+        best = best_complete(trials, direction_of(opened.study))
         self.observer.on(
             progress.StudyStarted(
                 study_name=opened.name,
@@ -119,7 +120,7 @@ class Follower:
                 metric=settings["metric"],
                 direction=settings["direction"],
                 best_number=None if best is None else best.number,
-                best_value=None if best is None else best.value,
+                best_value=None if best is None else score_of(best),
             )
         )
 
@@ -138,12 +139,12 @@ class Follower:
             self.observer.on(progress.RowsScored(number=number, rows_done=seen, rows_total=self._rows, mean=mean))
         if trial.state.is_finished():
             self._ended.add(number)
-            best = best_complete(trials, self._study.study.direction.name.lower())
+            best = best_complete(trials, direction_of(self._study.study))
             self.observer.on(
                 progress.TrialEnded(
                     number=number,
                     state=_STATES[trial.state],
-                    value=trial.intermediate_values.get(seen) if trial.state is TrialState.PRUNED else trial.value,
+                    value=trial.intermediate_values.get(seen) if trial.state is TrialState.PRUNED else score_of(trial),
                     reason=attributes.get("prune_reason") or attributes.get("fail_reason"),
                     seconds=attributes.get("seconds", 0.0),
                     is_best=best is not None and best.number == number,
