@@ -82,6 +82,7 @@ for _command, _short_help in (
     (scoring.score, None),
     (reading.status, None),
     (reading.report, None),
+    (reading.compare, "Compare studies of the same data, row by row."),
     (reading.dashboard, "Open the study in optuna-dashboard."),
     (sharing.export, "Write the recommended parameters, or the study as a zip."),
     (sharing.import_, "Open a study that was exported as a zip."),

@@ -1,4 +1,4 @@
-"""`status`, `report` and `dashboard`: read a study that exists, running or finished."""
+"""`status`, `report`, `compare` and `dashboard`: read studies that exist, running or finished."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ def report(
     """Write the report: one HTML page that needs nothing else."""
     result = options.load(study, study_name)
     typer.echo(f"report: {result.save_report(output or options.beside(result, '.html'))}")
+
+
+def compare(
+    studies: Annotated[
+        list[str], typer.Argument(metavar="STUDY STUDY...", help="Databases, names or study files; two or more.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = Path("comparison.html"),
+) -> None:
+    """Compare what studies of the same data recommend, row by row: two models, two prompts."""
+    from llmsearch_optuna.cli.tables import print_comparison
+    from llmsearch_optuna.comparison import compare_studies
+    from llmsearch_optuna.report.comparing import write_comparison
+
+    found = compare_studies([options.load(study, None) for study in studies])
+    print_comparison(found)
+    typer.echo(f"comparison: {write_comparison(found, output)}")
 
 
 def dashboard(

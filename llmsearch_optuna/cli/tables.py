@@ -20,6 +20,7 @@ from llmsearch_optuna.progress import describe_params, printable
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from llmsearch_optuna.comparison import Comparison
     from llmsearch_optuna.result import SearchResult
     from llmsearch_optuna.scoring import Score
     from llmsearch_optuna.verdict import Verdict
@@ -104,6 +105,28 @@ def print_score(found: Score, *, metric: str, completions: int, console: Console
         out.print(Text(f"row {row}{score}", style="bold"))
         out.print(Padding(_text(_clipped(str(found.references[row])), "dim"), (0, 0, 0, 2)))
         out.print(Padding(_text(_clipped(found.completions[row].text)), (0, 0, 0, 2)))
+
+
+def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
+    """Print each study's score on the common rows, and its difference from the first one's."""
+    from llmsearch_optuna.report.comparing import ROWS_OF, interval
+
+    out = console or wide_enough()
+    out.print(_text(f"what each recommends, on {len(comparison.rows)} {ROWS_OF[comparison.part]}"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", overflow="fold")
+    table.add_column(escape(printable(comparison.metric)), justify="right", no_wrap=True)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("interval", overflow="fold")
+    table.add_column("won/tied/lost", no_wrap=True)
+    for study, pair in zip(comparison.studies, [None, *comparison.pairs], strict=True):
+        score = f"{comparison.mean(study):.4f}"
+        if pair is None:
+            table.add_row(_text(study.name), score, "", "", "")
+        else:
+            counts = f"{pair.wins}/{pair.ties}/{pair.losses}"
+            table.add_row(_text(study.name), score, f"{pair.difference:+.4f}", interval(pair), counts)
+    out.print(table)
 
 
 def _scores(result: SearchResult) -> Table:

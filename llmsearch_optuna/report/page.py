@@ -37,9 +37,20 @@ def render(data: ReportData) -> str:
         _trials(data),
         _reproduce(data),
     ]
+    return document(f"{data.study_name}: report", sections, figures)
+
+
+def document(title: str, sections: Iterable[str], figures: Mapping[str, Any]) -> str:
+    """A self-contained page.
+
+    Args:
+        title: Any text.
+        sections: HTML, safe already; empty ones are left out.
+        figures: Plotly's JSON by name; each is drawn into the element with the id ``figure-<name>``.
+    """
     return (
         "<!doctype html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{safe(data.study_name)}: report</title>'
+        f'<html lang="en"><head><meta charset="utf-8"><title>{safe(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<style>{CSS}</style></head><body><main>\n"

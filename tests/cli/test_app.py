@@ -15,7 +15,7 @@ from llmsearch_optuna.errors import InputError, StudyError
 
 from .conftest import run
 
-COMMANDS = ["init", "demo", "run", "score", "status", "report", "dashboard", "export", "import"]
+COMMANDS = ["init", "demo", "run", "score", "status", "report", "compare", "dashboard", "export", "import"]
 
 
 def test_help_lists_every_command_in_full():

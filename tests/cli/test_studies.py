@@ -205,3 +205,15 @@ def test_a_bundle_is_opened_elsewhere_and_goes_on_there(capsys, workplace):
     assert run(capsys, "report", "elsewhere/study.db")[0] == 0
     code, _, err = run(capsys, "export", "words")
     assert (code, err) == (1, "error: give either --output FOLDER or --bundle FILE.zip\n")
+
+
+def test_two_studies_are_compared_in_a_table_and_on_a_page(capsys, workplace):
+    for name, prompt in (("words", "Repeat:"), ("others", "Repeat: ")):
+        Path("study.toml").write_text(STUDY.replace("Repeat:", prompt), encoding="utf-8")
+        assert run(capsys, "run", "study.toml", "-q", "--name", name, "--n-trials", "4")[0] == 0
+    code, out, err = run(capsys, "compare", "words", "others", "-o", "both.html")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "rows" in out.splitlines()[0]
+    assert out.splitlines()[-1] == "comparison: both.html"
+    assert Path("both.html").stat().st_size > 1_000_000
