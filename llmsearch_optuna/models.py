@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from llmsearch_optuna.checkpoints import load_with_autoawq, needs_autoawq, quantization_of, require
+from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.weights import hash_tokenizer, hash_weights
 
@@ -71,12 +72,9 @@ class LoadedModel:
         }
 
     @property
-    def max_context(self) -> int | None:
-        """How many positions prompt and completion share; None where there is no such limit (encoder-decoder)."""
-        if self.model.config.is_encoder_decoder:
-            return None
-        limit = getattr(_text_config(self.model.config), "max_position_embeddings", None)
-        return int(limit) if isinstance(limit, int) and limit > 0 else None
+    def positions(self) -> Positions:
+        """How many tokens there is room for."""
+        return Positions.of(self.model.config)
 
 
 def load(

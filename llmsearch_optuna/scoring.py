@@ -149,8 +149,7 @@ def score(
     if warning := inert_warning({"": checked.inert}):
         logger.warning("%s", warning)
     prepared = task.prepare(served.tokenizer)
-    if served.max_context is not None:
-        prepared.check_lengths(served.tokenizer, served.max_context, checked.max_new_tokens)
+    prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
     return _score(prepared, served.server, checked, replicates, on_row)
 
 

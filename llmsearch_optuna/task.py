@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from llmsearch_optuna.decoding.encoding import check_encode_args
+from llmsearch_optuna.decoding.encoding import Positions, check_encode_args
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.inputs.lengths import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
 from llmsearch_optuna.inputs.preview import Preview, PreviewedRow
@@ -79,33 +79,33 @@ class PreparedTask:
         count = TokenCounter(tokenizer, self.encode_args)
         return tuple(map(count, self.prompts, self.add_special_tokens))
 
-    def check_lengths(self, tokenizer: Any, max_context: int | None, max_new_tokens: int) -> tuple[int, ...]:
-        """Return the prompts' token counts, after making sure that each leaves room for the new tokens.
+    def check_lengths(self, tokenizer: Any, positions: Positions, max_new_tokens: int) -> None:
+        """Make sure that each prompt fits into the model and leaves room for the new tokens.
 
         Args:
             tokenizer: The model's.
-            max_context: How many positions the model has; None where it has no limit (nothing is refused then).
+            positions: How many tokens the model has room for.
             max_new_tokens: The most new tokens of any trial.
 
         Raises:
             InputError: Some prompts do not fit; their row numbers are named.
         """
+        if (problem := positions.problem(1, max_new_tokens)) is not None:
+            raise InputError(f"not even a prompt of one token fits: {problem}")
+        room = positions.room(max_new_tokens)
+        if room is None:
+            return
         counts = self.token_counts(tokenizer)
-        if max_context is None:
-            return counts
-        room = max_context - max_new_tokens
-        if room < 1:
-            raise InputError(f"max_new_tokens={max_new_tokens} fills the model's context of {max_context} tokens alone")
         long = [number for number, count in enumerate(counts) if count > room]
         if long:
             shown = ", ".join(f"row {number} ({counts[number]} tokens)" for number in long[:8])
             more = f" and {len(long) - 8} more" if len(long) > 8 else ""
             raise InputError(
-                f"{len(long)} of {len(counts)} prompts do not fit into the model's context: {shown}{more}. With "
-                f"max_new_tokens={max_new_tokens} its {max_context} tokens leave {room} for the prompt. Leave these "
-                f"rows out, lower max_new_tokens, or cut long rows with max_prompt_tokens={room}."
+                f"{len(long)} of {len(counts)} prompts do not fit into the model: {shown}{more}. With "
+                f"max_new_tokens={max_new_tokens} it has room for {room} tokens of prompt. Leave these rows out"
+                f"{'' if positions.shared is None else ', lower max_new_tokens'}, or cut long rows with "
+                f"max_prompt_tokens={room}."
             )
-        return counts
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
+from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models import load, pick_device, ready_tokenizer
 from llmsearch_optuna.weights import hash_tokenizer, hash_weights
@@ -37,7 +38,7 @@ def test_a_model_is_taken_as_it_is(tiny_llama: LlamaForCausalLM, tiny_tokenizer:
     loaded = load(tiny_llama, tiny_tokenizer)
     assert loaded.model is tiny_llama
     assert not loaded.model.training
-    assert loaded.max_context == 512
+    assert loaded.positions == Positions(shared=512)
     assert loaded.name == "LlamaForCausalLM"
 
 
@@ -70,7 +71,7 @@ def test_an_encoder_decoder_model_pads_its_prompts_on_the_right(tmp_path: Path, 
     loaded = load(tmp_path, device="cpu")
     assert type(loaded.model).__name__ == "T5ForConditionalGeneration"
     assert loaded.tokenizer.padding_side == "right"
-    assert loaded.max_context is None
+    assert loaded.positions == Positions()
 
 
 def test_the_inner_model_of_a_wrapper_decodes(tiny_llama: LlamaForCausalLM, tiny_tokenizer: Any) -> None:

@@ -78,6 +78,16 @@ def test_a_prompt_that_does_not_fit_is_told_before_anything_is_decoded(
     assert engine.stats.tokens == 0
 
 
+def test_a_prompt_that_an_encoder_cannot_take_is_told_as_early(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    asked: dict[str, Any] = {"prompt": "{text}", "reference": "answer", "metric": "contains"}
+    rows = [*ROWS, {"text": "T" * 300, "answer": ""}]
+    engine = Engine(make("bart"), tiny_tokenizer)
+    with pytest.raises(InputError, match=r"1 of 3 prompts do not fit .*row 2 \(300 tokens\).*max_prompt_tokens=256"):
+        score(engine, rows, {"max_new_tokens": 3}, **asked)
+    cut = score(engine, rows, {"max_new_tokens": 3}, max_prompt_tokens=256, **asked)
+    assert cut.completions[2].prompt_tokens == 256
+
+
 def test_the_arguments_of_a_task_reach_it(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics import MetricError
 from llmsearch_optuna.task import Task
@@ -286,17 +287,18 @@ def test_a_chat_template_with_todays_date_is_warned_about(
 
 def test_prompts_must_leave_room_for_the_new_tokens(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     prepared = task().prepare(tiny_tokenizer)
-    counts = prepared.check_lengths(tiny_tokenizer, 512, 20)
+    counts = prepared.token_counts(tiny_tokenizer)
     assert counts == tuple(len(tiny_tokenizer(text)["input_ids"]) for text in prepared.prompts)
-    assert prepared.check_lengths(tiny_tokenizer, max(counts) + 20, 20) == counts
-    assert prepared.check_lengths(tiny_tokenizer, None, 10**6) == counts
-    longest = counts.index(max(counts))
-    with pytest.raises(
-        InputError, match=rf"1 of 2 prompts do not fit.*row {longest} \({max(counts)} tokens\).*max_pro"
-    ):
-        prepared.check_lengths(tiny_tokenizer, max(counts) + 19, 20)
-    with pytest.raises(InputError, match="fills the model's context of 16 tokens alone"):
-        prepared.check_lengths(tiny_tokenizer, 16, 16)
+    longest = max(counts)
+    for fits in (Positions(shared=longest + 20), Positions(prompt=longest, completion=20), Positions()):
+        prepared.check_lengths(tiny_tokenizer, fits, 20)
+    where = rf"row {counts.index(longest)} \({longest} tokens\)"
+    for tight in (Positions(shared=longest + 19), Positions(prompt=longest - 1)):
+        with pytest.raises(InputError, match=rf"1 of 2 prompts do not fit.*{where}.*max_prompt_tokens={longest - 1}"):
+            prepared.check_lengths(tiny_tokenizer, tight, 20)
+    for none in (Positions(shared=16), Positions(completion=15)):
+        with pytest.raises(InputError, match="not even a prompt of one token fits: .*max_new_tokens=16"):
+            prepared.check_lengths(tiny_tokenizer, none, 16)
 
 
 def test_long_rows_lose_the_beginning_of_their_longest_text(chat_tokenizer: PreTrainedTokenizerFast) -> None:

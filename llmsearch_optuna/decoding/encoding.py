@@ -66,6 +66,10 @@ class Positions:
             completion=_positions(config.get_text_config(decoder=True), "max_decoder_position_embeddings"),
         )
 
+    def room(self, new: int) -> int | None:
+        """How many tokens a prompt may have beside so many new ones; None where there is no limit."""
+        return self.prompt if self.shared is None else self.shared - new
+
     def problem(self, prompt: int, new: int) -> str | None:
         """Why so many prompt tokens and new tokens do not fit; None where they do."""
         if self.shared is not None and prompt + new > self.shared:

@@ -112,8 +112,7 @@ def make_plan(
         logger.warning("%s", warning)
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
-    if served.max_context is not None:
-        task.check_lengths(served.tokenizer, served.max_context, first.max_new_tokens)
+    task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
     order, locked = split_rows(task.distinct, holdout, seed)
     rows = Rows(
         order=order,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.decoding.one_method import FunctionEngine, OneMethodServer
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.errors import InputError
@@ -33,7 +34,7 @@ class Served:
         description: What results depend on: weights, dtype, tokenizer. Goes into the fingerprint.
         name: For people and for the study's name.
         engine: The object that may have statistics.
-        max_context: How many positions prompt and completion share, where there is such a limit.
+        positions: How many tokens the model has room for, where that is known.
     """
 
     server: RequestServer
@@ -42,7 +43,7 @@ class Served:
     description: Mapping[str, Any]
     name: str
     engine: Any
-    max_context: int | None = None
+    positions: Positions = field(default_factory=Positions)
 
     def tag_stats(self, tag: Hashable) -> Mapping[str, Any]:
         """The engine's counters for one trial, where it keeps any."""
@@ -115,9 +116,13 @@ def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
         from llmsearch_optuna import models
 
         loaded = models.load(engine.model, tokenizer if tokenizer is not None else engine.tokenizer)
-        description, name, limit = _with_decoding(loaded.description, engine), loaded.name, loaded.max_context
+        description, name, positions = _with_decoding(loaded.description, engine), loaded.name, loaded.positions
     else:
-        description, name, limit = _description(engine), str(getattr(engine, "name", type(engine).__name__)), None
+        description, name, positions = (
+            _description(engine),
+            str(getattr(engine, "name", type(engine).__name__)),
+            Positions(),
+        )
     return Served(
         server=server,
         tokenizer=tokenizer if tokenizer is not None else getattr(engine, "tokenizer", None),
@@ -125,7 +130,7 @@ def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
         description=description,
         name=name,
         engine=engine,
-        max_context=limit,
+        positions=positions,
     )
 
 
@@ -172,7 +177,7 @@ def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mappin
         description=_with_decoding(loaded.description, made),
         name=loaded.name,
         engine=made,
-        max_context=loaded.max_context,
+        positions=loaded.positions,
     )
 
 
