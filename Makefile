@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-faults test-notebooks notebooks coverage lint format types bench bench-peer bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-precision bench-peer bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -83,6 +83,15 @@ types: $(STAMP)  ## mypy --strict on the package
 
 bench: $(STAMP)  ## how far a study is from the least work it could do
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.study $(ARGS)
+
+bench-search: $(STAMP)  ## a whole search, everything on, beside one without reuse and a loop around generate
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.search $(ARGS)
+
+bench-growth: $(STAMP)  ## seconds and memory of the 1st to the 200th trial
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
+bench-precision: $(STAMP)  ## how many tokens depend on the batch, in float32 and in half precision
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.precision $(ARGS)
 
 bench-peer: $(STAMP) $(PEER_STAMP)  ## the same grid search by llmsearch 0.1.0 and by us (makes .venv-peer)
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.peer --python $(PEER)/bin/python $(ARGS)
