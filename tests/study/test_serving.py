@@ -76,7 +76,8 @@ def test_everything_about_loading_reaches_the_loader(
     engine = {"batch_size": 3, "cache_budget": 10**6, "tokenizer_decode_args": decode_args}
     served = serve("some/model", engine=engine, loading=loading)
     assert seen == {"model": "some/model", **loading}
-    assert served.engine.batch_limit.rows <= 3
+    served.engine.generate([f"Anna asks Ben {n} times" for n in range(7)], {"max_new_tokens": 4, "min_new_tokens": 4})
+    assert 1 < served.engine.stats.rows_per_step <= 3
     assert served.engine.tokenizer_decode_args == decode_args
     assert served.description["tokenizer_decode_args"] == decode_args
     assert "tokenizer_decode_args" not in serve(tiny_llama, tiny_tokenizer).description
