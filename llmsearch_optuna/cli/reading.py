@@ -25,11 +25,21 @@ def status(study: options.StudyArgument, study_name: options.StudyName = None, a
 def report(
     study: options.StudyArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: beside the database.")] = None,
+    rescore: Annotated[
+        list[str] | None,
+        typer.Option("--rescore", metavar="METRIC", help="Score the stored completions with another metric too."),
+    ] = None,
     study_name: options.StudyName = None,
 ) -> None:
-    """Write the report: one HTML page that needs nothing else."""
+    """Write the report: one HTML page that needs nothing else; nothing is decoded."""
+    from llmsearch_optuna.cli.tables import print_rescored
+    from llmsearch_optuna.report import rescored, write_report
+
     result = options.load(study, study_name)
-    typer.echo(f"report: {result.save_report(output or options.beside(result, '.html'))}")
+    others = [rescored(result, metric) for metric in rescore or ()]
+    for other in others:
+        print_rescored(result, other)
+    typer.echo(f"report: {write_report(result, output or options.beside(result, '.html'), others)}")
 
 
 def compare(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from llmsearch_optuna.comparison import Comparison
+    from llmsearch_optuna.report import Rescored
     from llmsearch_optuna.result import SearchResult
     from llmsearch_optuna.scoring import Score
     from llmsearch_optuna.verdict import Verdict
@@ -127,6 +128,22 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
             counts = f"{pair.wins}/{pair.ties}/{pair.losses}"
             table.add_row(_text(study.name), score, f"{pair.difference:+.4f}", interval(pair), counts)
     out.print(table)
+
+
+def print_rescored(result: SearchResult, other: Rescored, *, console: Console | None = None) -> None:
+    """Print every complete trial by the study's metric and by the other one."""
+    metric = str(result.settings.get("metric", "score"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    for name in (f"{metric},\nsearch rows", f"{other.metric},\nsearch rows", f"{other.metric},\nholdout"):
+        table.add_column(escape("\n".join(map(printable, name.split("\n")))), justify="right", overflow="fold")
+    table.add_column("", overflow="fold")
+    for number in sorted(other.search):
+        trial = result.trials[number]
+        role = "best" if number == result.best_trial.number else str(trial.user_attrs.get("role", ""))
+        values = (score_of(trial), other.search[number], other.holdout.get(number))
+        table.add_row(str(number), *map(_number, values), _text("" if role == "searched" else role, "dim"))
+    (console or wide_enough()).print(table)
 
 
 def _scores(result: SearchResult) -> Table:

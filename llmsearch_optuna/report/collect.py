@@ -22,7 +22,7 @@ from llmsearch_optuna.database.optuna_logs import quiet_optuna
 from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.objectives import Direction, score_of, tokens_a_row
 from llmsearch_optuna.progress import short_time
-from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
+from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
 from llmsearch_optuna.study.schedule import rows_counted
 
 if TYPE_CHECKING:
@@ -70,6 +70,21 @@ def collect(result: SearchResult) -> ReportData:
         first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),
         **_reproduction(result.opened),
+    )
+
+
+def rescored(result: SearchResult, metric: Any) -> Rescored:
+    """Return what another metric says of the stored completions; nothing is decoded.
+
+    Raises:
+        InputError: The metric cannot be used.
+    """
+    search, holdout = result.rescore(metric), result.rescore(metric, part="holdout")
+    name = str(search.columns[-1])
+    return Rescored(
+        metric=name,
+        search=dict(zip(search["number"].tolist(), search[name].tolist(), strict=True)),
+        holdout=dict(zip(holdout["number"].tolist(), holdout[name].tolist(), strict=True)),
     )
 
 

@@ -88,6 +88,21 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rescored:
+    """The stored completions by another metric.
+
+    Attributes:
+        metric: Its name.
+        search: Trial number -> its value on the search rows, of the trials that did all of them.
+        holdout: The same on the holdout, of the trials that were decoded there.
+    """
+
+    metric: str
+    search: Mapping[int, float]
+    holdout: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """Everything that a report shows.
 
@@ -104,6 +119,7 @@ class ReportData:
         front: Trial numbers of the front of score and tokens, fewest tokens first; empty where the score is the only
             objective.
         first_prompt: A prompt as the model got it.
+        rescored: The same completions by other metrics, where that was asked for.
         study_file: The study as TOML; None when it cannot be written as one.
     """
 
@@ -134,6 +150,7 @@ class ReportData:
     storage: str = ""
     front: tuple[int, ...] = ()
     first_prompt: str = ""
+    rescored: tuple[Rescored, ...] = ()
     study_file: str | None = None
 
     @property

@@ -35,6 +35,7 @@ def render(data: ReportData) -> str:
         _costs(data, shown),
         _examples(data),
         _trials(data),
+        _rescored(data),
         _reproduce(data),
     ]
     return document(f"{data.study_name}: report", sections, figures)
@@ -246,6 +247,26 @@ def _trials(data: ReportData) -> str:
     return (
         f"<h2>Trials</h2>{_failures(data)}<details><summary>all {len(data.trials)} trials</summary>"
         f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def _rescored(data: ReportData) -> str:
+    """The complete trials by the study's metric and by others."""
+    if not data.rescored:
+        return ""
+    names = [data.metric] + [f"{other.metric}{part}" for other in data.rescored for part in ("", ", holdout")]
+    head = "".join(f'<th class="number">{safe(name)}</th>' for name in names)
+    body = ""
+    for trial in data.complete:
+        values = [trial.value] + [part.get(trial.number) for o in data.rescored for part in (o.search, o.holdout)]
+        cells = "".join(f'<td class="number">{"–" if v is None else f"{v:.4f}"}</td>' for v in values)
+        role = "best" if trial.number == data.best_number else trial.role
+        body += f'<tr><td class="number">{trial.number}</td><td>{safe(role)}</td>{cells}</tr>'
+    return (
+        "<h2>The same completions by other metrics</h2><p>Nothing was searched for these: a trial that is good here "
+        "was not chosen for it, and the verdict is about the study's metric.</p>"
+        f"<div class='scroll'><table><thead><tr><th class=\"number\">trial</th><th></th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

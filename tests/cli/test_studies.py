@@ -124,6 +124,21 @@ def test_report_goes_where_it_is_sent(capsys, finished, tmp_path):
     assert (tmp_path / "new" / "r.html").stat().st_size > 1_000_000
 
 
+def test_stored_completions_are_scored_again(capsys, finished, tmp_path):
+    page = tmp_path / "r.html"
+    code, out, err = run(capsys, "report", str(finished), "--rescore", "chrf", "--rescore", "rouge2", "-o", str(page))
+    assert code == 0, err
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    result = load_result(str(finished))
+    for metric in ("chrf", "rouge2"):
+        found = result.rescore(metric).set_index("number")[metric]
+        assert f"{found[0]:.4f}" in out
+        assert f"{metric}, holdout" in page.read_text()
+        assert f"{found[0]:.4f}</td>" in page.read_text()
+    code, _, err = run(capsys, "report", str(finished), "--rescore", "rouge9", "-o", str(page))
+    assert (code, "rouge9" in err) == (1, True)
+
+
 def test_a_report_that_cannot_be_written_is_said_in_words(capsys, finished, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = run(capsys, "report", str(finished), "-o", str(tmp_path / "file" / "r.html"))
