@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
+import shutil
 import signal
 import sqlite3
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +20,7 @@ from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.result import load_result
 from tests.faults.study_child import run
 from tests.faults.test_kill import signature, wait_for
+from tests.postgres import NOBODY
 
 pytestmark = pytest.mark.faults
 
@@ -62,10 +66,36 @@ def test_a_database_that_is_locked_for_a_while_is_waited_for(tmp_path: Path) -> 
     wait_for(lambda: database.exists() and database.with_name("s.db-wal").exists() and rows_of(database) > 30)
     with sqlite3.connect(database, timeout=30, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
-        time.sleep(8)
+        time.sleep(30)
         other.execute("ROLLBACK")
     study.join(120)
     assert found == [whole]
+
+
+def run_as_somebody_else(database: str, said: Any) -> None:
+    if os.geteuid() == 0:  # root may write everywhere
+        os.setuid(NOBODY)
+    try:
+        run(database, None, 12)
+    except StudyError as error:
+        said.send(str(error))
+
+
+def test_a_folder_that_may_only_be_read_says_so() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="read-only-"))
+    folder.chmod(0o555)
+    try:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.faults.study_child"])
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=run_as_somebody_else, args=(f"{folder}/s.db", theirs))
+        child.start()
+        child.join(60)
+        assert ours.poll(), "it said nothing"
+        assert "cannot be written; check the folder's permissions or give another storage=" in ours.recv()
+        assert list(folder.iterdir()) == []
+    finally:
+        shutil.rmtree(folder)
 
 
 def rows_of(database: Path) -> int:
