@@ -31,7 +31,7 @@ def report(
     ] = None,
     study_name: options.StudyName = None,
 ) -> None:
-    """Write the report: one HTML page that needs nothing else; nothing is decoded."""
+    """Write the report: one HTML page that needs nothing else."""
     from llmsearch_optuna.cli.tables import print_rescored
     from llmsearch_optuna.report import rescored, write_report
 
