@@ -88,10 +88,11 @@ class Positions:
 
 
 def _positions(config: Any, *names: str) -> int | None:
-    for name in (*names, "max_position_embeddings"):
-        limit = getattr(config, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
+    """What the first of ``names`` says, else the model's own limit, or a lower one that AutoAWQ was given."""
+    for limits in (*((name,) for name in names), ("max_position_embeddings", "max_seq_len")):
+        found = [limit for name in limits if isinstance(limit := getattr(config, name, None), int) and limit > 0]
+        if found:
+            return min(found)
     return None
 
 

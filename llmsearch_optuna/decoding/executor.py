@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from llmsearch_optuna.decoding.fused import REASON, is_fused
 from llmsearch_optuna.decoding.kv_cache import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
 from llmsearch_optuna.decoding.replay import NextTokenScores
 
@@ -196,6 +197,8 @@ class Executor:
         """Try the model on two short rows of different lengths, together and alone."""
         if "past_key_values" not in inspect.signature(self.model.forward).parameters:
             return Capabilities(None, "its forward takes no past_key_values", False)
+        if is_fused(self.model):
+            return Capabilities(None, REASON, False)
         try:
             self._choose_body()
             shape = self._probe_cache()

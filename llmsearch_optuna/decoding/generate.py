@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from llmsearch_optuna.decoding.fused import REASON, cannot_follow, is_fused, start_afresh
 from llmsearch_optuna.decoding.processors import own_processors
 from llmsearch_optuna.decoding.stopping import StopOnSequences, Stopper
 from llmsearch_optuna.errors import DecodingError
@@ -102,6 +103,8 @@ def refuse_reason(params: GenerationParams, model: PreTrainedModel) -> str | Non
             f"{type(model).__name__} keeps a state that cannot be rolled back: assisted decoding is impossible; "
             "leave prompt_lookup_num_tokens, assistant_early_exit and use_mtp out."
         )
+    if (asked := cannot_follow(params)) is not None and is_fused(model):
+        return f"{asked} is impossible: {REASON}; load the model with fuse_layers=False."
     return None
 
 
@@ -166,6 +169,7 @@ class _Call:
         seed = _seed(self._params.generation_seed, row_key)
         with _own_randomness(self.holder.device, seed) if self._draws else contextlib.nullcontext():
             try:
+                start_afresh(self.holder)
                 output = self.model.generate(**inputs, generation_config=copy.deepcopy(self._config), **extra)
             except (ValueError, NotImplementedError) as refusal:
                 raise DecodingError(f"Hugging Face refuses {dict(self._params)!r}: {refusal}") from refusal
