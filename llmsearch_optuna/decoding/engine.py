@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmsearch_optuna.decoding.batch_sizes import PROMPTS, BatchLimit, BatchSizes
 from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder, TokenIds, common_prefix
-from llmsearch_optuna.decoding.executor import TOP_CANDIDATES
+from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, evaluating
 from llmsearch_optuna.decoding.generate import generate_plain
 from llmsearch_optuna.decoding.lanes import Lanes
 from llmsearch_optuna.decoding.memory import (
@@ -59,7 +59,7 @@ class Engine:
     ``generation_seed``. Prompts, prefixes and scores of earlier calls are used again within the budget.
 
     Args:
-        model: A Hugging Face model, in evaluation mode.
+        model: A Hugging Face model. It decodes in evaluation mode, and is left in the mode that it was in.
         tokenizer: Its tokenizer.
         batch_size: Most rows in one pass; ``"auto"`` estimates it from the free memory.
         cache_budget: Bytes for stored scores, keys and values; ``"auto"`` is half of the free memory, 0 none.
@@ -68,7 +68,8 @@ class Engine:
         top: How many of the largest logits of a prefix are kept to pick from.
 
     Raises:
-        InputError: For a batch size below 1, a negative budget, or arguments that the tokenizer does not take.
+        InputError: For a batch size or ``top`` below 1, a negative budget, or arguments that the tokenizer does not
+            take.
     """
 
     def __init__(
@@ -83,14 +84,16 @@ class Engine:
     ) -> None:
         if batch_size != "auto" and batch_size < 1:
             raise InputError(f'batch_size is {batch_size}; give "auto" or a number of rows from 1 on')
+        if top < 1:
+            raise InputError(f"top is {top}; give how many of the largest logits to keep, from 1 on")
         if cache_budget != "auto" and cache_budget < 0:
             raise InputError(f'cache_budget is {cache_budget}; give "auto" or a number of bytes, 0 for no cache')
-        model.eval()
         self.model = model
         self.tokenizer = tokenizer
         self.tokenizer_decode_args = check_decode_args(tokenizer, tokenizer_decode_args or {})
         self.default_params: dict[str, Any] = model_defaults(model)
-        self._executor = executor_for(model, top=top)
+        with evaluating(model):
+            self._executor = executor_for(model, top=top)
         device = self._executor.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
         self._store = ReplayStore(budget, self._executor.start)
@@ -195,20 +198,22 @@ class Engine:
         for row, prompt in enumerate(prompts):
             requests.append(Request(tag, row, prompt, complete, occurrence=seen[prompt]))
             seen[prompt] += 1
-        self.submit(requests)
         completions: dict[int, Completion] = {}
         others: list[Finished] = []
-        while len(completions) < len(requests):
-            for finished in self.poll():
-                if finished.request.tag is not tag:
-                    others.append(finished)
-                elif finished.completion is None:
-                    self.cancel(tag)
-                    raise finished.error or DecodingError(f"row {finished.request.row} gave no completion")
-                else:
-                    completions[finished.request.row] = finished.completion
-        self._done += others
-        self._counters.forget(tag)
+        try:
+            self.submit(requests)
+            while len(completions) < len(requests):
+                for finished in self.poll():
+                    if finished.request.tag is not tag:
+                        others.append(finished)
+                    elif finished.completion is None:
+                        raise finished.error or DecodingError(f"row {finished.request.row} gave no completion")
+                    else:
+                        completions[finished.request.row] = finished.completion
+        finally:  # whatever ends it, Ctrl-C in a notebook included, leaves nothing of it for the next call
+            self.cancel(tag)
+            self._done += others
+            self._counters.forget(tag)
         return [completions[row] for row in range(len(requests))]
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -223,8 +228,9 @@ class Engine:
         """Work until at least one request has ended and return all that have; empty when none is queued."""
         started = time.perf_counter()
         try:
-            while not self._done and (self._queue or self._walkers):
-                self._turn()
+            with evaluating(self.model):
+                while not self._done and (self._queue or self._walkers):
+                    self._turn()
         finally:
             self._stats.seconds += time.perf_counter() - started
         done, self._done = self._done, []
@@ -242,7 +248,7 @@ class Engine:
 
     def _turn(self) -> None:
         """Admit, walk, and compute what the walkers wait for."""
-        if self._queue and self._plain_reason(self._queue[0][0].params) is not None:
+        if self._queue and self._plain_reason(*self._queue[0]) is not None:
             self._decode_plainly()
             return
         self._share_prefix()
@@ -269,7 +275,7 @@ class Engine:
         before = len(self._walkers)
         while self._queue and len(self._walkers) < before + count:
             request, ids = self._queue[0]
-            if self._plain_reason(request.params) is not None:
+            if self._plain_reason(request, ids) is not None:
                 break
             self._queue.popleft()
             tree = self._store.tree(ids)
@@ -288,10 +294,15 @@ class Engine:
             ready = [w for w in self._walkers if all(node.scores is not None for node in w.frontier)]
             if not ready:
                 break
-            self._advance_tokens([w for w in ready if isinstance(w, TokenWalker)])
-            for walker in ready:
-                if isinstance(walker, BeamWalker):
-                    self._advance_beam(walker)
+            try:
+                self._advance_tokens([w for w in ready if isinstance(w, TokenWalker)])
+                for walker in ready:
+                    if isinstance(walker, BeamWalker):
+                        self._advance_beam(walker)
+            except _NoRoomForLogitsError as error:  # nobody has moved but those that are through
+                for walker in [w for w in self._walkers if error.node in w.frontier]:
+                    self._retire(walker)
+                    self._fail(walker.request, _one_row_does_not_fit(error.reason))
         waiting = (node for walker in self._walkers for node in walker.frontier if node.scores is None)
         return list(dict.fromkeys(waiting))
 
@@ -335,8 +346,9 @@ class Engine:
         shared = self._store.shared_segment if nodes[0].tree.shared else None
         suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
         results = self._executor.prefill(suffixes, [] if shared is None else [shared])
-        for node, suffix, result in zip(nodes, suffixes, results, strict=True):
-            (node.scores,) = self._executor.scores(result.state[None])
+        scores = [self._executor.scores(result.state[None])[0] for result in results]
+        for node, suffix, result, node_scores in zip(nodes, suffixes, results, scores, strict=True):
+            node.scores = node_scores
             self._store.keep_prompt(node.tree, result.segment, result.cross)
             self._store.keep_scores([node])
             self._stats.prefill_tokens += len(suffix)
@@ -351,7 +363,7 @@ class Engine:
         """Before the first prompt is computed: find what all queued prompts begin with, and compute it once."""
         if self._store.trees or self._lanes is None or self._executor.starts_with_encoder:
             return
-        prompts = {ids for request, ids in self._queue if self._plain_reason(request.params) is None}
+        prompts = {ids for request, ids in self._queue if self._plain_reason(request, ids) is None}
         prefix = common_prefix(prompts)
         if len(prefix) < SHARED_PREFIX_TOKENS:
             return
@@ -375,6 +387,7 @@ class Engine:
             self._queue
             and len(batch) < limit.rows
             and (self._queue[0][0].tag, self._queue[0][0].params) == (first.tag, first.params)
+            and self._plain_reason(*self._queue[0]) is not None
         ):
             batch.append(self._queue.popleft())
         started = time.perf_counter()
@@ -422,7 +435,7 @@ class Engine:
         """
         if not is_out_of_memory(error):
             raise error
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        reason = _named(error)
         forget_traceback(error)
         self._stats.out_of_memory += 1
         freed = self._store.release()
@@ -439,9 +452,7 @@ class Engine:
 
     def _fail_oldest(self, reason: str, plain: Request | None) -> None:
         """Not even one row fits: end the request that was being computed, with the reason."""
-        error = DecodingError(
-            f"one row alone does not fit into memory ({reason}); use a smaller model, dtype or max_new_tokens"
-        )
+        error = _one_row_does_not_fit(reason)
         if plain is not None:
             self._queue.popleft()
             self._fail(plain, error)
@@ -494,17 +505,26 @@ class Engine:
         )
 
     def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
-        """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together."""
+        """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together.
+
+        Raises:
+            _NoRoomForLogitsError: Those of one node do not fit, and there is nothing left to give up for them.
+        """
         states = [node.scores.state for node in nodes if node.scores is not None]
         try:
             return self._executor.all_logits(states)
         except Exception as error:
-            if not is_out_of_memory(error) or len(nodes) == 1:
+            if not is_out_of_memory(error):
                 raise
+            reason = _named(error)
             forget_traceback(error)
         self._stats.out_of_memory += 1
-        self._store.release()
+        freed = self._store.release()
         give_back(self._executor.device)
+        if freed:
+            return self._logits(nodes)
+        if len(nodes) == 1:
+            raise _NoRoomForLogitsError(nodes[0], reason)
         half = len(nodes) // 2
         return np.concatenate([self._logits(nodes[:half]), self._logits(nodes[half:])])
 
@@ -515,11 +535,14 @@ class Engine:
             self._counters.computed(waiting.get(node), first_time=not node.known)
             node.known = True
 
-    def _plain_reason(self, params: GenerationParams) -> str | None:
-        """Why these parameters cannot be decoded row by row with this model."""
+    def _plain_reason(self, request: Request, ids: TokenIds) -> str | None:
+        """Why this request cannot be decoded row by row with this model."""
         if self._lanes is None:
             return self._executor.capabilities.reason
-        return supports(params)
+        longest = self._executor.capabilities.longest
+        if longest is not None and len(ids) + request.params.max_new_tokens > longest:
+            return f"rows of more than {longest} tokens change others in their batch"
+        return self._executor.other_start(request.params) or supports(request.params)
 
     def _estimated_rows(self, budget: int) -> int:
         """Rows that fit into the memory beside the cache, from what one row of middle length takes."""
@@ -529,3 +552,23 @@ class Engine:
             return min(most, 16)
         row = 1024 * shape.bytes_per_token + 4 * 4 * self._executor.vocab_size
         return max(1, min(most, (free_bytes(device) - budget) // 2 // row))
+
+
+class _NoRoomForLogitsError(Exception):
+    """Not even the logits of one node fit into memory."""
+
+    def __init__(self, node: Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+        self.reason = reason
+
+
+def _named(error: Exception) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _one_row_does_not_fit(reason: str) -> DecodingError:
+    return DecodingError(
+        f"one row alone does not fit into memory ({reason}); use a smaller model, dtype or max_new_tokens"
+    )

@@ -6,19 +6,22 @@ becomes of the scores, is decided by the engine.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from llmsearch_optuna.decoding.fused import REASON, is_fused
 from llmsearch_optuna.decoding.kv_cache import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.replay import NextTokenScores
 
 TOP_CANDIDATES = 1024
@@ -50,27 +53,45 @@ class Capabilities:
         shape: What one token occupies in the cache; None when rows cannot be cut out and put together.
         reason: Why rows cannot be handled one by one (then decoding runs through ``model.generate``).
         from_hidden: Whether logits can be recomputed from the last hidden state alone.
+        longest: Rows of more tokens than this change the others in their batch, and go through ``model.generate``;
+            None where no length does.
     """
 
     shape: CacheShape | None
     reason: str | None
     from_hidden: bool
+    longest: int | None = None
 
     def __str__(self) -> str:
         if self.shape is None:
             return f"decodes through model.generate, because {self.reason}"
         state = "hidden states" if self.from_hidden else "full logits"
+        rows = "row by row" if self.longest is None else f"rows of up to {self.longest} tokens one by one"
+        rest = "" if self.longest is None else ", longer ones through model.generate"
         return (
-            "decodes row by row with prompt cache, replay and slots; "
+            f"decodes {rows} with prompt cache, replay and slots{rest}; "
             f"{self.shape.bytes_per_token:,} bytes of cache a token, replays from {state}"
         )
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch off what a model does only in training, and put every part of it back as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class Executor:
     """Runs a causal model on prompts and on the rows of a slot buffer.
 
     Args:
-        model: A causal language model in evaluation mode.
+        model: A causal language model.
         top: How many of the largest logits of a prefix are kept.
 
     Attributes:
@@ -128,6 +149,10 @@ class Executor:
         """Keys and values of tokens behind stored ones: what was evicted is computed again."""
         (result,) = self.prefill([tokens], before)
         return result.segment
+
+    def other_start(self, params: GenerationParams) -> str | None:
+        """Why these parameters do not begin as the rows here do; None where they do, as without an encoder always."""
+        return None
 
     def buffer(self, slots: int) -> SlotBuffer:
         """An empty slot buffer for this model's rows."""
@@ -203,13 +228,14 @@ class Executor:
             self._choose_body()
             shape = self._probe_cache()
             reason = shape if isinstance(shape, str) else self._probe_rows(shape)
+            longest = None if isinstance(shape, str) or reason is not None else self._probe_positions(shape)
         except Exception as error:  # whatever a foreign cache does, it only means: take the plain path
-            return Capabilities(None, f"trying its cache failed ({type(error).__name__}: {error})", False)
+            return Capabilities(None, self._other_layers() or failure(error), False)
         finally:
             self.seconds, self.passes = 0.0, 0
         if isinstance(shape, str) or reason is not None:
             return Capabilities(None, reason, False)
-        return Capabilities(shape, None, self._from_hidden)
+        return Capabilities(shape, None, self._from_hidden, longest)
 
     def _probe_rows_ids(self) -> list[list[int]]:
         """Two rows of harmless token ids that do not depend on any generator."""
@@ -261,8 +287,53 @@ class Executor:
                     return "rows of different lengths in one batch change its logits"
         return None
 
+    @torch.inference_mode()
+    def _probe_positions(self, shape: CacheShape) -> int | None:
+        """The longest row that leaves the others in its batch alone; None where every length does.
+
+        Rotary embeddings that are rescaled by the length of a text (longrope, dynamic) take the longest row's for all.
+        Positions are an argument, so no long text is needed to see it.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if not self._takes_positions or not isinstance(limit, int) or limit <= 2 * PROBE_LENGTHS[1]:
+            return None
+        row = self._probe_rows_ids()[1]
+        usual = self._beside(row, len(row))
+        if self._close(self._beside(row, limit), usual, shape):
+            return None
+        harmless, harmful = len(row), limit
+        while harmful - harmless > 1:
+            middle = (harmless + harmful) // 2
+            if self._close(self._beside(row, middle), usual, shape):
+                harmless = middle
+            else:
+                harmful = middle
+        return harmless
+
+    def _beside(self, row: Sequence[int], length: int) -> torch.Tensor:
+        """A row's logits ``[vocab]`` beside one that ends at position ``length`` - 1."""
+        ids = torch.tensor([row, row])
+        positions = torch.arange(len(row))
+        both = torch.stack((positions, positions + (length - len(row))))
+        states = self._forward(ids, torch.ones_like(ids), both, assemble((), len(ids), self.device))
+        return self.logits(states[:1, -1])[0]
+
+    def _other_layers(self) -> str | None:
+        """What the model's own cache holds beside keys and values; None if nothing does."""
+        try:
+            layers = DynamicCache(config=self.model.config.get_text_config()).layers
+        except Exception:  # a cache of another make
+            return None
+        others = sorted({type(layer).__name__ for layer in layers if not isinstance(layer, DynamicLayer)})
+        return f"its cache keeps a {others[0]}, whose state cannot be cut by position" if others else None
+
     @staticmethod
     def _close(together: torch.Tensor, alone: torch.Tensor, shape: CacheShape) -> bool:
         """Equal up to what batch shapes change in the last bits of float32, or in half precision."""
         tolerance = 1e-3 if shape.dtype == torch.float32 else 0.25
         return torch.allclose(together, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
+
+
+def failure(error: Exception) -> str:
+    """The reason that an error gives for the plain path."""
+    return f"trying its cache failed ({type(error).__name__}: {error})"

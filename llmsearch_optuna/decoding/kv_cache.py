@@ -48,8 +48,10 @@ def shape_of(cache: Cache) -> CacheShape | str:
     """
     shapes = set()
     for layer in cache.layers:
-        if not isinstance(layer, DynamicLayer) or not layer.is_initialized:
+        if not isinstance(layer, DynamicLayer):
             return f"its cache keeps a {type(layer).__name__}, whose state cannot be cut by position"
+        if not layer.is_initialized:
+            return "it leaves layers of its cache empty, so that its state is elsewhere"
         if layer.keys is None or layer.values is None or layer.keys.shape != layer.values.shape:
             return "its keys and values differ in shape"
         if layer.keys.ndim != 4:

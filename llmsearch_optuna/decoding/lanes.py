@@ -50,20 +50,23 @@ class Lanes:
         Whatever fails inside, out of memory included, leaves lanes and nodes so that the call can be repeated.
         """
         pending = self._arrange(wanted)
+        for lane, node in pending.items():
+            if node.run is not None:  # scores were evicted, keys and values were not: this node is not stored again
+                self.settle(lane)
         self.buffer.reserve_step()
         states = self._executor.step(self.buffer, [pending[lane].token for lane in self._by_slot])
         scores = self._executor.scores(states)
         self.buffer.commit_step()
         for lane, node_scores in zip(self._by_slot, scores, strict=True):
             node = pending[lane]
+            lane.node = node
             node.scores = node_scores
             if node.run is None:
-                node.lane = lane
                 lane.fresh.append(node)
-            else:  # scores were evicted, keys and values were not
-                self.settle(lane)
+                node.lane = lane
+        for node in pending.values():
+            if node.lane is None:
                 self._store.keep_scores([node])
-            lane.node = node
         self._stats.steps += 1
         self._stats.step_rows += len(wanted)
 

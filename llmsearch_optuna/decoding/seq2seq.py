@@ -15,7 +15,7 @@ import torch
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llmsearch_optuna.decoding.executor import Capabilities, Executor, Prefilled
+from llmsearch_optuna.decoding.executor import Capabilities, Executor, Prefilled, failure
 from llmsearch_optuna.decoding.kv_cache import (
     CacheShape,
     CrossRows,
@@ -25,6 +25,7 @@ from llmsearch_optuna.decoding.kv_cache import (
     extract,
     shape_of,
 )
+from llmsearch_optuna.decoding.params import GenerationParams
 
 
 def executor_for(model: PreTrainedModel, *, top: int) -> Executor:
@@ -44,6 +45,11 @@ class Seq2SeqExecutor(Executor):
             start = model.config.decoder_start_token_id
         self.start = (int(start),) if isinstance(start, int) else None
         super().__init__(model, top=top)
+
+    def other_start(self, params: GenerationParams) -> str | None:
+        """Why these parameters do not begin as the rows here do; None where they do."""
+        start = tuple(params.get("decoder_start_token_id") or self.start or ())
+        return None if start == self.start else f"decoder_start_token_id={list(start)} is not the model's own"
 
     @torch.inference_mode()
     def prefill(self, suffixes: Sequence[Sequence[int]], prefix: Sequence[Segment] = ()) -> list[Prefilled]:
@@ -123,7 +129,7 @@ class Seq2SeqExecutor(Executor):
             shape = self._probe_cache()
             reason = shape if isinstance(shape, str) else self._probe_rows(shape)
         except Exception as error:  # whatever a foreign cache does, it only means: take the plain path
-            return Capabilities(None, f"trying its cache failed ({type(error).__name__}: {error})", False)
+            return Capabilities(None, self._other_layers() or failure(error), False)
         finally:
             self.seconds, self.passes = 0.0, 0
         if isinstance(shape, str) or reason is not None:
