@@ -384,7 +384,7 @@ def _reference_texts(reference: Any) -> list[str]:
     if isinstance(reference, Mapping):
         raise TypeError(
             f"this built-in metric compares with one text, but the reference has the columns {', '.join(reference)}; "
-            "name one column, or give a function as metric"
+            "name one column, let a function pick the text (reference=lambda row: ...), or give a function as metric"
         )
     if reference is None:
         raise TypeError("there is no reference to compare with; give reference= (a column or a function of the row)")

@@ -102,6 +102,23 @@ def test_a_function_may_return_text_or_messages(chat_tokenizer: PreTrainedTokeni
         assert task(prompt=function).prepare(chat_tokenizer).prompts[1] == "<s>[user]No. 2[/][assistant]"
 
 
+def test_messages_keep_names_and_parts_for_the_chat_template(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    chat_tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['name'] }}]"
+        "{{ m['content'] if m['content'] is string else m['content'] | map(attribute='text') | join('+') }}{% endfor %}"
+    )
+
+    def parts(row: dict[str, Any]) -> list[dict[str, Any]]:
+        content = [{"type": "text", "text": text} for text in ("No.", str(row["id"]))]
+        return [{"role": "user", "name": "Anna", "content": content}]
+
+    assert task(prompt=parts).prepare(chat_tokenizer).prompts == ("[Anna]No.+1", "[Anna]No.+2")
+    templates = [{"role": "user", "name": "Ben", "content": "{dialogue}"}]
+    assert task(prompt=templates).prepare(chat_tokenizer).prompts[0] == "[Ben]Anna: Hi {Ben}!"
+    with pytest.raises(InputError, match="must be a template; for other contents give a function of the row"):
+        task(prompt=[{"role": "user", "content": [{"type": "text", "text": "{dialogue}"}]}]).prepare(chat_tokenizer)
+
+
 def test_a_function_with_the_tokenizer_returns_ready_text(chat_tokenizer: PreTrainedTokenizerFast) -> None:
     def templated(tokenizer: Any, dialogue: str) -> str:
         chat = [{"role": "user", "content": dialogue.upper()}]
@@ -218,6 +235,8 @@ def test_a_task_can_be_changed_where_something_is_said() -> None:
         ({"prompt": lambda row: row["nothing"]}, "row 0: the prompt function fails: KeyError"),
         ({"prompt": lambda row: ""}, "row 0: its prompt is an empty text"),
         ({"prompt": lambda row: [{"role": "user"}]}, "is no chat message"),
+        ({"prompt": lambda row: [{"role": "user", "content": ["text"]}]}, "is no chat message"),
+        ({"prompt": "{question}"}, r"there is no column 'question'\. The columns are 'dialogue', 'summary', 'id'"),
         ({"prompt": [{"role": "user", "content": "Hi"}]}, "name no column"),
         ({"prompt": [{"role": "user", "content": "{dialogue}"}]}, "there is no tokenizer; give the prompt as one text"),
         ({"reference": "sumary"}, "reference=: there is no column 'sumary'; did you mean 'summary'"),

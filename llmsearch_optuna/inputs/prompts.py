@@ -16,7 +16,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.inputs.callables import callable_name
 from llmsearch_optuna.inputs.rows import missing_column
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +151,24 @@ class _Template:
 class _Messages:
     def __init__(self, messages: Sequence[Any], columns: Sequence[str]) -> None:
         checked = _checked_messages(messages, "prompt=")
-        self._roles = [message["role"] for message in checked]
+        for message in checked:
+            if not isinstance(message["content"], str):
+                raise InputError(
+                    f"prompt=: the content of {message!r} must be a template; for other contents give a function of "
+                    "the row that returns the messages"
+                )
+        self._messages = checked
         self._contents = [_Template(message["content"], columns, "a message of prompt=") for message in checked]
         if not any(content._fields for content in self._contents):
             raise InputError("the messages of prompt= name no column, so that all prompts are equal")
 
     @property
     def description(self) -> Any:
-        return [[role, content.description] for role, content in zip(self._roles, self._contents, strict=True)]
+        return [[message["role"], message["content"]] for message in self._messages]
 
     def content(self, row: Mapping[str, Any], tokenizer: Any) -> list[Message]:
-        pairs = zip(self._roles, self._contents, strict=True)
-        return [{"role": role, "content": content.content(row)} for role, content in pairs]
+        pairs = zip(self._messages, self._contents, strict=True)
+        return [{**message, "content": content.content(row)} for message, content in pairs]
 
 
 class _Function:
@@ -230,11 +236,19 @@ def _called(function: Callable[[], Any], name: str) -> str | list[Message]:
 
 def _checked_messages(messages: Sequence[Any], where: str) -> list[Message]:
     for message in messages:
-        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not _is_said(message):
             raise InputError(f"{where}: {message!r} is no chat message such as {{'role': 'user', 'content': '...'}}")
     if not messages:
         raise InputError(f"{where}: the list of chat messages is empty")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return [dict(message) for message in messages]  # with whatever else the chat template reads: names, tool calls
+
+
+def _is_said(message: Mapping[str, Any]) -> bool:
+    """Whether a message has a text, or a list of parts such as ``{"type": "text", "text": "..."}``."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return all(isinstance(part, Mapping) and "type" in part for part in content)
+    return isinstance(content, str)
 
 
 def is_empty(value: Any) -> bool:

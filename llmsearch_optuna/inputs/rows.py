@@ -65,8 +65,8 @@ def missing_column(name: str, columns: Iterable[str], where: str) -> InputError:
     """Return the error for a column that is not there: it names the nearest one and all there are."""
     known = list(columns)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"{where}: there is no column {name!r}; {hint}The columns are {', '.join(map(repr, known))}.")
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return InputError(f"{where}: there is no column {name!r}{hint} The columns are {', '.join(map(repr, known))}.")
 
 
 def _load(dataset: str | Path, split: str | None, subset: str | None) -> Any:
@@ -161,10 +161,24 @@ def _one_split(found: Any, split: str | None) -> Any:
         return found
     if split is not None and split in found:
         return found[split]
-    if split is None and len(found) == 1:
-        return next(iter(found.values()))
+    if split is None and len(found) == 1 and _are_rows(only := next(iter(found.values()))):
+        return only
+    if not all(map(_are_rows, found.values())):
+        raise InputError(
+            f"the dataset is a dict of columns ({', '.join(map(repr, found))}): give a list with one dict a row, or "
+            "datasets.Dataset.from_dict(...) of it"
+        )
     wanted = f"has no split {split!r}" if split is not None else "has several splits"
     raise InputError(f"the dataset {wanted}: give split= one of {', '.join(map(repr, found))}")
+
+
+def _are_rows(part: Any) -> bool:
+    """Whether this is a dataset or a list of rows, and not a column."""
+    if hasattr(part, "columns") or hasattr(part, "column_names"):
+        return True
+    return (
+        isinstance(part, Sequence) and not isinstance(part, str | bytes) and isinstance(next(iter(part), {}), Mapping)
+    )
 
 
 def _listed(found: Any) -> list[Row]:

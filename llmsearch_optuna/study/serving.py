@@ -18,6 +18,7 @@ from llmsearch_optuna.decoding.one_method import FunctionEngine, OneMethodServer
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.inputs.callables import describe_callable
+from llmsearch_optuna.scores.answers import short
 
 CAPACITY = 64
 """Requests to hand to an engine that does not say how many it can make use of."""
@@ -165,8 +166,8 @@ def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mappin
 
     if not isinstance(model, str) and not hasattr(model, "__fspath__") and not hasattr(model, "config"):
         raise InputError(
-            f"model={model!r} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, an object "
-            "with generate(prompts, params), or Engine.from_function(fn) for a function from these to texts"
+            f"model={short(model)} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, an "
+            "object with generate(prompts, params), or Engine.from_function(fn) for a function from these to texts"
         )
     loaded = models.load(model, tokenizer, **loading)
     made = Engine(loaded.model, loaded.tokenizer, **engine)

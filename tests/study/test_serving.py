@@ -109,3 +109,9 @@ def test_a_peft_adapter_decodes_as_peft_itself(
         ids = tiny_tokenizer(row["text"])["input_ids"]
         assert list(completion.token_ids) == hf_generate(adapted.get_base_model(), ids, **params)
     assert [c.token_ids for c in found.completions] != [c.token_ids for c in base.completions]
+
+
+def test_what_is_no_model_is_shown_in_short() -> None:
+    rows = [{"dialogue": "x" * 50}] * 50
+    with pytest.raises(InputError, match=r"^model=\[\{'dialogue': 'x+.{0,200}… cannot be searched: give a Hugging Face"):
+        serve(rows, None, engine={}, loading={})
