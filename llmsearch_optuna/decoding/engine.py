@@ -20,6 +20,7 @@ from llmsearch_optuna.decoding.batch_sizes import PROMPTS, BatchLimit, BatchSize
 from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder, TokenIds, common_prefix
 from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, evaluating
 from llmsearch_optuna.decoding.generate import generate_plain
+from llmsearch_optuna.decoding.host_memory import HostMemory
 from llmsearch_optuna.decoding.lanes import Lanes
 from llmsearch_optuna.decoding.memory import (
     automatic_cache_budget,
@@ -62,7 +63,8 @@ class Engine:
         model: A Hugging Face model. It decodes in evaluation mode, and is left in the mode that it was in.
         tokenizer: Its tokenizer.
         batch_size: Most rows in one pass; ``"auto"`` estimates it from the free memory.
-        cache_budget: Bytes for stored scores, keys and values; ``"auto"`` is half of the free memory, 0 none.
+        cache_budget: Bytes for stored scores, keys and values; ``"auto"`` is half of the free memory, 0 none. On CUDA,
+            keys and values that have no room move to half of the host's free memory.
         tokenizer_decode_args: What the tokenizer's ``decode`` is called with; special tokens are skipped unless this
             says otherwise.
         top: How many of the largest logits of a prefix are kept to pick from.
@@ -96,7 +98,7 @@ class Engine:
             self._executor = executor_for(model, top=top)
         device = self._executor.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
-        self._store = ReplayStore(budget, self._executor.start)
+        self._store = ReplayStore(budget, self._executor.start, HostMemory.behind(device))
         maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
         self._sizes = BatchSizes(maximum)
         self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
@@ -172,6 +174,7 @@ class Engine:
         """A snapshot of what has been done so far."""
         self._stats.forward_seconds = self._executor.seconds
         self._stats.cache_bytes = self._store.nbytes
+        self._stats.host_bytes = self._store.host_runs.nbytes
         self._stats.evictions = self._store.evictions
         return self._stats.snapshot()
 

@@ -133,8 +133,7 @@ class Lanes:
 
     def _join(self, node: Node) -> int:
         segments = self._fetch(node)
-        run = node.tree.prompt_run
-        return self.buffer.join(segments, None if run is None else run.cross)
+        return self.buffer.join(segments, self._store.cross_segment(node.tree))
 
     def _fetch(self, node: Node) -> list[Segment]:
         """Keys and values of a node's prompt and path: stored, read from lanes, or computed again."""
@@ -181,8 +180,7 @@ class Lanes:
         missing: Sequence[int],
     ) -> Segment:
         """Run the missing tokens behind what is there, in one pass, and store them again."""
-        run = tree.prompt_run
-        segment = self._executor.extend(missing, segments, None if run is None else run.cross)
+        segment = self._executor.extend(missing, segments, self._store.cross_segment(tree))
         self._stats.recomputed_tokens += len(missing)
         start_part = max(0, len(tree.start) - covered)
         if start_part:

@@ -8,15 +8,17 @@ keys and values of its token. Nothing here runs a model or picks a token.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmsearch_optuna.decoding.host_memory import HostMemory
 from llmsearch_optuna.decoding.kv_cache import Segment
+from llmsearch_optuna.decoding.memory import forget_traceback, is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,11 @@ class Run:
     def nbytes(self) -> int:
         return sum(part.nbytes for part in (self.segment, self.cross) if part is not None)
 
+    def move(self, copy: Callable[[Segment], Segment]) -> None:
+        """Keep copies in the place of what is held; nothing has changed when copying fails."""
+        segment, cross = (None if part is None else copy(part) for part in (self.segment, self.cross))
+        self.segment, self.cross = segment, cross
+
     def drop(self) -> None:
         self.segment = self.cross = None
         for node in self.nodes:
@@ -205,33 +212,49 @@ def forget_if_bare(node: Node) -> None:
         node = parent
 
 
-class LeastRecentlyUsed:
-    """A set of evictable things with a limit in bytes; what was used longest ago goes first."""
+def _drop(entry: Evictable) -> None:
+    entry.drop()
 
-    def __init__(self, limit: int) -> None:
+
+Entry = TypeVar("Entry", bound=Evictable)
+
+
+class LeastRecentlyUsed(Generic[Entry]):
+    """A set of evictable things with a limit in bytes; what was used longest ago goes first.
+
+    Args:
+        limit: The most bytes that it keeps.
+        evict: What becomes of a thing that has to go.
+    """
+
+    def __init__(self, limit: int, evict: Callable[[Entry], None] = _drop) -> None:
         self.limit = limit
         self.nbytes = 0
         self.evictions = 0
-        self._entries: OrderedDict[int, tuple[Evictable, int]] = OrderedDict()
+        self._evict = evict
+        self._entries: OrderedDict[int, tuple[Entry, int]] = OrderedDict()
 
-    def add(self, entry: Evictable) -> bool:
-        """Keep an entry, evicting others for it; False (and dropped) when it alone is over the limit."""
-        if id(entry) in self._entries:
+    def __contains__(self, entry: Entry) -> bool:
+        return id(entry) in self._entries
+
+    def add(self, entry: Entry) -> bool:
+        """Keep an entry, evicting others for it; False (and evicted) when it alone is over the limit."""
+        if entry in self:
             self.touch(entry)
             return True
         size = entry.nbytes
         if size > self.limit:
-            entry.drop()
             self.evictions += 1
+            self._evict(entry)
             return False
         self._entries[id(entry)] = (entry, size)
         self.nbytes += size
         self.shrink(self.limit)
         return True
 
-    def touch(self, entry: Evictable) -> None:
+    def touch(self, entry: Entry) -> None:
         """Note that an entry was used now."""
-        if id(entry) in self._entries:
+        if entry in self:
             self._entries.move_to_end(id(entry))
 
     def shrink(self, limit: int) -> int:
@@ -241,10 +264,10 @@ class LeastRecentlyUsed:
             _, (entry, size) = self._entries.popitem(last=False)
             self.nbytes -= size
             self.evictions += 1
-            entry.drop()
+            self._evict(entry)
         return before - self.nbytes
 
-    def __iter__(self) -> Iterator[Evictable]:
+    def __iter__(self) -> Iterator[Entry]:
         return (entry for entry, _ in self._entries.values())
 
 
@@ -253,29 +276,36 @@ class ReplayStore:
 
     Scores are a few kilobytes a token and save a forward pass each; keys and values are larger and save the
     recomputation of a prefix. So a third of the budget is reserved for scores and the rest for keys and values; what
-    one of them does not need the other may borrow.
+    one of them does not need the other may borrow. Keys and values for which the device has no room are moved to the
+    host's memory, and given up when that is full, too.
 
     Args:
         budget: Bytes that stored scores, keys and values may take together; 0 keeps nothing.
         start: What the decoder of an encoder-decoder model begins with; None where that is the prompt.
+        host: The memory behind the device's; None where there is none.
     """
 
-    def __init__(self, budget: int, start: tuple[int, ...] | None = None) -> None:
+    def __init__(self, budget: int, start: tuple[int, ...] | None = None, host: HostMemory | None = None) -> None:
         self.budget = budget
         self._start = start
-        self.scores = LeastRecentlyUsed(budget)
-        self.runs = LeastRecentlyUsed(budget)
+        self._host = host if budget and host is not None and host.budget else None
+        self.scores: LeastRecentlyUsed[ScoreBlock] = LeastRecentlyUsed(budget)
+        self.runs: LeastRecentlyUsed[Run] = LeastRecentlyUsed(budget, evict=self._move_to_host)
+        self.host_runs: LeastRecentlyUsed[Run] = LeastRecentlyUsed(0 if self._host is None else self._host.budget)
         self.trees: dict[tuple[int, ...], PromptTree] = {}
         self.shared_ids: tuple[int, ...] = ()
         self.shared_segment: Segment | None = None
 
     @property
     def nbytes(self) -> int:
+        """Bytes that are kept within the budget (not those on the host)."""
         return self.scores.nbytes + self.runs.nbytes
 
     @property
     def evictions(self) -> int:
-        return self.scores.evictions + self.runs.evictions
+        """How many things were given up."""
+        runs = self.runs if self._host is None else self.host_runs
+        return self.scores.evictions + runs.evictions
 
     def tree(self, prompt_ids: tuple[int, ...]) -> PromptTree:
         """The tree of a prompt; made when nobody asked this prompt before."""
@@ -331,8 +361,12 @@ class ReplayStore:
         run = tree.prompt_run
         if run is None or run.segment is None:
             return segments, tree.shared
-        self.runs.touch(run)
-        return [*segments, run.segment], len(tree.start)
+        return [*segments, self._use(run, run.segment)], len(tree.start)
+
+    def cross_segment(self, tree: PromptTree) -> Segment | None:
+        """What the rows of an encoder-decoder model's prompt attend to, while it is stored."""
+        run = tree.prompt_run
+        return None if run is None or run.cross is None else self._use(run, run.cross)
 
     def path_segment(self, path: Sequence[Node], first: int) -> tuple[Segment | None, int]:
         """The stored keys and values of consecutive nodes from ``path[first]`` on, and the index after them."""
@@ -342,10 +376,36 @@ class ReplayStore:
         end = first + 1
         while end < len(path) and path[end].run is run and path[end].offset == offset + end - first:
             end += 1
-        self.runs.touch(run)
-        return run.segment[:, :, :, offset : offset + end - first], end
+        return self._use(run, run.segment[:, :, :, offset : offset + end - first]), end
+
+    def _use(self, run: Run, part: Segment) -> Segment:
+        """Part of a run, on the device. What is on the host stays there: every round of trials asks for every prompt,
+        so whatever it replaced would be wanted next."""
+        if self._host is None or run not in self.host_runs:
+            self.runs.touch(run)
+            return part
+        self.host_runs.touch(run)
+        return self._host.fetch(part)
+
+    def _move_to_host(self, run: Run) -> None:
+        """What the device has no room for."""
+        if self._host is None or run.nbytes > self._host.budget:
+            run.drop()
+            return
+        try:
+            run.move(self._host.store)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget_traceback(error)
+            run.drop()
+        else:
+            self.host_runs.add(run)
 
     def _keep_run(self, run: Run) -> None:
+        if run in self.host_runs:
+            self.host_runs.touch(run)
+            return
         self.runs.add(run)
         self._balance()
 

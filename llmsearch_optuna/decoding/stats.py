@@ -25,6 +25,7 @@ class EngineStats:
         out_of_memory: Times that memory ran out.
         evictions: Things evicted from the cache.
         cache_bytes: Bytes that stored scores, keys and values take now.
+        host_bytes: Bytes of keys and values that have moved to the host's memory.
         seconds: Wall-clock seconds inside the engine.
         forward_seconds: Those of them that were spent inside the model.
     """
@@ -43,6 +44,7 @@ class EngineStats:
     out_of_memory: int = 0
     evictions: int = 0
     cache_bytes: int = 0
+    host_bytes: int = 0
     seconds: float = 0.0
     forward_seconds: float = 0.0
 
@@ -66,8 +68,8 @@ class EngineStats:
         return EngineStats(**asdict(self))
 
     def since(self, earlier: EngineStats) -> EngineStats:
-        """What was done after an earlier snapshot (``cache_bytes`` is a level and stays as it is)."""
-        levels = {"cache_bytes"}
+        """What was done after an earlier snapshot (bytes are levels and stay as they are)."""
+        levels = {"cache_bytes", "host_bytes"}
         changes = {
             f.name: getattr(self, f.name) - (0 if f.name in levels else getattr(earlier, f.name)) for f in fields(self)
         }
