@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import Engine, search
 from llmsearch_optuna.checkpoints import require
 from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.models import load
+from llmsearch_optuna.weights import hash_weights
 from tests.awq_checkpoint import save_awq_checkpoint
 
 PROMPTS = ["Anna asks Ben whether the train", "How many apples", "The quick brown fox jumps over"]
 NEW_TOKENS = 12
 
 has_autoawq = pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="autoawq is not installed")
+has_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
 has_gptqmodel = pytest.mark.skipif(
     importlib.util.find_spec("gptqmodel") is None, reason="gptqmodel is not installed: make test-awq"
 )
@@ -273,6 +275,21 @@ def test_on_a_cpu_autoawq_is_not_enough_and_the_error_says_what_is(
         load(checkpoint[0], device="cpu")
     with pytest.raises(InputError, match="dtype='float17' is no type of torch"):
         load(checkpoint[0], device="cpu", dtype="float17")
+
+
+@has_gguf
+def test_a_gguf_file_is_loaded_and_decodes_as_the_model_in_it(
+    tmp_path: Path, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    from tests.gguf_checkpoint import save_gguf
+
+    save_gguf(tiny_llama, tmp_path / "tiny.Q8.gguf")
+    wanted = greedy(tiny_llama, tiny_tokenizer)
+    for place, file in ((tmp_path / "tiny.Q8.gguf", None), (tmp_path, "tiny.Q8.gguf")):
+        loaded = load(str(place), tiny_tokenizer, device="cpu", gguf_file=file)
+        assert loaded.fingerprint == hash_weights(tiny_llama)
+        found = Engine(loaded.model, loaded.tokenizer).generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})
+        assert [list(completion.token_ids) for completion in found] == wanted
 
 
 def test_packages_that_must_be_there_besides_are_named_too(monkeypatch: pytest.MonkeyPatch) -> None:

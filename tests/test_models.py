@@ -14,6 +14,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from llmsearch_optuna.decoding.encoding import Positions
+from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models import load, pick_device, ready_tokenizer
 from llmsearch_optuna.weights import hash_tokenizer, hash_weights
@@ -56,6 +57,22 @@ def test_a_cpu_decodes_in_float32_unless_told_otherwise(folder: Path, tmp_path: 
     copy.deepcopy(tiny_llama).to(torch.bfloat16).save_pretrained(tmp_path)
     assert load(tmp_path, str(folder), device="cpu").model.dtype == torch.float32
     assert load(tmp_path, str(folder), device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed")
+def test_a_model_that_is_spread_stays_where_its_map_puts_it(
+    folder: Path, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.rotary_emb": "cpu"}
+    places |= {"model.norm": "cpu", "lm_head": "cpu"}
+    loaded = load(folder, device_map=places)
+    assert loaded.model.hf_device_map == places
+    assert loaded.model.model.layers[1].mlp.up_proj.weight.device.type == "meta"
+    taken = load(loaded.model)  # loaded by its owner: left as it is
+    assert taken.model.model.layers[1].mlp.up_proj.weight.device.type == "meta"
+    prompts, params = ["How many apples", "Anna asks"], {"max_new_tokens": 8}
+    wanted = Engine(tiny_llama, tiny_tokenizer).generate(prompts, params)
+    assert Engine(taken.model, taken.tokenizer).generate(prompts, params) == wanted
 
 
 def test_loading_leaves_the_global_generator_alone(folder: Path) -> None:

@@ -113,5 +113,5 @@ def test_a_peft_adapter_decodes_as_peft_itself(
 
 def test_what_is_no_model_is_shown_in_short() -> None:
     rows = [{"dialogue": "x" * 50}] * 50
-    with pytest.raises(InputError, match=r"^model=\[\{'dialogue': 'x+.{0,200}… cannot be searched: give a Hugging Face"):
+    with pytest.raises(InputError, match=r"^model=\[\{'dialogue': 'x+.{0,200}… cannot be searched: give a Hugging"):
         serve(rows, None, engine={}, loading={})
