@@ -201,6 +201,10 @@ class GridSuggester:
             key=lambda c: hashlib.sha256(f"{seed} {c.fingerprint}".encode()).digest(),
         )
 
+    def untried(self, known: Collection[str]) -> int:
+        """How many configurations of the grid are not among the known ones."""
+        return len({candidate.fingerprint for candidate in self._candidates} - set(known))
+
     def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
         return next((c for c in self._candidates if c.fingerprint not in known), None)
 

@@ -335,6 +335,13 @@ def _say_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
         reason = f"max_tokens={schedule.max_tokens} leaves no room for another trial"
     elif done < schedule.n_trials and deadline is not None and time.monotonic() > deadline:
         reason = "the time is up"
+    elif (untried := schedule.untried()) > 0:
+        logger.warning(
+            "n_trials=%d ends the study before the grid: %d of its configurations were not tried; the same call with "
+            "n_trials=%d goes on with them",
+            *(schedule.n_trials, untried, done + untried),
+        )
+        return
     else:
         return
     logger.warning("%s: the study ends after %d of %d trials", reason, done, schedule.n_trials)

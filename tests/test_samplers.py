@@ -21,7 +21,9 @@ from llmsearch_optuna.samplers import (
     seed_of,
     visible,
 )
+from llmsearch_optuna.search import search
 from llmsearch_optuna.space import Space
+from tests.synthetic import TextEngine, dataset, number_metric
 
 BRANCHES = Space.of(
     [
@@ -155,6 +157,27 @@ def test_a_grid_needs_an_end_and_has_a_seeded_order() -> None:
     orders = [[c.fingerprint for c in study("grid", SMALL, 9, seed=seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_a_grid_that_n_trials_cuts_short_says_what_is_left_and_ends_by_itself_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Space.from_param_grid({"max_new_tokens": [20], "do_sample": [False, True], "temperature": [0.5, 0.9, 1.3]})
+    arguments: dict[str, Any] = {
+        "model": TextEngine(), "dataset": dataset(24), "space": grid, "metric": number_metric, "sampler": "grid",
+        "storage": f"sqlite:///{tmp_path}/s.db", "study_name": "s", "progress": False,
+    }  # fmt: skip
+    search(**arguments, n_trials=2)
+    # greedy is the baseline, whatever its temperature: four configurations in all
+    assert "n_trials=2 ends the study before the grid: 2 of its configurations were not tried" in caplog.text
+    assert "the same call with n_trials=4 goes on" in caplog.text
+    caplog.clear()
+    assert len(search(**arguments, n_trials=4).trials) == 4
+    assert "before the grid" not in caplog.text
+    result = search(**arguments)
+    assert len(result.trials) == 4
+    sampled = [t.params["temperature"] for t in result.trials if "True" in str(t.params.get("do_sample"))]
+    assert sorted(sampled) == [0.5, 0.9, 1.3]
 
 
 def test_a_combination_that_is_refused_is_suggested_with_the_reason() -> None:

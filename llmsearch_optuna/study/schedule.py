@@ -19,7 +19,7 @@ from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.rows import Rows, by_row
-from llmsearch_optuna.samplers import Candidate, CandidateMaker, Suggester, same_point, visible
+from llmsearch_optuna.samplers import Candidate, CandidateMaker, GridSuggester, Suggester, same_point, visible
 from llmsearch_optuna.space import Space, Suggestion
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.trial import Role, TrialJob
@@ -94,6 +94,12 @@ class Schedule:
         """Whether it was the budget of tokens that ended the search."""
         trials = self.trials()
         return len(trials) < self.n_trials and self._is_spent(trials)
+
+    def untried(self) -> int:
+        """How many configurations of a grid no trial has; 0 where the sampler is another one."""
+        if not isinstance(self.suggester, GridSuggester):
+            return 0
+        return self.suggester.untried({str(t.user_attrs.get("fingerprint")) for t in self.trials()})
 
     def room(self) -> int:
         """How many trials this worker may have under way: its share of what the study may have."""
