@@ -59,3 +59,40 @@ def test_both_sides_are_there_and_can_be_read() -> None:
     assert len(THEIRS) == len(OURS) > 12
     for block in THEIRS:
         ast.parse(block.replace("    ...,\n", "").replace("(\n    ..., ", "("))
+
+
+LLMSEARCH = """
+Tuner model tokenizer dataset column_mapping input_cols eval_cols scorer device prompt_template sample_preprocessor
+tokenizer_encode_args tokenizer_decode_args batch_size output_preproc callbacks_after_inference is_encoder_decoder
+greater_is_better seed disable_batch_size_cache disable_generation_param_checks sample_ratio
+tokenizer_max_length_quantile custom_pred_function preprocess_dataset get_default_tokenizer_encode_args get_score
+get_value_at_quantile LLMEstimatorWrapper optimal_batch_size model_generation_param_keys fit predict get_params
+set_params MultiTokenStoppingCriteria sequence_ids reset json_dump json_load yaml_load process_dataset_with_map
+print_call_stack clone_monkey_patch check_sample_parameter identify_and_validate_gen_params
+check_if_gen_param_rules_satisfy check_if_param_req_satisfy get_sample_hyp_space get_logger set_verbosity_info
+set_verbosity_warning set_verbosity_debug disable_default_handler enable_default_handler add_handler remove_handler
+LLMSEARCH_VERBOSITY Cache get_traceback batch_without_oom_error gc_cuda should_reduce_batch_size is_cuda_out_of_memory
+is_cudnn_snafu is_out_of_cpu_memory get_gpu_information get_total_available_ram ModelDownloader download_model_from_hf
+get_device seed_everything run_inference batcher encoder_decoder_parser decoder_parser TailFreeLogitsWarper
+TopALogitsWarper MirostatLogitsWarper hijack_samplers generation_config_init_patch get_logits_warper_patch
+__sklearn_clone__ generation_seed tfs top_a
+"""
+"""Every public class, function, argument and parameter of llmsearch 0.1.0, read off its sources."""
+
+
+def test_nothing_of_llmsearch_is_left_unsaid() -> None:
+    said = set(re.findall(r"\w+", PAGE))
+    assert [name for name in LLMSEARCH.split() if name not in said] == []
+
+
+def test_every_name_of_ours_that_the_table_has_is_there() -> None:
+    from llmsearch_optuna import Engine, SearchResult, Task
+    from llmsearch_optuna.decoding import mirostat
+    from llmsearch_optuna.decoding.params import GenerationParams
+
+    here = "\n".join(line.split("|")[2] for line in PAGE.split("## Everything else")[1].splitlines() if "|" in line)
+    owners = {"result": SearchResult, "engine": Engine, "Task(...)": Task}
+    for owner, name in re.findall(r"`(result|engine|Task\(\.\.\.\))\.(\w+)", here):
+        assert hasattr(owners[owner], name)
+    assert hasattr(mirostat, "MirostatLogitsWarper")
+    assert {"kind", "inert"} <= set(dir(GenerationParams))
