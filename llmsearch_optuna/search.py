@@ -29,7 +29,7 @@ from llmsearch_optuna.study.driving import run_trials
 from llmsearch_optuna.study.feeding import Feeder
 from llmsearch_optuna.study.forecasting import ForecastTeller
 from llmsearch_optuna.study.interruption import StudyInterrupted, how_to_go_on, interruptible
-from llmsearch_optuna.study.metering import MeteredServer
+from llmsearch_optuna.study.metering import MeteredServer, WorkTeller
 from llmsearch_optuna.study.planning import PowerTeller, readable
 from llmsearch_optuna.study.preparing import check_numbers, prepare
 from llmsearch_optuna.study.remembering import BatchSizeKeeper
@@ -263,6 +263,7 @@ def search(
             )
 
         server = MeteredServer(served.server, lambda: served.stats)
+        watcher = WorkTeller(watcher, server)
         watcher = BatchSizeKeeper(watcher, opened.ledger, served)
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))

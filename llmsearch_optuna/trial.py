@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from llmsearch_optuna import progress
 from llmsearch_optuna.database.artifacts import save_rows
 from llmsearch_optuna.database.claims import Claim
-from llmsearch_optuna.decoding.memory import bytes_in_use
+from llmsearch_optuna.decoding.memory import gpu_bytes, process_bytes
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Finished, Request
 from llmsearch_optuna.ledger import Phase, RowRecord
@@ -264,8 +264,10 @@ class TrialRun:
             "rows": f"{counted} of {len(self.rows.order)}",
             "tokens": sum(len(r.token_ids) for r in records),
             "seconds": round(self.seconds, 2),
-            "memory": f"{bytes_in_use() / 1e9:.2f} GB",
+            "memory": f"{process_bytes() / 1e9:.2f} GB",
         }
+        if (on_gpus := gpu_bytes()) is not None:
+            found["gpu_memory"] = f"{on_gpus / 1e9:.2f} GB"
         if end.reason is not None:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
         if self._folds and end.state == "complete":

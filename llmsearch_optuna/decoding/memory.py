@@ -81,9 +81,20 @@ def device_name(device: torch.device) -> str:
 
 def bytes_in_use() -> int:
     """Memory that this process has taken: of its CUDA devices where it uses any, else of the machine."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
+    on_gpus = gpu_bytes()
+    return process_bytes() if on_gpus is None else on_gpus
+
+
+def process_bytes() -> int:
+    """Main memory that this process takes."""
     return int(psutil.Process().memory_info().rss)
+
+
+def gpu_bytes() -> int | None:
+    """Memory that torch holds on the CUDA devices for this process; None where it uses none."""
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return None
+    return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
 
 
 def automatic_cache_budget(device: torch.device) -> int:

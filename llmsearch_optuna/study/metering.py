@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmsearch_optuna import progress
+from llmsearch_optuna.decoding.memory import gpu_bytes, process_bytes
 from llmsearch_optuna.decoding.requests import Finished, Request, RequestServer
 
 WINDOW_SECONDS = 60.0
@@ -102,3 +104,28 @@ class MeteredServer:
             tokens = sum(max(1, len(f.completion.token_ids)) for f in finished if f.completion is not None)
             prompts, computed, picked = 0.0, float(tokens), float(tokens)
         return Span(len(finished), prompts, computed, picked, end - begun, end)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkTeller:
+    """Passes events on; says after every look and at every trial's end how the work goes.
+
+    Attributes:
+        observer: Is told.
+        server: Has measured the work.
+    """
+
+    observer: progress.Observer
+    server: MeteredServer
+
+    def on(self, event: progress.Event) -> None:
+        """Pass the event on."""
+        self.observer.on(event)
+        if isinstance(event, progress.RowsScored | progress.TrialEnded):
+            measured = progress.WorkMeasured(
+                rows_per_second=self.server.rows_per_second,
+                replayed_share=self.server.replayed_share,
+                memory=process_bytes(),
+                gpu_memory=gpu_bytes(),
+            )
+            self.observer.on(measured)

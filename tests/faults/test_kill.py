@@ -34,7 +34,7 @@ def signature(result: SearchResult) -> list[Any]:
             t.value,
             t.params,
             t.intermediate_values,
-            {k: v for k, v in t.user_attrs.items() if k not in ("seconds", "engine", "memory")},
+            {k: v for k, v in t.user_attrs.items() if k not in ("seconds", "engine", "memory", "gpu_memory")},
             result.row_scores(t.number),
         )
         for t in result.trials
