@@ -107,6 +107,8 @@ class Metric:
         predictions = [_as_prediction(reference) for reference in tried]
         try:
             answer = self.function(predictions, tried, tried_rows)
+        except InputError:  # what was wrong is said already
+            raise
         except Exception as error:
             raise InputError(
                 f"metric {self.name!r} fails on the first two rows: {type(error).__name__}: {error}\n"

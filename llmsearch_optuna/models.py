@@ -7,6 +7,7 @@ tokens are made is not known here.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -172,6 +173,7 @@ def _from_files(
             require("gguf", f"model={name!r}")
             source["gguf_file"] = gguf_file
         else:
+            _refuse_adapter(path, name)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else auto
             quantization = quantization_of(config)
@@ -188,6 +190,16 @@ def _from_files(
             **source, revision=revision, dtype=wanted, trust_remote_code=trust_remote_code, device_map=device_map
         )
     return (made if device_map is not None else made.to(chosen)), source
+
+
+def _refuse_adapter(path: Path, name: str) -> None:
+    settings = path / "adapter_config.json"
+    if settings.is_file() and not (path / "config.json").exists():
+        base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise InputError(
+            f"model={name!r} is a PEFT adapter: give the model that it was made for as model="
+            f"{f' (its settings name {base!r})' if base else ''}, and adapter={name!r}"
+        )
 
 
 def _unwrapped(model: Any) -> Any:
@@ -208,6 +220,8 @@ def _unwrapped(model: Any) -> Any:
 
 def _put_on(model: Any, adapter: str | Path) -> None:
     require("peft", f"adapter={str(adapter)!r}")
+    if _looks_like_path(str(adapter)) and not Path(adapter).expanduser().exists():
+        raise InputError(f"adapter={str(adapter)!r}: there is no such folder (looked for from {Path.cwd()})")
     with _load_errors(f"adapter={str(adapter)!r}"):
         model.load_adapter(str(adapter))
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna.distributions import BaseDistribution
+
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Request, RequestServer
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.rows import is_random, mean
 from llmsearch_optuna.study.inertness import inert_warning
@@ -126,6 +128,7 @@ def score(
         subset=subset,
         limit=limit,
     )
+    _refuse_space(params)
     served = serve(
         model,
         tokenizer,
@@ -151,6 +154,14 @@ def score(
     prepared = task.prepare(served.tokenizer)
     prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
     return _score(prepared, served.server, checked, replicates, on_row)
+
+
+def _refuse_space(params: Any) -> None:
+    """Raise InputError where this is what `search` takes: branches, a function, a space, or a dict that searches."""
+    searched = isinstance(params, Mapping) and [n for n, v in params.items() if isinstance(v, BaseDistribution)]
+    if not isinstance(params, Mapping) or searched:
+        what = f"{', '.join(map(str, searched))} is to be searched" if searched else f"params={params!r} is no dict"
+        raise InputError(f"{what}: score takes one set of generation parameters; search takes spaces")
 
 
 def _score(

@@ -183,6 +183,21 @@ def test_whatever_has_compute_is_a_metric() -> None:
     assert Metric.of(Overlap(), key="count").check(REFERENCES, ROWS).score_corpus(["a", "b"], REFERENCES, ROWS) == 2
 
 
+def test_which_of_several_results_counts_is_asked_for_plainly() -> None:
+    class Several:
+        name = "several"
+
+        def compute(self, *, predictions: list[str], references: list[str]) -> dict[str, float]:
+            return {"rouge1": 0.5, "rouge2": 0.25}
+
+    complaint = r"^metric 'several' gives several results: choose one of rouge1, rouge2 with metric=Metric.of"
+    with pytest.raises(InputError, match=complaint + r"\(\.\.\., key='rouge1'\)"):
+        Metric.of(Several()).check(REFERENCES, ROWS)
+    with pytest.raises(InputError, match="^metric 'several' has no result 'rougeL'"):
+        Metric.of(Several(), key="rougeL").check(REFERENCES, ROWS)
+    assert Metric.of(Several(), key="rouge2").check(REFERENCES, ROWS).score_corpus(["a", "b"], REFERENCES, ROWS) == 0.25
+
+
 def test_a_module_of_evaluate_works(tmp_path: Any) -> None:
     import evaluate
 

@@ -218,6 +218,14 @@ def test_gguf_files_and_adapters_name_the_package_they_need(
         load(tiny_llama, tiny_tokenizer, adapter="lora")
 
 
+def test_an_adapter_is_not_taken_for_a_model(tmp_path: Path, folder: Path, tiny_tokenizer: Any) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
+    with pytest.raises(InputError, match=r"is a PEFT adapter: .* \(its settings name 'some/base'\), and adapter="):
+        load(tmp_path)
+    with pytest.raises(InputError, match=r"adapter='\./nowhere': there is no such folder"):
+        load(folder, adapter="./nowhere", device="cpu")
+
+
 def test_the_fingerprint_notices_one_changed_weight(tiny_llama: LlamaForCausalLM) -> None:
     changed = copy.deepcopy(tiny_llama)
     assert hash_weights(changed) == hash_weights(tiny_llama)

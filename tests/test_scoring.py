@@ -172,3 +172,16 @@ def test_encoder_decoder_models_are_searched_and_scored(
         ids = tiny_tokenizer(row["prompt"])["input_ids"]
         assert list(completion.token_ids) == hf_generate(model, ids, max_new_tokens=8)
     assert result.records(0)[0].token_ids == found.completions[result.records(0)[0].row].token_ids
+
+
+@pytest.mark.parametrize(
+    ("params", "complaint"),
+    [
+        ([{"max_new_tokens": 3}], "is no dict: score takes one set of generation parameters"),
+        (lambda trial: {}, "is no dict: score takes one set"),
+        ({"max_new_tokens": 3, "top_k": IntDistribution(1, 9)}, "^top_k is to be searched: score takes one set"),
+    ],
+)
+def test_a_space_is_not_scored(params: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        score("a/model/that/is/not/loaded", [], params)

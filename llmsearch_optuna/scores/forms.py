@@ -73,4 +73,7 @@ def _picked(results: Any, key: str | None, name: str) -> Any:
     if key is None and len(results) == 1:
         return next(iter(results.values()))
     wanted = f"has no result {key!r}" if key is not None else "gives several results"
-    raise InputError(f"{name} {wanted}: choose one of {', '.join(map(str, results))} with Metric.of(..., key=)")
+    raise InputError(
+        f"metric {name!r} {wanted}: choose one of {', '.join(map(str, results))} with "
+        f"metric=Metric.of(..., key={str(next(iter(results), name))!r}), Metric being in llmsearch_optuna.metrics"
+    )
