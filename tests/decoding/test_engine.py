@@ -6,19 +6,25 @@ import copy
 import gc
 import random
 import weakref
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from scipy import stats
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteriaList
 
 from llmsearch_optuna.decoding.engine import Engine
+from llmsearch_optuna.decoding.executor import Executor
+from llmsearch_optuna.decoding.kv_cache import SlotBuffer
 from llmsearch_optuna.decoding.memory import OUT_OF_MEMORY_MESSAGES
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Request
+from llmsearch_optuna.decoding.stopping import StopOnSequences
 from llmsearch_optuna.errors import DecodingError, InputError
 from tests.decoding.architectures import PLAIN, ROW_BY_ROW, make
 from tests.decoding.own_cache import with_own_cache
@@ -182,6 +188,94 @@ def test_the_pad_token_is_never_penalised(
     assert "eos_token_id" not in values or any(tokens[-1] in ends and len(tokens) < 12 for tokens in found)
 
 
+@pytest.mark.parametrize("warping", [{"top_k": 3}, {"top_k": 0, "temperature": 0.6, "min_p": 0.2}], ids=str)
+def test_pairs_of_tokens_have_the_frequencies_of_the_softmax(
+    warping: dict[str, Any], tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """4,000 replicates through tree and slots; what a pair's probability is, two plain forwards say."""
+    count, prompt = 4000, PROMPTS[0]
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=16)
+    values = {"max_new_tokens": 2, "do_sample": True, "eos_token_id": None, **warping}
+    params = GenerationParams.of(values, engine.default_params)
+    requests = [Request("t", 0, prompt, params, replicate=n) for n in range(count)]
+    drawn = Counter(completion.token_ids for _, completion in drain(engine, requests))
+
+    def following(ids: list[int]) -> dict[int, float]:
+        with torch.inference_mode():
+            logits = tiny_llama(torch.tensor([ids])).logits[0, -1].double() / warping.get("temperature", 1.0)
+        p = logits.softmax(-1).numpy()
+        kept = p >= (np.sort(p)[-3] if warping["top_k"] else warping["min_p"] * p.max())
+        return {int(token): p[token] / p[kept].sum() for token in np.flatnonzero(kept)}
+
+    ids = tiny_tokenizer(prompt).input_ids
+    pairs = {(a, b): p * q for a, p in following(ids).items() for b, q in following([*ids, a]).items()}
+    assert set(drawn) <= set(pairs)
+    often = [pair for pair, p in pairs.items() if p * count >= 5]
+    assert len(often) >= 4
+    found = [drawn[pair] for pair in often]
+    wanted = [pairs[pair] * count for pair in often]
+    if len(often) < len(pairs):
+        found.append(count - sum(found))
+        wanted.append(count - sum(wanted))
+    assert stats.chisquare(found, wanted).pvalue > 1e-4
+
+
+BEAMS: tuple[dict[str, Any], ...] = (
+    {"num_beams": 2, "length_penalty": 0.0},
+    {"num_beams": 3, "length_penalty": -1.0, "early_stopping": "never"},
+    {"num_beams": 4, "early_stopping": True, "repetition_penalty": 1.4},
+    {"num_beams": 5, "length_penalty": 2.0, "no_repeat_ngram_size": 2, "min_new_tokens": 4},
+    {"num_beams": 6, "early_stopping": "never", "length_penalty": 0.6},
+)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("ends", [[1], list(range(1, 199, 5))], ids=["one", "many"])
+def test_beams_beside_each_other_are_those_of_generate(
+    name: str, ends: list[int], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """All at once in one small batch, so that beams of one row are computed in different passes."""
+    model = make(name)
+    engine = Engine(model, tiny_tokenizer, batch_size=5, cache_budget=200_000)
+    asked = [{"max_new_tokens": 8, "eos_token_id": ends, **beams} for beams in BEAMS]
+    requests = [
+        Request(index, row, prompt, GenerationParams.of(values, engine.default_params))
+        for row, prompt in enumerate(PROMPTS[:4])
+        for index, values in enumerate(asked)
+    ]
+    for request, completion in drain(engine, requests):
+        ids = tiny_tokenizer(request.prompt).input_ids
+        assert list(completion.token_ids) == hf_generate(model, ids, **asked[request.tag])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("beams", range(1, 7))
+def test_beams_stop_on_strings_as_in_generate(
+    beams: int, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """`generate` gets the same stops as a criterion for each hypothesis."""
+    values = {"max_new_tokens": 10, "num_beams": beams, "early_stopping": True}
+    stops = {"stop": ["e", "th", "4"], "stop_token_sequences": [[n] for n in range(10, 190, 9)]}
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=4)
+    reasons = set()
+    for prompt, completion in zip(PROMPTS, engine.generate(PROMPTS, {**values, **stops}), strict=True):
+        ids = torch.tensor([tiny_tokenizer(prompt).input_ids])
+        criterion = StopOnSequences(
+            prompt_length=ids.shape[1],
+            sequences=stops["stop_token_sequences"],
+            stop=stops["stop"],
+            tokenizer=tiny_tokenizer,
+        )
+        wanted = tiny_llama.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            stopping_criteria=StoppingCriteriaList([criterion]),
+            **values,
+        )
+        assert list(completion.token_ids) == wanted[0, ids.shape[1] :].tolist()
+        reasons.add(completion.finish_reason)
+    assert "stop" in reasons
+
+
 def test_rows_on_the_same_node_are_computed_once(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -321,6 +415,101 @@ def test_running_out_of_memory_changes_no_token(
     assert [reference() for reference in forward.held] == [None] * len(forward.held), "an error keeps tensors alive"
     if cache_budget == 10_000_000:
         assert engine.stats.forward_tokens == engine.stats.distinct_prefixes, "only what failed is repeated"
+
+
+@settings(max_examples=10)
+@given(
+    places=st.sets(st.sampled_from(["head", "embedding", "read", "make_room", "extend"]), min_size=1),
+    rate=st.sampled_from([0.03, 0.2]),
+    seed=st.integers(0, 2**16),
+    batch_size=st.sampled_from([1, 4, 16]),
+    cache_budget=st.sampled_from([0, 20_000, 60_000, 10_000_000]),
+    choice=st.permutations(range(len(CONFIGURATIONS))).map(lambda order: order[:4]),
+)
+def test_running_out_of_memory_anywhere_changes_no_token(
+    tiny_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    expected: list[list[tuple[int, ...]]],
+    places: set[str],
+    rate: float,
+    seed: int,
+    batch_size: int,
+    cache_budget: int,
+    choice: list[int],
+) -> None:
+    """In looking logits up, in moving rows, in handing them over, in computing them again: four trials in flight."""
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=batch_size, cache_budget=cache_budget, top=24)
+    dice = random.Random(seed)
+
+    def fail(*_: Any) -> None:
+        if dice.random() < rate:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            fail()
+            return function(*arguments)
+
+        return call
+
+    hooks = [
+        module.register_forward_hook(fail)
+        for place, module in (("head", tiny_llama.lm_head), ("embedding", tiny_llama.model.embed_tokens))
+        if place in places
+    ]
+    requests = [
+        Request(index, row, prompt, GenerationParams.of(CONFIGURATIONS[index], engine.default_params))
+        for index in choice
+        for row, prompt in enumerate(PROMPTS)
+    ]
+    dice.shuffle(requests)
+    finished = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmsearch_optuna.decoding.engine.give_back", lambda device: None)  # collecting takes minutes
+        for place in places & {"read", "make_room"}:
+            patch.setattr(SlotBuffer, place, failing(getattr(SlotBuffer, place)))
+        if "extend" in places:
+            patch.setattr(Executor, "extend", failing(Executor.extend))
+        engine.submit(requests)
+        while batch := engine.poll():
+            finished += batch
+    for hook in hooks:
+        hook.remove()
+    assert len(finished) == len(requests)
+    for item in finished:
+        if item.completion is None:
+            assert "one row alone does not fit" in str(item.error)
+        else:
+            assert item.completion.token_ids == expected[item.request.tag][item.request.row]  # type: ignore[index]
+    for index in choice:  # what was kept on the way is right, too
+        assert tokens_of(engine, PROMPTS, CONFIGURATIONS[index]) == expected[index]
+
+
+def test_logits_that_do_not_fit_end_the_row_that_needs_them(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=4)
+    engine.generate(PROMPTS, {"max_new_tokens": 4})  # the tree has what greedy needs
+    needs_all = GenerationParams.of({"max_new_tokens": 4, "repetition_penalty": 0.7}, engine.default_params)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = tiny_llama.lm_head.register_forward_hook(fail)
+    try:
+        engine.submit([Request("trial", row, prompt, needs_all) for row, prompt in enumerate(PROMPTS)])
+        finished = []
+        while batch := engine.poll():
+            finished += batch
+        replayed = engine.generate(PROMPTS, {"max_new_tokens": 4})
+    finally:
+        hook.remove()
+    assert len(finished) == len(PROMPTS)
+    assert all("one row alone does not fit" in str(item.error) for item in finished)
+    assert engine.stats.cache_bytes > 0, "scores are not given up for it"
+    assert [list(c.token_ids) for c in replayed] == [
+        hf_generate(tiny_llama, tiny_tokenizer(prompt).input_ids, max_new_tokens=4) for prompt in PROMPTS
+    ]
 
 
 def test_a_row_that_never_fits_fails_alone(
