@@ -342,6 +342,7 @@ def test_a_preview_shows_prompts_and_references(chat_tokenizer: PreTrainedTokeni
     assert "--- row 0, " in str(preview)
     assert ">>> reference: Anna greets Ben." in str(preview)
     assert "&lt;b&gt;[bold]" in preview._repr_html_()
+    assert "word-break:normal" in preview._repr_html_()  # notebooks cut words in two otherwise
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(preview)
     assert "<b>[bold]" in console.export_text()

@@ -79,4 +79,6 @@ def _cell(markup: str) -> str:
 
 
 def _text(value: object) -> str:
-    return f"<pre style='white-space:pre-wrap'>{html.escape(str(value))}</pre>"
+    # notebooks break lines in the middle of words unless told otherwise
+    style = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere"
+    return f"<pre style='{style}'>{html.escape(str(value))}</pre>"

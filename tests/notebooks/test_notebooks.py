@@ -43,9 +43,26 @@ def test_small_runs_say_that_they_are_small() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["gsm8k", "quickstart", "samsum_llama3_awq"]
     for name in ("gsm8k", "samsum_llama3_awq"):
         first = nbformat.read(FOLDER / f"{name}.ipynb", 4).cells[0].source
-        assert "The outputs below are those of `SMALL=1`" in first
+        assert "The outputs below are those of `SMALL=1" in first
         for study in re.findall(r"\(\.\./(studies/\w+\.toml)\)", first):
             assert (FOLDER.parent / study).is_file()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+def test_outputs_are_those_of_the_code_beside_them_or_of_what_the_first_cell_says(path: Path) -> None:
+    cells = nbformat.read(path, 4).cells
+    said = re.search(r"The outputs below are those of `([^`]+)`", cells[0].source)
+    given = dict(pair.split("=") for pair in said[1].split()) if said else {}
+    settings = next(cell.source for cell in cells if "N_TRIALS = " in cell.source)
+    asked = {}
+    for name in ("N_ROWS", "N_TRIALS"):
+        (default,) = re.findall(rf'os\.environ\.get\("{name}", (.+?)\)\)', settings)
+        asked[name] = int(given.get(name) or eval(default, {"SMALL": given.get("SMALL") == "1"}))
+    shown = "\n".join(
+        output.get("data", {}).get("text/plain", "") for cell in cells for output in cell.get("outputs", ())
+    )
+    assert f": {asked['N_ROWS']} rows, the first" in shown
+    assert re.search(rf"\bstudy {path.stem}: {asked['N_TRIALS']} trials on", shown)
 
 
 def test_the_questions_are_distinct_and_answered() -> None:
