@@ -6,6 +6,7 @@ cut before what stopped it. How tokens are picked is not known here.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,20 @@ MARGIN_TOKENS = 8
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
+_DECODE_ARGS = ("skip_special_tokens", "clean_up_tokenization_spaces", "spaces_between_special_tokens")
+
+
 def check_decode_args(tokenizer: PreTrainedTokenizerBase, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for a tokenizer's ``decode``, tried on a token; InputError where it does not take them."""
+    """Return the arguments for a tokenizer's ``decode``, tried on a token.
+
+    Raises:
+        InputError: It does not take them, or a name is nearly one of transformers': tokenizers ignore what they do not
+            know.
+    """
+    for name in args:
+        near = difflib.get_close_matches(name, _DECODE_ARGS, n=1, cutoff=0.7)
+        if near and name not in _DECODE_ARGS:
+            raise InputError(f"tokenizer_decode_args: {name!r} is no argument of decode; did you mean {near[0]!r}?")
     if args:
         try:
             tokenizer.decode([0], **args)

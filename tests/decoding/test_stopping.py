@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteriaList
 
 from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.stopping import StopOnSequences, Stopper
+from llmsearch_optuna.decoding.stopping import StopOnSequences, Stopper, check_decode_args
 from llmsearch_optuna.errors import InputError
 
 LIMIT = 60
@@ -156,6 +156,13 @@ def test_called_on_a_path_it_knows_stops_only(tiny_tokenizer: PreTrainedTokenize
     stopper = Stopper(params(eos_token_id=1, stop_token_sequences=[[5, 6]], max_new_tokens=2), tiny_tokenizer)
     assert stopper((4, 5, 6)) == "stop"
     assert stopper((5, 1)) is None
+
+
+def test_a_mistyped_argument_of_decode_is_not_ignored(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(InputError, match=r"'skip_specials' is no argument of decode; did you mean 'skip_special"):
+        check_decode_args(tiny_tokenizer, {"skip_specials": False})
+    args = {"skip_special_tokens": False, "of_a_tokenizer_of_mine": 1}
+    assert check_decode_args(tiny_tokenizer, args) == args
 
 
 class TestStopOnSequences:
