@@ -218,6 +218,13 @@ class Ledger:
                 )
         return dict(found)
 
+    def row_counts(self, phase: Phase) -> dict[int, int]:
+        """Trial number -> how many rows it has in this phase, every replicate counted."""
+        t = tables.rows
+        query = sa.select(t.c.number, sa.func.count().label("rows")).where(t.c.study == self._key, t.c.phase == phase)
+        with self._engine.connect() as connection:
+            return {row.number: row.rows for row in connection.execute(query.group_by(t.c.number))}
+
     # Looks at the holdout
 
     def looks(self) -> list[Look]:
@@ -260,6 +267,13 @@ class Ledger:
                 sa.select(tables.meta.c.settings).where(tables.meta.c.study == self._key)
             ).scalar_one()
         found: dict[str, Any] = json.loads(text)
+        return found
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that the study's results depend on; see `search`."""
+        query = sa.select(tables.meta.c.fingerprint).where(tables.meta.c.study == self._key)
+        with self._engine.connect() as connection:
+            found: dict[str, Any] = json.loads(connection.execute(query).scalar_one())
         return found
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:

@@ -17,7 +17,9 @@ from llmsearch_optuna.progress import (
     TrialEnded,
     TrialStarted,
     VerdictStarted,
+    WorkMeasured,
     describe_params,
+    describe_work,
     printable,
     short_time,
 )
@@ -143,6 +145,51 @@ def test_live_view_shows_trial_incumbent_and_best():
     assert "about 2 min left" in shown  # two and a half trials at one minute each
     assert "trial 1  20/40 rows  0.2500 (incumbent 0.2200)  sampling" in shown
     assert "best  trial 0  0.2000" in shown
+
+
+WORK = WorkMeasured(rows_per_second=4.234, replayed_share=0.466, memory=2_140_000_000, gpu_memory=71_900_000_000)
+
+
+def test_live_view_shows_how_the_work_goes_in_a_line_of_80_columns_and_not_during_the_verdict():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with Terminal(console, clock=Clock()) as terminal:
+        terminal.on(study())
+        terminal.on(TrialStarted(number=0, params=BASELINE, kind="greedy", rows=40))
+        terminal.on(WORK)
+        shown = rendered(terminal)
+        assert "4.2 rows/s   2.1 GB memory   71.9 GB on the GPU   47% of tokens replayed" in shown
+        assert len(shown.splitlines()) == 3
+        assert max(map(len, shown.splitlines())) <= 80
+        terminal.on(VerdictStarted(rows=17, replicates=3))
+        assert "rows/s" not in rendered(terminal)
+
+
+def rendered(terminal: Terminal) -> str:
+    probe = Console(width=80, file=io.StringIO())
+    probe.print(terminal._render())
+    return probe.file.getvalue()
+
+
+def test_plain_lines_show_how_the_work_goes_once_a_minute():
+    clock = Clock()
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=80), clock=clock)
+    terminal.on(WORK)  # before the study: nothing to say it of
+    terminal.on(study())
+    for _ in range(8):
+        clock.now += 20
+        terminal.on(WORK)
+        terminal.on(WorkMeasured())
+    lines = [line for line in out.getvalue().splitlines() if "rows/s" in line]
+    assert lines == ["4.2 rows/s   2.1 GB memory   71.9 GB on the GPU   47% of tokens replayed"] * 2
+
+
+def test_of_the_work_only_what_is_known_is_said():
+    assert describe_work(WorkMeasured()) == ""
+    assert describe_work(WorkMeasured(rows_per_second=0.0523, replayed_share=0.0)) == (
+        "0.052 rows/s   0% of tokens replayed"
+    )
+    assert describe_work(WorkMeasured(rows_per_second=143.2)) == "143 rows/s"
 
 
 def test_live_view_gives_the_cursor_back_when_interrupted():

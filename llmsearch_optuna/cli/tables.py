@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llmsearch_optuna.objectives import score_of
-from llmsearch_optuna.progress import describe_params, printable
+from llmsearch_optuna.progress import describe_params, describe_work, printable, short_time, trial_line
+from llmsearch_optuna.study.standing import Standing, standing
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -62,13 +64,29 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
     table.add_row("stored in", _text(facts["storage"]))
     table.add_row("model, data", _text(f"{facts['model']}, {facts['data']}"))
     table.add_row("trials", _text(f"{facts['trials']} of {facts['n_trials']}" + (f" ({states})" if states else "")))
+    now = standing(result.opened, facts["n_trials"])
+    if now.workers or now.in_hand:
+        table.add_row("at work", _text(_at_work(now)))
+    for trial in now.in_hand:
+        line = trial_line(trial, hide=result.baseline_params)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        table.add_row("", line)
     for name in ("baseline", "best"):
         if facts[name] is not None:
             table.add_row(name, _text(f"{facts[name]['score']:.4f} {facts['metric']}  (trial {facts[name]['trial']})"))
     if facts["best"] is not None:
         table.add_row("", _text(describe_params(facts["best"]["params"]), "dim"))
+    if text := describe_work(now.work):
+        table.add_row("work", _text(text))
     table.add_row("verdict", _text(facts["verdict"] or "not yet"))
     (console or wide_enough()).print(table)
+
+
+def _at_work(now: Standing) -> str:
+    if not now.workers:
+        return "nobody; run the same command again to go on"
+    count = "1 process" if now.workers == 1 else f"{now.workers} processes"
+    return count if now.seconds_left is None else f"{count}, about {short_time(now.seconds_left)} left"
 
 
 def status_facts(result: SearchResult) -> dict[str, Any]:
@@ -77,6 +95,7 @@ def status_facts(result: SearchResult) -> dict[str, Any]:
     best = result.best_trial if states["complete"] else None
     baseline = result.trials[0] if result.trials else None
     settings = result.settings
+    now = standing(result.opened, int(settings.get("n_trials", 0)))
     return {
         "study": result.study.study_name,
         "storage": result.opened.url,
@@ -88,6 +107,10 @@ def status_facts(result: SearchResult) -> dict[str, Any]:
         "states": {name: states[name] for name in ("complete", "pruned", "fail", "running") if states[name]},
         "baseline": _scored(baseline),
         "best": _scored(best),
+        "workers": now.workers,
+        "seconds_left": now.seconds_left,
+        "in_hand": [asdict(trial) for trial in now.in_hand],
+        "work": asdict(now.work),
         "verdict": None if result.verdict is None else result.verdict.sentence,
     }
 

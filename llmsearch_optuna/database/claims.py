@@ -135,12 +135,7 @@ class Session:
 
     def live_owners(self) -> set[str]:
         """Owners whose lease runs and whose process, where it can be seen from here, is alive; this one included."""
-        t = tables.workers
-        with self._engine.connect() as connection:
-            found = connection.execute(sa.select(t).where(t.c.study == self._key)).all()
-        now = time.time()
-        alive = {r.owner for r in found if r.lease_end > now and not _is_gone(r.owner, r.host, r.pid, r.started)}
-        return alive | {self.owner}
+        return set(live_workers(self._engine, self._key)) | {self.owner}
 
     def _holder(self, number: int) -> tuple[str, int] | None:
         t = tables.claims
@@ -167,6 +162,19 @@ class Session:
                 self._renew()
             except sa.exc.SQLAlchemyError as error:
                 logger.warning("the lease could not be renewed (%s); trying again", error)
+
+
+def live_workers(engine: sa.Engine, study_key: str) -> dict[str, float]:
+    """Owner -> when its process began, of those whose lease runs and who, where it can be seen from here, are alive."""
+    t = tables.workers
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(t).where(t.c.study == study_key)).all()
+    now = time.time()
+    return {
+        r.owner: float(r.started)
+        for r in found
+        if r.lease_end > now and not _is_gone(r.owner, r.host, r.pid, r.started)
+    }
 
 
 def _is_gone(owner: str, host: str, pid: int, started: float) -> bool:

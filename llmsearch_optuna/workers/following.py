@@ -13,12 +13,14 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.database.claims import live_workers
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.objectives import direction_of, score_of
 from llmsearch_optuna.rows import is_random
 from llmsearch_optuna.storage import OpenedStudy, read_study
 from llmsearch_optuna.study.interruption import how_to_go_on
 from llmsearch_optuna.study.schedule import best_complete, params_of
+from llmsearch_optuna.study.standing import incumbent_mean, work_of
 from llmsearch_optuna.workers.arguments import with_defaults
 
 _STATES: dict[TrialState, progress.TrialState] = {
@@ -37,6 +39,7 @@ class Follower:
         study_name: Its name there.
         n_trials: Its total.
         holdout_replicates: How often the holdout is decoded when something is sampled.
+        trials_in_flight: How many trials are decoded together; says which one a trial is compared with.
         observer: Is told.
     """
 
@@ -44,6 +47,7 @@ class Follower:
     study_name: str
     n_trials: int
     holdout_replicates: int
+    trials_in_flight: int
     observer: progress.Observer
     _opened: OpenedStudy | None = None
     _rows: int = 0
@@ -56,7 +60,7 @@ class Follower:
     def of(cls, arguments: Mapping[str, Any], observer: progress.Observer) -> Follower:
         """The follower of the study that `search` makes from these arguments."""
         given = with_defaults(arguments)
-        names = ("storage", "study_name", "n_trials", "holdout_replicates")
+        names = ("storage", "study_name", "n_trials", "holdout_replicates", "trials_in_flight")
         return cls(**{name: given[name] for name in names}, observer=observer)
 
     def look(self) -> None:
@@ -66,9 +70,9 @@ class Follower:
         if self._opened is None:
             return
         trials = self._opened.study.get_trials(deepcopy=False)
-        for trial in trials:
-            if trial.number not in self._ended:
-                self._tell_trial(trial, trials)
+        got_further = [self._tell_trial(trial, trials) for trial in trials if trial.number not in self._ended]
+        if any(got_further):
+            self._tell_work(self._opened, trials)
         self._tell_verdict(self._opened, trials)
 
     def how_to_go_on(self) -> str:
@@ -124,19 +128,31 @@ class Follower:
             )
         )
 
-    def _tell_trial(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
+    def _tell_trial(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether it had got any further."""
         number, attributes = trial.number, trial.user_attrs
         if "params" not in attributes:
-            return
+            return False
         if number not in self._started:
             self._started.add(number)
             params, kind = attributes["params"], attributes["kind"]
             self.observer.on(progress.TrialStarted(number=number, params=params, kind=kind, rows=self._rows))
         seen = max(trial.intermediate_values, default=0)
+        got_further = seen > self._rows_done.get(number, 0) or trial.state.is_finished()
         if seen > self._rows_done.get(number, 0):
             self._rows_done[number] = seen
             mean = trial.intermediate_values[seen]
-            self.observer.on(progress.RowsScored(number=number, rows_done=seen, rows_total=self._rows, mean=mean))
+            self.observer.on(
+                progress.RowsScored(
+                    number=number,
+                    rows_done=seen,
+                    rows_total=self._rows,
+                    mean=mean,
+                    incumbent_mean=incumbent_mean(
+                        trials, trial, self.trials_in_flight, direction_of(self._study.study)
+                    ),
+                )
+            )
         if trial.state.is_finished():
             self._ended.add(number)
             best = best_complete(trials, direction_of(self._study.study))
@@ -150,6 +166,12 @@ class Follower:
                     is_best=best is not None and best.number == number,
                 )
             )
+
+        return got_further
+
+    def _tell_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
+        workers = list(live_workers(opened.engine, opened.key).values())
+        self.observer.on(work_of(trials, opened.ledger.row_counts("search"), workers))
 
     def _tell_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         looks = opened.ledger.looks()

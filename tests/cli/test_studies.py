@@ -112,10 +112,34 @@ def test_status_finds_a_study_by_whatever_names_it(capsys, finished, monkeypatch
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_status_tells_what_is_in_hand_and_how_to_go_on(capsys, workplace, monkeypatch):
+    class Interrupted(WordEngine):
+        def generate(self, prompts, params):
+            if len(self.calls) > 60:
+                assert "1 process" in run(capsys, "status", "words")[1]
+                raise KeyboardInterrupt
+            return super().generate(prompts, params)
+
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: Interrupted())
+    assert run(capsys, "run", "study.toml", "-q")[0] == 130
+    code, out, err = run(capsys, "status", "words")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "nobody; run the same command again to go on" in out
+    assert "/28 rows" in out
+    facts = json.loads(run(capsys, "status", "words", "--json")[1])
+    assert facts["workers"] == 0
+    assert facts["in_hand"][0]["rows_total"] == 28
+    assert facts["states"]["running"] == len(facts["in_hand"])
+
+
 def test_status_as_json(capsys, finished):
     facts = json.loads(run(capsys, "status", str(finished), "--json")[1])
     assert facts["trials"] == facts["n_trials"] == sum(facts["states"].values()) == 12
     assert facts["best"]["score"] >= facts["baseline"]["score"]
+    assert facts["work"]["rows_per_second"] > 0
+    assert facts["work"]["memory"] > 10**7
+    assert facts["in_hand"] == []
 
 
 def test_report_goes_where_it_is_sent(capsys, finished, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from llmsearch_optuna import progress
 from llmsearch_optuna.search import search
 from llmsearch_optuna.workers.following import Follower
@@ -55,6 +57,14 @@ def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
         (e.number, e.rows_done, e.mean) for e in said.events if isinstance(e, progress.RowsScored)
     }
     assert {e.number for e in looks} == set(range(10))
+    theirs = {(e.number, e.rows_done): e.incumbent_mean for e in said.events if isinstance(e, progress.RowsScored)}
+    for look in looks:
+        assert look.incumbent_mean == pytest.approx(theirs[look.number, look.rows_done])
+    work = [event for event in seen.events if isinstance(event, progress.WorkMeasured)][-1]
+    assert work.rows_per_second is not None
+    assert work.rows_per_second > 0
+    assert work.memory is not None
+    assert work.memory > 10**7
 
 
 def _timeless(event: progress.Event) -> object:
