@@ -65,23 +65,28 @@ def _top(comparison: Comparison) -> str:
         f'<p class="soft">What each recommends, on {len(comparison.rows)} {ROWS_OF[comparison.part]}; '
         f"{'lower' if comparison.minimize else 'higher'} is better. Differences are taken row by row, against the "
         "first.</p></header>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll"><table class="cards"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
 def _row(comparison: Comparison, study: Compared, pair: Verdict | None) -> str:
     settings = study.result.settings
-    cells = [("", study.name), ("", str(settings.get("model", ""))), ("number", f"{comparison.mean(study):.4f}")]
-    if pair is None:
-        cells += [("number", ""), ("", ""), ("", "")]
-    else:
-        cells += [
-            ("number", f"{pair.difference:+.4f}"),
-            ("", interval(pair)),
-            ("", f"{pair.wins} / {pair.ties} / {pair.losses}"),
-        ]
-    cells.append(("", describe_params(study.result.trial_params(study.trial))))
-    return "<tr>" + "".join(f'<td class="{kind}">{safe(text)}</td>' for kind, text in cells) + "</tr>"
+    cells = [
+        ("", "study", study.name),
+        ("", "model", str(settings.get("model", ""))),
+        ("number", comparison.metric, f"{comparison.mean(study):.4f}"),
+        ("number", "difference", "" if pair is None else f"{pair.difference:+.4f}"),
+        ("", "interval", "" if pair is None else interval(pair)),
+        ("", "won / tied / lost", "" if pair is None else f"{pair.wins} / {pair.ties} / {pair.losses}"),
+        ("", "recommended", describe_params(study.result.trial_params(study.trial))),
+    ]
+    return f"<tr>{''.join(_cell(kind, label, text) for kind, label, text in cells)}</tr>"
+
+
+def _cell(kind: str, label: str, text: str) -> str:
+    """An empty cell needs no label on a phone, where a row is a card."""
+    labelled = f' data-label="{safe(label)}"' if text else ""
+    return f'<td class="{kind}"{labelled}>{safe(text)}</td>'
 
 
 def interval(pair: Verdict) -> str:

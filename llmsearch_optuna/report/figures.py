@@ -60,7 +60,9 @@ def holdout_differences(data: ReportData) -> go.Figure:
         x=list(range(1, len(values) + 1)), y=values, marker={"color": colours}, name="rows", showlegend=False
     )
     if data.holdout.low is not None and data.holdout.high is not None:
-        figure.add_hrect(y0=data.holdout.low, y1=data.holdout.high, fillcolor=BLUE, opacity=0.18, line_width=0)
+        figure.add_hrect(
+            y0=data.holdout.low, y1=data.holdout.high, fillcolor=BLUE, opacity=0.18, line_width=0, layer="below"
+        )
     figure.add_hline(y=data.holdout.difference, line={"color": BLUE, "width": 2})
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
     figure.update_layout(bargap=0.15)
@@ -146,7 +148,7 @@ def contour(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
     marker: dict[str, Any] = {
         "color": scores,
         "colorscale": _SCALE,
-        "size": 11,
+        "size": [18 if i == best else 11 for i in range(len(trials))],
         "line": {"color": "white", "width": 1.5},
     }
     marker |= {"cmin": min(scores), "cmax": max(scores)} if scores else {}
@@ -216,6 +218,7 @@ def drawable(data: ReportData) -> list[str]:
         "slices": bool(top_parameters(data)),
         "contour": bool(top_parameters(data, together=True)),
         "score_against_tokens": any(t.tokens is not None for t in data.complete),
+        "rows_done": any(t.state != "complete" for t in data.trials),  # else every bar is as high as the others
     }
     return [name for name in FIGURES if content.get(name, bool(data.trials))]
 
@@ -254,7 +257,7 @@ def _styled(figure: go.Figure) -> go.Figure:
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hoverlabel={"align": "left"},
     )
-    grid = {"gridcolor": "rgba(128,136,148,0.22)", "zeroline": False, "automargin": True}
+    grid = {"gridcolor": "rgba(128,136,148,0.22)", "zeroline": False, "automargin": True, "title_standoff": 10}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)
     return figure

@@ -162,8 +162,11 @@ def _front(data: ReportData, shown: list[str]) -> str:
     if not data.front or "score_against_tokens" not in shown:
         return ""
     body = "".join(
-        f'<tr><td class="number">{t.number}</td><td class="number">{t.tokens or 0:.1f}</td>'
-        f'<td class="number">{t.value or 0:.4f}</td><td>{safe(t.kind)}</td><td>{safe(_one_line(t.params))}</td></tr>'
+        f'<tr><td class="number" data-label="trial">{t.number}</td>'
+        f'<td class="number" data-label="tokens a row">{t.tokens or 0:.1f}</td>'
+        f'<td class="number" data-label="{safe(data.metric)}">{t.value or 0:.4f}</td>'
+        f'<td data-label="decoding">{safe(t.kind)}</td>'
+        f'<td data-label="parameters">{safe(_one_line(t.params))}</td></tr>'
         for t in data.front_points
     )
     better = "lower" if data.minimize else "higher"
@@ -173,7 +176,8 @@ def _front(data: ReportData, shown: list[str]) -> str:
     )
     return (
         f"<h2>What a better score costs</h2>{_figure('score_against_tokens', caption)}"
-        '<div class="scroll"><table><thead><tr><th class="number">trial</th><th class="number">tokens a row</th>'
+        '<div class="scroll"><table class="cards"><thead><tr><th class="number">trial</th>'
+        '<th class="number">tokens a row</th>'
         f'<th class="number">{safe(data.metric)}</th><th>decoding</th><th>searched parameters</th></tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
         '<p class="soft">Scores are those of the search rows, which flatter whatever was chosen on them. The verdict '
@@ -186,7 +190,8 @@ def _parameters(data: ReportData, shown: list[str]) -> str:
         "importances": "How much of the score's variation goes with each parameter. A parameter that only some "
         "trials have is measured among these. With few trials this is a hint, not a finding.",
         "slices": "The score against the most important parameters, one at a time.",
-        "contour": "Complete trials in the plane of two parameters. The shading only interpolates between them.",
+        "contour": "Complete trials in the plane of two parameters, the best one as a star. Shading, where "
+        "there is any, only interpolates between them.",
     }
     figures = "".join(_figure(name, text) for name, text in parts.items() if name in shown)
     return f"<h2>What mattered</h2>{figures}" if figures else ""

@@ -50,6 +50,12 @@ a { color: var(--accent); }
   .tiles { grid-template-columns: 1fr 1fr; } figure { padding: 4px 0; border-radius: 8px; }
   .texts, .texts tbody, .texts tr, .texts td { display: block; width: 100%; }
   .texts thead, .texts colgroup { display: none; }
+  .cards, .cards tbody, .cards tr, .cards td { display: block; width: 100%; } .cards thead { display: none; }
+  .cards tr { border-bottom: 2px solid var(--line); padding: 6px 0; }
+  .cards td, .cards td.number { border: 0; padding: 2px 0; text-align: left; white-space: normal;
+    overflow-wrap: anywhere; }
+  .cards td[data-label]::before { content: attr(data-label) "  "; color: var(--soft); font-size: .85rem;
+    white-space: pre; }
   .texts tr { border-bottom: 2px solid var(--line); padding: 8px 0; } .texts td { border: 0; padding: 4px 0; }
   .texts td.number { text-align: left; } .texts td[data-label]::before { content: attr(data-label); display: block;
     color: var(--soft); font-size: .8rem; font-weight: 600; } }
