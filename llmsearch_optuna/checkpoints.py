@@ -106,7 +106,7 @@ def load_with_autoawq(
             trust_remote_code=trust_remote_code,
             device_map=device_map,
             download_kwargs={"revision": revision},
-            torch_dtype=_torch_dtype(dtype),
+            torch_dtype=torch.float16 if dtype == "auto" else torch_dtype(dtype),
         )
     except ImportError as problem:  # on a CPU it asks for a package that is no longer made
         raise InputError(
@@ -116,12 +116,11 @@ def load_with_autoawq(
     return wrapped.model
 
 
-def _torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    if dtype == "auto":
-        return torch.float16
+def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return a type of torch by its name; InputError where there is none of that name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
-        raise InputError(f"dtype={dtype!r} is no type of torch; give 'auto', 'float16' or another one")
+        raise InputError(f"dtype={dtype!r} is no type of torch; give 'auto', 'float32', 'float16' or 'bfloat16'")
     return found
 
 

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llmsearch_optuna.checkpoints import load_with_autoawq, needs_autoawq, quantization_of, require
+from llmsearch_optuna.checkpoints import load_with_autoawq, needs_autoawq, quantization_of, require, torch_dtype
 from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.weights import hash_tokenizer, hash_weights
@@ -109,11 +109,13 @@ def load(
         InputError: The model or tokenizer cannot be loaded; the message says what to install or where to look.
     """
     if isinstance(model, str | Path):
+        if dtype != "auto":
+            torch_dtype(dtype)
         made, source = _from_files(str(model), revision, dtype, device, trust_remote_code, device_map, gguf_file)
     else:
         made, source = _unwrapped(model), {}
-        if device != "auto" and made.device != torch.device(device):
-            made.to(device)
+        if device != "auto" and made.device != (wanted := pick_device(device)):
+            made.to(wanted)
     if adapter is not None:
         _put_on(made, adapter)
     made.eval()
@@ -131,10 +133,25 @@ def load(
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device that ``"auto"`` means here: CUDA, then MPS, then the CPU."""
     if device != "auto":
-        return torch.device(device)
+        return _named_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(device: str | torch.device) -> torch.device:
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(
+            f"device={str(device)!r} is no device; give 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        ) from None
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(named.type, True):
+        raise InputError(
+            f"device={str(device)!r}: this torch ({torch.__version__}) finds none here; give 'auto' for what there is"
+        )
+    return named
 
 
 def ready_tokenizer(tokenizer: Any, *, is_encoder_decoder: bool) -> Any:

@@ -21,7 +21,7 @@ def greedy(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
     ``repetition_penalty`` up to 1.3 around the 1.2 of Keskar et al. 2019 (https://arxiv.org/abs/1909.05858);
     ``no_repeat_ngram_size`` as in Paulus et al. 2017 (https://arxiv.org/abs/1705.04304), who use 3.
     """
-    return Space.of({**_common(max_new_tokens, fixed), **_GREEDY})
+    return Space.of(_branch(max_new_tokens, fixed, _GREEDY))
 
 
 def sampling(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
@@ -30,7 +30,7 @@ def sampling(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
     ``top_p``: Holtzman et al. 2019 (https://arxiv.org/abs/1904.09751); ``top_k``: Fan et al. 2018
     (https://arxiv.org/abs/1805.04833), logarithmic from 1 (greedy) to 100; temperatures from nearly greedy to 1.5.
     """
-    return Space.of({**_common(max_new_tokens, fixed), **_SAMPLING})
+    return Space.of(_branch(max_new_tokens, fixed, _SAMPLING))
 
 
 def beam(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
@@ -40,7 +40,7 @@ def beam(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
     ``length_penalty`` in Hugging Face's sense (the score is divided by length to this power; above 0 favours long
     texts), around the 0.6 to 1.0 of Wu et al. 2016 (https://arxiv.org/abs/1609.08144).
     """
-    return Space.of({**_common(max_new_tokens, fixed), **_BEAM})
+    return Space.of(_branch(max_new_tokens, fixed, _BEAM))
 
 
 def wide(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
@@ -50,14 +50,13 @@ def wide(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
     (https://arxiv.org/abs/2407.01082), ``typical_p`` from Meister et al. 2022 (https://arxiv.org/abs/2202.00666),
     ``epsilon_cutoff`` from Hewitt et al. 2022 (https://arxiv.org/abs/2210.15191).
     """
-    common = _common(max_new_tokens, fixed)
     further = {
         "min_p": FloatDistribution(0.0, 0.3),
         "typical_p": FloatDistribution(0.2, 1.0),
         "epsilon_cutoff": FloatDistribution(1e-5, 1e-2, log=True),
         "no_repeat_ngram_size": IntDistribution(0, 4),
     }
-    return Space.of([{**common, **_GREEDY}, {**common, **_SAMPLING, **further}, {**common, **_BEAM}])
+    return Space.of([_branch(max_new_tokens, fixed, own) for own in (_GREEDY, {**_SAMPLING, **further}, _BEAM)])
 
 
 def demo(max_new_tokens: int | BaseDistribution = 40, **fixed: Any) -> Space:
@@ -67,26 +66,22 @@ def demo(max_new_tokens: int | BaseDistribution = 40, **fixed: Any) -> Space:
     with 3 beams on 32 rows of DialogSum, and 0.23, 0.22 and 0.25 on 30 of the bundled dialogues (measured for this
     project; temperature 0.7, top_p 0.9).
     """
-    common = _common(max_new_tokens, fixed)
-    return Space.of(
-        [
-            {**common, "do_sample": False, "repetition_penalty": FloatDistribution(1.0, 1.3)},
-            {
-                **common,
-                "do_sample": True,
-                "temperature": FloatDistribution(0.1, 1.2),
-                "top_p": FloatDistribution(0.5, 1.0),
-                "top_k": CategoricalDistribution([0, 20, 50]),
-            },
-            {
-                **common,
-                "do_sample": False,
-                "num_beams": IntDistribution(2, 5),
-                "length_penalty": FloatDistribution(-1.0, 2.0),
-                "no_repeat_ngram_size": CategoricalDistribution([0, 3]),
-            },
-        ]
-    )
+    branches: list[dict[str, Any]] = [
+        {"do_sample": False, "repetition_penalty": FloatDistribution(1.0, 1.3)},
+        {
+            "do_sample": True,
+            "temperature": FloatDistribution(0.1, 1.2),
+            "top_p": FloatDistribution(0.5, 1.0),
+            "top_k": CategoricalDistribution([0, 20, 50]),
+        },
+        {
+            "do_sample": False,
+            "num_beams": IntDistribution(2, 5),
+            "length_penalty": FloatDistribution(-1.0, 2.0),
+            "no_repeat_ngram_size": CategoricalDistribution([0, 3]),
+        },
+    ]
+    return Space.of([_branch(max_new_tokens, fixed, own) for own in branches])
 
 
 def arena(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
@@ -97,12 +92,13 @@ def arena(max_new_tokens: int | BaseDistribution, **fixed: Any) -> Space:
     whose cutoffs are in units of 1e-4 and whose absent ``top_k`` is off). Its winner by contrastive search is left
     out: that strategy is no longer in transformers' core. Use it with ``sampler="grid"``.
     """
-    common = {**_common(max_new_tokens, fixed), "do_sample": True}
-    return BranchedSpace([{**common, **values} for values in _ARENA.values()], labels=list(_ARENA))
+    made = [_branch(max_new_tokens, fixed, {"do_sample": True, **own}) for own in _ARENA.values()]
+    return BranchedSpace(made, labels=list(_ARENA))
 
 
-def _common(max_new_tokens: int | BaseDistribution, fixed: dict[str, Any]) -> dict[str, Any]:
-    return {"max_new_tokens": max_new_tokens, **fixed}
+def _branch(max_new_tokens: int | BaseDistribution, fixed: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A preset's own values under the user's: what the user fixes is not searched."""
+    return {"max_new_tokens": max_new_tokens, **fixed, **own, **fixed}
 
 
 _GREEDY: dict[str, Any] = {

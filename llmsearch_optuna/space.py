@@ -173,6 +173,8 @@ class Space(ABC):
         Raises:
             InputError: max_new_tokens is neither given nor searched.
         """
+        if given is not None and not isinstance(given, Mapping):
+            raise InputError(f"baseline={given!r} must be a dict of generation parameters")
         given = {name: value for name, value in (given or {}).items() if value is not None}
         for name, value in given.items():
             check_value(name, value)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmsearch_optuna import Engine, search
+from llmsearch_optuna import Engine, models, search
 from llmsearch_optuna.checkpoints import require
 from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import DecodingError, InputError
@@ -116,6 +116,7 @@ def test_a_folder_is_loaded_with_autoawq_where_gptqmodel_is_missing(
     checkpoint: tuple[Path, LlamaForCausalLM], autoawq_on_cpu: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without({"gptqmodel"}, monkeypatch)
+    monkeypatch.setattr(models, "pick_device", torch.device)  # as where there is a GPU
     folder, plain = checkpoint
     loaded = load(folder, device="cuda", revision="main")
     (options,) = autoawq_on_cpu

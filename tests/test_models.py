@@ -260,6 +260,19 @@ def test_the_tokenizers_hash_ignores_padding_and_notices_the_rest(tiny_tokenizer
     assert hash_tokenizer(other)["tokenizer"] != before["tokenizer"]
 
 
-def test_devices_are_picked_or_named() -> None:
+def test_devices_are_picked_or_named(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_llama: Any) -> None:
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cuda", "mps", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match=r"device='gpu' is no device; give 'auto', 'cpu', 'cuda'"):
+        load(folder, device="gpu")
+    for model in (folder, tiny_llama):
+        with pytest.raises(InputError, match=r"device='cuda:1': this torch .* finds none here; give 'auto'"):
+            load(model, device="cuda:1")
+
+
+def test_a_type_that_torch_does_not_have_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match="dtype='fp16' is no type of torch; give 'auto', 'float32', 'float16'"):
+        load(folder, dtype="fp16", device="cpu")

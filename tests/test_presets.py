@@ -38,6 +38,16 @@ def test_a_preset_takes_a_searched_length_and_fixed_values(name: str) -> None:
     assert space.baseline_values({})["max_new_tokens"] == 16
 
 
+@pytest.mark.parametrize("name", ["sampling", "wide", "demo", "arena"])
+def test_what_the_user_fixes_is_not_searched(name: str) -> None:
+    space = getattr(presets, name)(8, temperature=0.35)
+    sampled = [branch for branch in space.branches if branch.fixed.get("do_sample") is True]
+    assert sampled
+    for branch in sampled:
+        assert branch.fixed["temperature"] == 0.35
+    assert not any("temperature" in stored for stored in space.search_distributions)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_says_where_it_comes_from(name: str) -> None:
     text = getattr(presets, name).__doc__

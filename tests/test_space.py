@@ -356,6 +356,11 @@ def test_without_max_new_tokens_there_is_no_baseline(space: Any) -> None:
         Space.of(space).baseline_values({"temperature": 1.0})
 
 
+def test_a_baseline_is_a_dict() -> None:
+    with pytest.raises(InputError, match=r"baseline=\[1\] must be a dict of generation parameters"):
+        Space.of({"max_new_tokens": 4}).baseline_values({}, [1])  # type: ignore[arg-type]
+
+
 def test_a_baseline_may_bring_the_length() -> None:
     assert Space.of({"temperature": HEAT}).baseline_values({}, {"max_new_tokens": 9})["max_new_tokens"] == 9
 

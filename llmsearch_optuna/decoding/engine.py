@@ -84,8 +84,8 @@ class Engine:
         tokenizer_decode_args: Mapping[str, Any] | None = None,
         top: int = TOP_CANDIDATES,
     ) -> None:
-        if batch_size != "auto" and batch_size < 1:
-            raise InputError(f'batch_size is {batch_size}; give "auto" or a number of rows from 1 on')
+        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f'batch_size is {batch_size!r}; give "auto" or a number of rows from 1 on')
         if top < 1:
             raise InputError(f"top is {top}; give how many of the largest logits to keep, from 1 on")
         if cache_budget != "auto" and cache_budget < 0:

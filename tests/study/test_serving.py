@@ -115,3 +115,8 @@ def test_what_is_no_model_is_shown_in_short() -> None:
     rows = [{"dialogue": "x" * 50}] * 50
     with pytest.raises(InputError, match=r"^model=\[\{'dialogue': 'x+.{0,200}… cannot be searched: give a Hugging"):
         serve(rows, None, engine={}, loading={})
+
+
+def test_a_batch_size_is_a_number(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(InputError, match="batch_size is '16'; give"):
+        serve(tiny_llama, tiny_tokenizer, engine={"batch_size": "16"}, loading={})
