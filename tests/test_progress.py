@@ -160,6 +160,10 @@ def test_live_view_shows_how_the_work_goes_in_a_line_of_80_columns_and_not_durin
         assert "4.2 rows/s   2.1 GB memory   71.9 GB on the GPU   47% of tokens replayed" in shown
         assert len(shown.splitlines()) == 3
         assert max(map(len, shown.splitlines())) <= 80
+        for number in range(4):
+            terminal.on(TrialEnded(number=number, state="complete", value=0.2))
+        assert "4/4 trials" in rendered(terminal)
+        assert "left" not in rendered(terminal)
         terminal.on(VerdictStarted(rows=17, replicates=3))
         assert "rows/s" not in rendered(terminal)
 

@@ -106,7 +106,7 @@ class View:
         line.append(f"   {short_time(seconds)} so far")
         if self.verdict is not None:
             line.append("   deciding on the holdout")
-        elif seconds_left is not None:
+        elif seconds_left is not None and self.remaining:
             line.append(f"   about {short_time(seconds_left)} left")
         return line
 

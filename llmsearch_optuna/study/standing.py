@@ -64,7 +64,7 @@ def standing(opened: OpenedStudy, n_trials: int) -> Standing:
     left = None
     if begun and (pace := _trials_per_second(_ended(trials, counts))):
         done = sum(trial.state.is_finished() for trial in trials)
-        left = max(0.0, n_trials - done - sum(t.rows_done / total for t in in_hand)) / pace
+        left = max(0.0, n_trials - done - sum(t.rows_done / total for t in in_hand)) / pace or None
     return Standing(len(begun), in_hand, work_of(trials, counts, begun), left)
 
 
@@ -139,8 +139,8 @@ def _under_way(
 
 
 def _rate(stretches: Sequence[_Stretch]) -> float | None:
-    seconds = _covered(stretches)
-    return sum(stretch.rows for stretch in stretches) / seconds if seconds > 0 else None
+    seconds, rows = _covered(stretches), sum(stretch.rows for stretch in stretches)
+    return rows / seconds if rows and seconds > 0 else None
 
 
 def _trials_per_second(ended: Sequence[_Stretch]) -> float | None:

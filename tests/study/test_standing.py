@@ -57,6 +57,7 @@ def test_memory_is_that_of_the_last_trial_and_replay_that_of_all() -> None:
 
 def test_nothing_is_known_before_anything_was_done() -> None:
     assert work_of([create_trial(state=TrialState.RUNNING)], {}, []) == progress.WorkMeasured()
+    assert work_of([ended(0, 0, 10)], {}, []) == progress.WorkMeasured()
 
 
 class Watched(TextEngine):
