@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from llmsearch_optuna.report import FIGURES, ReportData, TrialPoint
-from llmsearch_optuna.report.figures import contour, history, holdout_differences, slices, top_parameters
+from llmsearch_optuna.report.figures import contour, drawable, history, holdout_differences, slices, top_parameters
 
 
 def by_name(figure, name):
@@ -77,3 +77,8 @@ def test_no_markup_reaches_plotly(name, report_data):
     data = replace(report_data, importances=nasty, metric="<i>m</i>", holdout=report_data.holdout)
     assert "<script" not in FIGURES[name](data).to_json().replace("\\u003c", "<")
     assert "<i>" not in FIGURES[name](data).to_json().replace("\\u003c", "<")
+
+
+def test_the_pruning_figure_is_left_out_where_nothing_was_stopped(report_data):
+    assert "rows_done" in drawable(report_data)
+    assert "rows_done" not in drawable(replace(report_data, trials=report_data.complete))
