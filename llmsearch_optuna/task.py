@@ -176,6 +176,18 @@ class Task:
         given = {name: value for name, value in described.items() if value is not None}
         return replace(dataset, **given) if isinstance(dataset, Task) else Task(dataset, **given)
 
+    def check(self) -> None:
+        """Find out, before a model is loaded, whether data, columns and metric are there.
+
+        Raises:
+            InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
+        """
+        rows = self._rows()
+        columns = list(rows[0])
+        self._metric()
+        next(references_of(self.reference, rows, columns))
+        make_prompter(self.prompt, columns)
+
     def prepare(self, tokenizer: Any = None) -> PreparedTask:
         """Read the data, make all prompts and references, and try the metric.
 

@@ -271,11 +271,11 @@ def test_tables_of_a_study_file_describe_ranges_and_choices() -> None:
     ("table", "complaint"),
     [
         ({"low": 2.0, "high": 1.0}, "the lower end 2.0 of its range is above the upper end 1.0"),
-        ({"low": 1.0}, "a searched value is"),
-        ({"low": 1.0, "high": 2.0, "log2": True}, "a searched value is"),
+        ({"low": 1.0}, "high is missing; a searched value is"),
+        ({"low": 1.0, "high": 2.0, "log2": True}, "log2 is unknown here; a searched value is"),
         ({"low": "a", "high": 2.0}, "'a' is no number"),
         ({"low": 0.5, "high": 1.0, "log": True, "step": 0.1}, "log"),
-        ({"choices": 3}, "a searched value is"),
+        ({"choices": 3}, "choices takes a list, and stands alone; a searched value is"),
         ({"choices": []}, "empty"),
     ],
 )

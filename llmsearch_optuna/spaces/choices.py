@@ -101,6 +101,16 @@ def searched(name: str, found: BaseDistribution | Choices) -> Searched:
     return made
 
 
+def _wrong_keys(table: Mapping[str, Any]) -> str | None:
+    if "choices" in table:
+        return "choices takes a list, and stands alone"
+    unknown = [key for key in table if key not in ("low", "high", "step", "log")]
+    missing = [key for key in ("low", "high") if key not in table]
+    if unknown:
+        return f"{', '.join(unknown)} is unknown here"
+    return f"{' and '.join(missing)} is missing" if missing else None
+
+
 def from_table(name: str, table: Mapping[str, Any]) -> BaseDistribution | Choices:
     """Return the distribution that a table of a study file describes.
 
@@ -112,9 +122,10 @@ def from_table(name: str, table: Mapping[str, Any]) -> BaseDistribution | Choice
     """
     if set(table) == {"choices"} and isinstance(table["choices"], list | tuple):
         return Choices(tuple(table["choices"]))
-    unknown = set(table) - {"low", "high", "step", "log"}
-    if unknown or not {"low", "high"} <= set(table):
-        raise InputError(f"{name}={dict(table)!r}: a searched value is {{low, high, step?, log?}} or {{choices}}")
+    if wrong := _wrong_keys(table):
+        raise InputError(
+            f"{name}={dict(table)!r}: {wrong}; a searched value is {{low, high, step?, log?}} or {{choices}}"
+        )
     low, high, step, log = table["low"], table["high"], table.get("step"), bool(table.get("log", False))
     for end in (low, high, *(() if step is None else (step,))):
         if isinstance(end, bool) or not isinstance(end, int | float):
