@@ -334,14 +334,14 @@ def _judged(
         answer = "worse"
     detectable = _detectable(standard_error, prompts, alpha)
     if direction == "minimize":
-        low, high = -high, -low
+        low, high = 0.0 - high, 0.0 - low  # never -0.0
     verdict = Verdict(
         answer=answer,
         sentence="",
         direction=direction,
         baseline_mean=means[0],
         winner_mean=means[1],
-        difference=-gain if direction == "minimize" else gain,
+        difference=0.0 - gain if direction == "minimize" else gain,
         low=_finite(low),
         high=_finite(high),
         confidence=1 - alpha,

@@ -137,6 +137,27 @@ def test_a_handful_of_rows_can_never_convince() -> None:
     assert compare(np.zeros(6), np.arange(6) + 1.0).answer == "better"
 
 
+def test_few_rows_never_give_certainty_of_being_better() -> None:
+    for rows in range(1, 9):
+        verdict = compare(np.zeros(rows), np.arange(rows) + 1.5)
+        all_won = compare(np.zeros(rows), np.ones(rows))
+        assert verdict.chance_better == pytest.approx(1 - 0.5 ** (rows + 1))
+        assert verdict.chance_better == pytest.approx(all_won.chance_better)
+
+
+def test_chances_of_the_two_sides_add_up_to_one() -> None:
+    rng = np.random.default_rng(12)
+    for rows in (3, 10, 40):
+        a, b = rng.random(rows), rng.random(rows)
+        there, back = compare(a, b), compare(b, a)
+        assert (there.chance_better or 0) + (back.chance_better or 0) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_no_difference_has_no_sign_when_minimizing() -> None:
+    verdict = compare(np.ones(8), np.ones(8), direction="minimize")
+    assert "difference +0 (" in verdict.sentence
+
+
 def test_a_margin_asks_whether_the_winner_is_good_enough() -> None:
     rng = np.random.default_rng(6)
     baseline = rng.random(100)

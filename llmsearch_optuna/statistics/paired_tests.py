@@ -108,7 +108,8 @@ def sign_flip_test(clusters: Clusters, *, alpha: float, seed: int) -> PairedTest
     # the smallest shift that is not rejected: 1 + (subset means up to it) exceeds alpha/2 of all
     rank = math.floor(alpha / 2 * total) - 1
     low, high = (-math.inf, math.inf) if rank < 0 else (float(means[rank]), float(means[-1 - rank]))
-    chance = float((np.sum(mask_sums > slack) + 0.5 * np.sum(np.abs(mask_sums) <= slack)) / len(mask_sums))
+    level = int(np.sum(np.abs(mask_sums) <= slack)) + 1  # the empty subset among them: few rows never give certainty
+    chance = float((np.sum(mask_sums > slack) + 0.5 * level) / total)
     method = f"sign flips of {len(clusters)} prompts, {'all' if exact else f'{total - 1:,}'} subsets"
     nonzero = clusters.sums[np.abs(clusters.sums) > slack]
     if not len(nonzero):
