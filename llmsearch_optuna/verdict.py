@@ -25,6 +25,7 @@ from llmsearch_optuna.statistics.paired_tests import (
     sign_flip_p_above,
     sign_flip_test,
     swap_test,
+    two_valued_test,
 )
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
@@ -169,12 +170,14 @@ def compare(
     scale = float(np.max(np.abs([first.mean(axis=1), second.mean(axis=1)])))
     differences[np.abs(differences) <= 1e-12 * scale] = 0.0  # replicates averaged in another order
     clusters = Clusters.of(sign * differences, labels)
-    unit = _two_valued_unit(first, second, bounds) if len(clusters) == len(first) else None
+    unit = _two_valued_unit(first, second, bounds)
     wins, losses = int(np.sum(sign * differences > 0)), int(np.sum(sign * differences < 0))
     if unit is None:
         test = sign_flip_test(clusters, alpha=alpha, seed=seed)
-    else:
+    elif first.shape[1] == second.shape[1] == 1 and len(clusters) == len(first):
         test = _scaled(mcnemar_test(wins, losses, len(first), alpha=alpha), unit)
+    else:
+        test = two_valued_test(clusters, unit, alpha=alpha, seed=seed)
     return _judged(
         test,
         gain=clusters.mean,
@@ -394,11 +397,9 @@ def _scaled(test: PairedTest, unit: float) -> PairedTest:
 
 
 def _two_valued_unit(first: Floats, second: Floats, bounds: Bounds | None) -> float | None:
-    """Return the distance of the two values when one replicate each takes only the ends of the bounds."""
+    """Return the distance of the two values where every single score is one of the ends of the bounds."""
     low, high = bounds or (0.0, 1.0)
-    if first.shape[1] != 1 or second.shape[1] != 1:
-        return None
-    both = np.concatenate([first, second])
+    both = np.concatenate([first.ravel(), second.ravel()])
     return high - low if bool(np.all((both == low) | (both == high))) else None
 
 

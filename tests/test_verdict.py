@@ -284,3 +284,36 @@ def test_where_there_was_no_look_the_verdict_says_why() -> None:
 def test_optimism_is_positive_when_the_search_flattered() -> None:
     assert optimism(0.6, 0.5) == pytest.approx(0.1)
     assert optimism(2.0, 2.5, direction="minimize") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong", "right"), [(18, 0.02, 0.06), (30, 0.02, 0.06), (30, 0.02, 0.02), (30, 0.4, 0.45)]
+)
+def test_the_interval_covers_where_nearly_all_replicates_fail(rows: int, wrong: float, right: float) -> None:
+    rng = np.random.default_rng(7)
+    covered, runs = 0, 150
+    for seed in range(runs):
+        chances = (rng.beta(p, 1 - p, (rows, 1)) for p in (wrong, right))  # rows differ: some always work, most never
+        baseline, best = ((rng.random((rows, 3)) < chance).astype(float) for chance in chances)
+        interval = compare(baseline, best, bounds=(0, 1), seed=seed).interval
+        assert interval is not None
+        covered += interval[0] <= right - wrong <= interval[1]
+    assert covered >= 0.92 * runs  # 85 % of 18 rows before there were pseudo rows
+
+
+def test_rows_that_all_fail_prove_no_equality() -> None:
+    verdict = compare(np.zeros((20, 3)), np.zeros((20, 3)), bounds=(0, 1))
+    assert verdict.interval is not None
+    assert verdict.interval[0] < -0.05
+    assert verdict.interval[1] > 0.05
+    assert verdict.p_value == 1.0
+
+
+def test_replicated_zero_one_scores_scale_with_their_bounds() -> None:
+    rng = np.random.default_rng(3)
+    baseline, best = rng.integers(0, 2, (2, 25, 2)).astype(float)
+    ones = compare(baseline, best, bounds=(0, 1))
+    tens = compare(10 * baseline, 10 * best, bounds=(0, 10))
+    assert ones.interval is not None
+    assert tens.interval == pytest.approx([10 * end for end in ones.interval])
+    assert tens.p_value == ones.p_value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +141,27 @@ def mcnemar_test(wins: int, losses: int, rows: int, *, alpha: float) -> PairedTe
     half = float(stats.norm.isf(alpha / 2)) * math.sqrt((up + down - (up - down) ** 2) / (rows + 2))
     low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
     return PairedTest(p_value, low, high, chance, "exact McNemar test").agreeing((wins - losses) / rows, alpha)
+
+
+def two_valued_test(clusters: Clusters, unit: float, *, alpha: float, seed: int) -> PairedTest:
+    """Test two-valued scores that have replicates, or rows with the same prompt: sign flips, with another interval.
+
+    Where both sides are nearly always wrong (or right) most clusters are ties, and the interval to which sign flips
+    invert covers too little: 85 % for 2 against 6 % right on 18 rows of 3 replicates. So it is Bonett and Price's
+    (2012) here, too: a row is added that is won in full and one that is lost, and the normal interval is taken. With
+    one replicate of distinct prompts it is that of `mcnemar_test`, but for the factor n / (n - 1) of the variance.
+
+    Args:
+        clusters: Differences, gains positive.
+        unit: What a row is worth that is won in full.
+        alpha: 1 minus the confidence.
+        seed: Of the sampled sign flips.
+    """
+    test = sign_flip_test(clusters, alpha=alpha, seed=seed)
+    added = Clusters(np.append(clusters.sums, [unit, -unit]), np.append(clusters.counts, [1.0, 1.0]))
+    half = float(stats.norm.isf(alpha / 2)) * added.standard_error
+    low, high = max(-unit, added.mean - half), min(unit, added.mean + half)
+    return replace(test, low=low, high=high).agreeing(clusters.mean, alpha)
 
 
 def swap_test(
