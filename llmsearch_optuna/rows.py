@@ -13,6 +13,7 @@ from typing import Any
 
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Request
+from llmsearch_optuna.interrupts import stoppable
 from llmsearch_optuna.ledger import Phase, RowRecord
 from llmsearch_optuna.metrics import Metric
 from llmsearch_optuna.objectives import Direction, Objectives
@@ -82,24 +83,26 @@ class Rows:
         if self.metric.per_row is False or all(r.score is not None for r in records):
             return list(records)
         numbers = [r.row for r in records]
-        scores = self.metric.score_rows(
-            [r.text or "" for r in records],
-            [self.references[n] for n in numbers],
-            [self.columns[n] for n in numbers],
-            numbers=numbers,
-        )
+        with stoppable():
+            scores = self.metric.score_rows(
+                [r.text or "" for r in records],
+                [self.references[n] for n in numbers],
+                [self.columns[n] for n in numbers],
+                numbers=numbers,
+            )
         return [record.scored(score) for record, score in zip(records, scores, strict=True)]
 
     def value(self, records: Sequence[RowRecord]) -> float:
         """The score of all these records together: the mean, or the corpus metric's answer."""
         if self.metric.per_row is False:
             numbers = [r.row for r in records]
-            return self.metric.score_corpus(
-                [r.text or "" for r in records],
-                [self.references[n] for n in numbers],
-                [self.columns[n] for n in numbers],
-                numbers=numbers,
-            )
+            with stoppable():
+                return self.metric.score_corpus(
+                    [r.text or "" for r in records],
+                    [self.references[n] for n in numbers],
+                    [self.columns[n] for n in numbers],
+                    numbers=numbers,
+                )
         return mean([r.score for r in records if r.score is not None])
 
     def fold_values(self, records: Sequence[RowRecord]) -> list[float]:

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from llmsearch_optuna import progress
 from llmsearch_optuna.database.claims import Claim, Session
 from llmsearch_optuna.decoding.requests import RequestServer
+from llmsearch_optuna.interrupts import stoppable
 from llmsearch_optuna.ledger import Look, Phase, RowRecord
 from llmsearch_optuna.metrics import MetricError
 from llmsearch_optuna.objectives import score_of
@@ -90,7 +91,8 @@ class Decider:
 
     def _claim(self) -> Claim:
         while (claim := self.session.claim(THE_VERDICT)) is None:
-            time.sleep(WAIT_SECONDS)
+            with stoppable():
+                time.sleep(WAIT_SECONDS)
         return claim
 
     def _last_look(self) -> Look | None:

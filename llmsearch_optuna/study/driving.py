@@ -15,6 +15,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.database.claims import Claim, ClaimLostError
 from llmsearch_optuna.decoding.requests import Finished, Request, RequestServer
 from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.interrupts import stop_if_asked, stoppable
 from llmsearch_optuna.ledger import Fence, Ledger, Phase, RowRecord
 from llmsearch_optuna.study.feeding import Feeder
 from llmsearch_optuna.study.schedule import Schedule, best_complete
@@ -53,7 +54,8 @@ def run_trials(
             if not runs:
                 if _is_done(schedule, deadline):
                     return
-                time.sleep(WAIT_SECONDS)
+                with stoppable():
+                    time.sleep(WAIT_SECONDS)
                 continue
             ended = _serve(feeder, runs)
             for run in ended:
@@ -88,7 +90,8 @@ def gather(
         server.submit(left)
     try:
         while missing:
-            finished = server.poll()
+            with stoppable():
+                finished = server.poll()
             if not finished:
                 raise DecodingError(f"the engine has nothing left to do, but {missing} rows have not come back")
             for number, group in _by_number(finished).items():
@@ -111,6 +114,7 @@ def _start_trials(
     deadline: float | None,
 ) -> None:
     while len(runs) < schedule.room():
+        stop_if_asked()  # a trial whose rows are all known never comes to the engine
         work = schedule.next(may_create=not _is_late(deadline))
         if work is None:
             return
@@ -128,7 +132,8 @@ def _start_trials(
 
 def _serve(feeder: Feeder, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
     """Hand out what has been decoded; returns the runs that have ended, or been lost, by it."""
-    finished = feeder.poll()
+    with stoppable():
+        finished = feeder.poll()
     if not finished:
         waiting = ", ".join(str(run.job.number) for run in runs.values())
         raise DecodingError(f"the engine has nothing left to do, but rows of trial {waiting} have not come back")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from llmsearch_optuna.errors import LlmsearchError
+from llmsearch_optuna.interrupts import held_back, stop_if_asked
 from llmsearch_optuna.storage import OpenedStudy
 
 
@@ -18,7 +16,7 @@ class StudyInterrupted(LlmsearchError):  # noqa: N818
 
 @contextlib.contextmanager
 def interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into StudyInterrupted.
+    """Turn Ctrl-C and SIGTERM into StudyInterrupted, raised where nothing is half done.
 
     Args:
         how_to_go_on: Asked for the message when it happens.
@@ -26,9 +24,10 @@ def interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     Raises:
         StudyInterrupted: When one of them came.
     """
-    with _terminate_like_interrupt():
+    with held_back():
         try:
             yield
+            stop_if_asked()
         except KeyboardInterrupt:
             raise StudyInterrupted(how_to_go_on()) from None
 
@@ -40,20 +39,3 @@ def how_to_go_on(opened: OpenedStudy, n_trials: int) -> str:
         f"interrupted after {ended} of {n_trials} trials; all finished rows are safe in {opened.url}. "
         "Run the same command again to go on."
     )
-
-
-@contextlib.contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    # Handlers belong to the main thread; elsewhere the program's owner decides what SIGTERM does.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

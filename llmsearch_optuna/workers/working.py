@@ -38,6 +38,7 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
         arguments: Of `search`.
         line: To the parent; takes what is `Logged`, and one text when the search cannot go on.
     """
+    _leave_interrupts_to_parent()
     _end_with_parent()
     _relay_logs(line)
     from llmsearch_optuna.search import StudyInterrupted, search
@@ -54,6 +55,13 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
 def say(problem: Exception) -> str:
     """What a user is told about an error."""
     return str(problem) if isinstance(problem, LlmsearchError) else f"{type(problem).__name__}: {problem}"
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent ends its workers by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the mask that it was started with
 
 
 def _end_with_parent() -> None:
