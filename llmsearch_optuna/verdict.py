@@ -377,10 +377,14 @@ def _sentence(v: Verdict) -> str:
     ends = [f"{end:+.4g}" if end is not None else "no limit" for end in (v.low, v.high)]
     text = (
         f"{head} on {v.rows} rows that no trial saw: {v.winner_mean:.4g} against {v.baseline_mean:.4g}, "
-        f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g})."
+        f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g}; "
+        f"chance of being better {v.chance_better:.0%})."
     )
     if v.answer == "no evidence" and v.detectable:
         text += f" A look like this finds a difference of {v.detectable:.2g} in 4 of 5 cases, smaller ones rarely."
+    if v.optimism is not None:
+        higher = (v.optimism > 0) == (v.direction == "maximize")
+        text += f" On the search rows its score was {abs(v.optimism):.2g} {'higher' if higher else 'lower'}."
     if v.look > 1:
         text += f" This was look number {v.look} at the same rows: chance had that many tries."
     return text

@@ -317,3 +317,15 @@ def test_replicated_zero_one_scores_scale_with_their_bounds() -> None:
     assert ones.interval is not None
     assert tens.interval == pytest.approx([10 * end for end in ones.interval])
     assert tens.p_value == ones.p_value
+
+
+@pytest.mark.parametrize(
+    ("direction", "gap", "said"),
+    [("maximize", 0.04, "higher"), ("maximize", -0.04, "lower"), ("minimize", 0.04, "lower")],
+)
+def test_the_sentence_says_the_chance_and_how_the_search_had_seen_it(direction: Any, gap: float, said: str) -> None:
+    rng = np.random.default_rng(5)
+    verdict = compare(rng.random(20), rng.random(20), direction=direction, optimism=gap)
+    assert verdict.chance_better is not None
+    assert f"chance of being better {verdict.chance_better:.0%}" in verdict.sentence
+    assert f"On the search rows its score was 0.04 {said}." in verdict.sentence
