@@ -29,6 +29,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Workers = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that work on the study together; one GPU each.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Place the workers on a Ray cluster that runs: auto or host:port from one of its machines, "
+        "ray://host:port from elsewhere. Every node has this package installed, sees the current folder "
+        "under the same path, and reaches the study's PostgreSQL server.",
+    ),
+]
 ReportPath = Annotated[
     Path | None, typer.Option("--report", help="Where the HTML report goes. Default: beside the database.")
 ]
@@ -88,6 +98,7 @@ def run(
     name: Name = None,
     report: ReportPath = None,
     workers: Workers = 1,
+    ray: Ray = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: options.AsJson = False,
@@ -95,16 +106,27 @@ def run(
     """Run a study file, or go on with it where it was stopped."""
     changes = Changes(data=data, rows=rows, model=model, n_trials=n_trials, storage=storage, name=name)
     file = options.resolved(study, changes)
+    if ray is not None:
+        from llmsearch_optuna.workers.ray_tasks import check_ray
+
+        check_ray(file.study.storage, file.study.name, ray)
     if dry_run:
         _tell_beforehand(file, quiet=quiet, as_json=as_json)
         return
     # What the study remembers is what was run, so that it can be run again elsewhere.
     text = study.read_text(encoding="utf-8") if changes == Changes() else study_file_text(file)
-    _search_and_tell(file, text, workers=workers, report=report, quiet=quiet, as_json=as_json)
+    _search_and_tell(file, text, workers=workers, ray=ray, report=report, quiet=quiet, as_json=as_json)
 
 
 def _search_and_tell(
-    file: StudyFile, text: str, *, workers: int = 1, report: Path | None, quiet: bool, as_json: bool
+    file: StudyFile,
+    text: str,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    report: Path | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     from llmsearch_optuna.progress import Quiet as NoProgress
     from llmsearch_optuna.progress import Terminal
@@ -112,10 +134,10 @@ def _search_and_tell(
 
     if not quiet:
         _say_what_is_resolved(file)
-        typer.echo("loading the model" if workers == 1 else f"starting {workers} workers", err=True)
+        typer.echo(_what_begins(workers, ray), err=True)
     with contextlib.ExitStack() as stack:
         observer = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
-        result = _search(search_arguments(file), workers, observer)
+        result = _search(search_arguments(file), workers, ray, observer)
     result.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
     path = result.save_report(report or options.beside(result, ".html"))
     if as_json:
@@ -126,7 +148,17 @@ def _search_and_tell(
         print_outcome(result, report=path)
 
 
-def _search(arguments: dict[str, Any], workers: int, observer: Observer) -> SearchResult:
+def _what_begins(workers: int, ray: str | None) -> str:
+    if ray is not None:
+        return f"placing {workers} {'worker' if workers == 1 else 'workers'} on the Ray cluster at {ray}"
+    return "loading the model" if workers == 1 else f"starting {workers} workers"
+
+
+def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: Observer) -> SearchResult:
+    if ray is not None:
+        from llmsearch_optuna.workers.ray_tasks import search_on_ray
+
+        return search_on_ray(arguments, workers, ray, observer)
     if workers > 1:
         from llmsearch_optuna.workers.processes import search_with_workers
 

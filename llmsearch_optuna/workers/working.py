@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from llmsearch_optuna.errors import LlmsearchError
 from llmsearch_optuna.progress import Quiet
@@ -31,6 +31,13 @@ class Logged:
     text: str
 
 
+class Line(Protocol):
+    """A way to the parent."""
+
+    def send(self, obj: Any, /) -> None:
+        """Send a message."""
+
+
 def work(arguments: Mapping[str, Any], line: Connection) -> None:
     """Search, in a process that ends with it; what went wrong goes to the parent as a text.
 
@@ -40,7 +47,7 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
     """
     _leave_interrupts_to_parent()
     _end_with_parent()
-    _relay_logs(line)
+    relay_logs(line)
     from llmsearch_optuna.search import StudyInterrupted, search
 
     try:
@@ -76,7 +83,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="llmsearch-parent", daemon=True).start()
 
 
-def _relay_logs(line: Connection) -> None:
+def relay_logs(line: Line) -> None:
+    """Send what the library logs to the parent, and nowhere else."""
     logging.captureWarnings(capture=True)
     relay = _Relay(line)
     for name in RELAYED:
@@ -88,7 +96,7 @@ def _relay_logs(line: Connection) -> None:
 class _Relay(logging.Handler):
     """Sends log records to the parent; a handler's lock keeps the threads of the worker apart."""
 
-    def __init__(self, line: Connection) -> None:
+    def __init__(self, line: Line) -> None:
         super().__init__()
         self._line = line
 
