@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -111,11 +111,12 @@ def open_study(
     """
     url = storage_url(storage, study_name)
     with storage_errors(url):
-        _prepare_file(url)
+        _make_folder(url)
         rdb, engine = _connect(url, may_create=True)
         directions = [direction] if isinstance(direction, str) else list(direction)
-        study = _optuna_study(rdb, study_name, directions, sampler, pruner)
-        key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
+        with _closed_on_error(rdb):
+            study = _optuna_study(rdb, study_name, directions, sampler, pruner)
+            key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
     return _opened(url, study_name, key, study, rdb, engine, resumed)
 
 
@@ -131,7 +132,7 @@ def prepare_database(storage: str | None, study_name: str) -> None:
     """
     url = storage_url(storage, study_name)
     with storage_errors(url):
-        _prepare_file(url)
+        _make_folder(url)
         _, engine = _connect(url, may_create=True)
         engine.dispose()
 
@@ -148,14 +149,14 @@ def read_study(storage: str | None, study_name: str | None = None) -> OpenedStud
     if path is not None and not path.exists():
         raise StudyError(f"there is no study at {path}; start one with search() or `llmsearch-optuna run`")
     with storage_errors(url):
-        _check_sqlite(path)
         rdb, engine = _connect(url, may_create=False)
-        names = [s.study_name for s in rdb.get_all_studies() if KEY_ATTRIBUTE in s.user_attrs]
-        name = _choose_name(names, study_name, url)
-        study = optuna.load_study(study_name=name, storage=rdb)
-        key = str(study.user_attrs[KEY_ATTRIBUTE])
-        if _check_version(engine, key, name) is None:
-            raise StudyError(f"the study {name!r} is just being made; try again in a moment, or run it")
+        with _closed_on_error(rdb):
+            names = [s.study_name for s in rdb.get_all_studies() if KEY_ATTRIBUTE in s.user_attrs]
+            name = _choose_name(names, study_name, url)
+            study = optuna.load_study(study_name=name, storage=rdb)
+            key = str(study.user_attrs[KEY_ATTRIBUTE])
+            if _check_version(engine, key, name) is None:
+                raise StudyError(f"the study {name!r} is just being made; try again in a moment, or run it")
     return _opened(url, name, key, study, rdb, engine, True)
 
 
@@ -191,19 +192,25 @@ def _file_name(study_name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", study_name).strip("-") or "study"
 
 
-def _prepare_file(url: sa.URL) -> None:
+def _make_folder(url: sa.URL) -> None:
+    """Make the folder of an SQLite file.
+
+    The file itself is left to SQLite, here and everywhere: a process that opens it and closes it again loses the locks
+    of all its connections, and another one that ends takes the write-ahead log away from under them.
+    """
     path = sqlite_path(url)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _check_sqlite(path)
 
 
-def _check_sqlite(path: Path | None) -> None:
-    if path is None or not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\x00":
-            raise StudyError(f"{path} is no SQLite database; give another storage= or move the file away")
+@contextlib.contextmanager
+def _closed_on_error(rdb: RDBStorage) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        rdb.remove_session()
+        rdb.engine.dispose()
+        raise
 
 
 def _connect(url: sa.URL, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -122,6 +127,43 @@ def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StudyError, match="damaged"):
         open_at(tmp_path)
+
+
+WRITE_AND_END = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("CREATE TABLE other (x)")
+connection.commit()
+connection.close()
+"""
+
+
+@pytest.mark.parametrize("name", ["s", "there is no such study"])
+def test_opening_a_study_again_takes_no_lock_from_who_reads_it(tmp_path: Path, name: str) -> None:
+    opened = open_at(tmp_path)
+    assert opened.study.get_trials() == []
+    with contextlib.suppress(StudyError):
+        storage.read_study(f"{opened.path}", name).close()
+    # The last one to close a database takes its write-ahead log away: that is not this one.
+    subprocess.run([sys.executable, "-c", WRITE_AND_END, str(opened.path)], check=True)
+    log = Path(f"{opened.path}-wal")
+    assert log.exists()
+    opened.close()
+    assert not log.exists()
+
+
+def test_a_study_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
+    opened = open_at(tmp_path)
+    opened.close()
+    before = psutil.Process().num_fds()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(StudyError, match="there is no study 'x'"):
+                storage.read_study(f"{opened.path}", "x")
+        assert psutil.Process().num_fds() == before
+    finally:
+        gc.enable()
 
 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
