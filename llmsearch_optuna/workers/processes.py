@@ -7,19 +7,20 @@ trials over, with the rows that it had finished.
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import multiprocessing
 import os
 import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.interrupts import stop_if_asked, stoppable
 from llmsearch_optuna.progress import Observer, StudyEnded
 from llmsearch_optuna.result import SearchResult, load_result
 from llmsearch_optuna.storage import prepare_database
@@ -27,11 +28,9 @@ from llmsearch_optuna.study.interruption import interruptible
 from llmsearch_optuna.workers.arguments import warn_of_idle
 from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
 from llmsearch_optuna.workers.following import Follower
+from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, pass_on, watch
 from llmsearch_optuna.workers.working import Logged, work
 
-logger = logging.getLogger("llmsearch_optuna.workers")
-
-LOOK_EVERY_SECONDS = 0.5
 SECONDS_TO_END = 10.0
 
 
@@ -51,7 +50,7 @@ def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Ob
     prepare_database(arguments.get("storage"), arguments["study_name"])
     follower = Follower.of(arguments, observer)
     with contextlib.closing(follower), interruptible(follower.how_to_go_on), _started(arguments, workers) as crew:
-        _watch(crew, follower)
+        watch(crew, follower, _wait, functools.partial(_listen, told=set()))
     result = load_result(arguments.get("storage"), arguments["study_name"])
     observer.on(StudyEnded(result_summary=result.summary))
     return result
@@ -80,9 +79,12 @@ class _Worker:
                 said = self.line.recv()
                 if not isinstance(said, Logged):
                     self.problem = said
-                elif said not in told:
-                    told.add(said)
-                    logging.getLogger(said.logger).log(said.level, "%s", said.text)
+                else:
+                    pass_on(said, told)
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.process.exitcode is not None
 
     def how_it_ended(self) -> str | None:
         """Why it is no longer at work; None where it has done its part."""
@@ -96,34 +98,14 @@ class _Worker:
         return f"it was killed by {name}{hint}"
 
 
-def _watch(crew: Sequence[_Worker], follower: Follower) -> None:
-    """Follow the study until no worker is left."""
-    told: set[Logged] = set()
-    at_work, unsaid = list(crew), list[tuple[_Worker, int]]()
-    while at_work:
+def _wait(at_work: Sequence[_Worker]) -> None:
+    with stoppable():
         wait([worker.process.sentinel for worker in at_work], timeout=LOOK_EVERY_SECONDS)
-        ended = [worker for worker in at_work if worker.process.exitcode is not None]
-        for worker in at_work:
-            worker.listen(told)
-        at_work = [worker for worker in at_work if worker not in ended]
-        unsaid += [(worker, follower.trials_ended) for worker in ended if worker.how_it_ended() is not None]
-        follower.look()
-        # What stops one worker often stops all: it is not worth a warning before another one has got any further.
-        for worker, before in [item for item in unsaid if at_work and follower.trials_ended > item[1]]:
-            logger.warning("worker %d has ended (%s); the others go on", worker.number, worker.how_it_ended())
-            unsaid.remove((worker, before))
-    if all(worker.how_it_ended() is not None for worker in crew):
-        raise StudyError(_why_nobody_is_left(crew))
-    for worker, _ in unsaid:
-        logger.warning("worker %d had ended early (%s); the others did its part", worker.number, worker.how_it_ended())
 
 
-def _why_nobody_is_left(crew: Sequence[_Worker]) -> str:
-    told = dict.fromkeys(worker.problem for worker in crew if worker.problem is not None)
-    if told:
-        return "\n".join(told)
-    reasons = "; ".join(f"worker {worker.number}: {worker.how_it_ended()}" for worker in crew)
-    return f"no worker is left ({reasons}). All finished rows are safe; run the same command again to go on."
+def _listen(at_work: Sequence[_Worker], told: set[Logged]) -> None:
+    for worker in at_work:
+        worker.listen(told)
 
 
 @contextlib.contextmanager
@@ -133,6 +115,7 @@ def _started(arguments: Mapping[str, Any], workers: int) -> Iterator[list[_Worke
     try:
         gpus, cores = visible_gpus(arguments.get("device")), usable_cores()
         for number in range(workers):
+            stop_if_asked()
             with _environment(environment(number, workers, gpus, cores)), _deaf_to_interrupts():
                 crew.append(_start(number + 1, arguments))
         yield crew
@@ -160,6 +143,8 @@ def _end(crew: Sequence[_Worker]) -> None:
     finally:  # a second Ctrl-C means: at once
         for worker in crew:
             worker.process.kill()
+        for worker in crew:
+            worker.process.join(SECONDS_TO_END)  # nobody can refuse, but it may take a moment
             worker.line.close()
 
 
@@ -180,12 +165,16 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; workers are ended by their parent, once, and not in two ways."""
-    if threading.current_thread() is not threading.main_thread():
+    """Ctrl-C reaches every process of a terminal; workers are ended by their parent, once, and not in two ways.
+
+    A process that is started meanwhile inherits the mask, until it ignores the signal itself.
+    """
+    if sys.platform == "win32":
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # when the first process starts it, it lifts the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
