@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 NOBODY = 65534
 """PostgreSQL refuses to run as root, so it runs as this user where the tests do not have one of their own."""
@@ -49,6 +50,16 @@ def server() -> Iterator[str]:
             process.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def empty_database(url: str) -> str:
+    """The address of a new database on the server with this address."""
+    name = f"study_{time.monotonic_ns()}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return url.replace("@/postgres?", f"@/{name}?")
 
 
 def _programs(folder: Path) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from llmsearch_optuna.database.claims import ClaimLostError, Session
 from llmsearch_optuna.decoding.params import GenerationParams
@@ -21,7 +20,7 @@ from llmsearch_optuna.result import load_result
 from llmsearch_optuna.storage import OpenedStudy, open_study
 from tests.faults.study_child import run
 from tests.faults.test_kill import kill_again_and_again, lines, signature, start, wait_for
-from tests.postgres import server
+from tests.postgres import empty_database, server
 
 pytestmark = pytest.mark.faults
 
@@ -38,12 +37,7 @@ def postgres() -> Iterator[str]:
 def url(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A database of its own for each test; artifacts go into the test's folder."""
     monkeypatch.chdir(tmp_path)
-    name = f"study_{time.monotonic_ns()}"
-    engine = sa.create_engine(postgres, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return postgres.replace("@/postgres?", f"@/{name}?")
+    return empty_database(postgres)
 
 
 @pytest.fixture(scope="module")
