@@ -12,6 +12,8 @@ import functools
 import importlib.util
 import logging
 import math
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,7 @@ from llmsearch_optuna.workers.working import Logged
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 
+SECONDS_TO_CONNECT = 10.0
 SECONDS_TO_END = 10.0
 MOST_LOSSES = 3
 """A worker that was lost so many times while no trial ended is not started again: something else is wrong."""
@@ -230,18 +233,32 @@ def _connected(address: str) -> Iterator[None]:
     """A connection to a cluster that runs."""
     import ray
 
-    try:
-        # What Ray says itself would tear the live view apart; workers' warnings come through the mailbox.
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StudyError(
-            f"--ray {address}: no cluster can be used there ({first_line(error)}). Start one with `ray start --head` "
-            "and give its address: auto or host:port on a machine of the cluster, ray://host:10001 from elsewhere."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray prints what happens to nodes, with pages of their logs, to standard output, which belongs to the result.
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            _check_that_somebody_listens(address)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise StudyError(
+                f"--ray {address}: no cluster can be used there ({first_line(error)}). Start one with `ray start "
+                "--head`, and give its address: auto or host:port on a machine of the cluster, ray://host:10001 from "
+                "elsewhere"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Raise OSError where nobody does: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("it has no host and port")
+    with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT):
+        pass
 
 
 @contextlib.contextmanager
