@@ -178,16 +178,16 @@ class _Worker:
     def _meet_the_end(self) -> None:
         import ray
 
-        where = "" if self.node is None else f" on {self.node}"
+        node = "its node" if self.node is None else f"its node {self.node}"
         problem, lost = None, None
         try:
             problem = ray.get(self.task)
         except ray.exceptions.RayTaskError as error:
-            problem = _why_a_task_did_not_begin(error, where)
+            problem = _why_it_did_not_begin(error)
         except ray.exceptions.RayError as error:
-            lost = f"{_what_was_lost(error)}{where}"
+            lost = _what_was_lost(error, node)
         if problem == INTERRUPTED:
-            problem, lost = None, f"it was told to end{where}"
+            problem, lost = None, f"it was told to end on {node}"
         if not self._dismissed:
             self.problem, self._lost = problem, lost
 
@@ -321,24 +321,23 @@ def _end(crew: Sequence[_Worker]) -> None:
             worker.end(at_once=True)
 
 
-def _why_a_task_did_not_begin(error: Any, where: str) -> str:
+def _why_it_did_not_begin(error: Any) -> str:
     """What to do about an error that came before the worker's own code."""
-    said = first_line(error.cause if error.cause is not None else error)
     if "llmsearch_optuna" in str(error) and "ModuleNotFoundError" in str(error):
         return (
-            f"a node of the cluster{where} has no llmsearch-optuna; install it there, in the environment that Ray runs "
-            f"in, as here: pip install 'llmsearch-optuna[ray,postgres]=={__version__}'"
+            "a node of the cluster has no llmsearch-optuna; install it there, in the environment that Ray runs in, as "
+            f"it is here: pip install 'llmsearch-optuna[ray,postgres]=={__version__}'"
         )
-    return f"the worker could not begin{where}: {said}"
+    return f"a worker could not begin: {first_line(error if error.cause is None else error.cause)}"
 
 
-def _what_was_lost(error: Exception) -> str:
+def _what_was_lost(error: Exception, node: str) -> str:
     import ray
 
     if isinstance(error, ray.exceptions.NodeDiedError):
-        return "its node is dead or out of reach"
+        return f"{node} is dead or out of reach"
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "Ray ended it because its node ran short of memory"
+        return f"Ray ended it because {node} ran short of memory"
     if isinstance(error, ray.exceptions.WorkerCrashedError):
-        return "its process is gone"
-    return first_line(error)
+        return f"its process on {node} is gone"
+    return f"{first_line(error)} on {node}"

@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_task_and_a_worker_that_is_killed_is_started_again(
         result = search_on_ray(place.arguments(), 1, two_nodes.address, Recorder())
     assert signature(result) == alone
     assert place.processes() - killed, "the rest was decoded by a worker that was started again"
-    assert "worker 1 has ended (its process is gone on " in caplog.text
+    assert "worker 1 has ended (its process on its node " in caplog.text
 
 
 @pytest.mark.faults
