@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import multiprocessing
 import os
 import signal
@@ -30,6 +31,8 @@ from llmsearch_optuna.workers.devices import environment, usable_cores, visible_
 from llmsearch_optuna.workers.following import Follower
 from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, pass_on, watch
 from llmsearch_optuna.workers.working import Logged, work
+
+logger = logging.getLogger("llmsearch_optuna.workers")
 
 SECONDS_TO_END = 10.0
 
@@ -140,6 +143,11 @@ def _end(crew: Sequence[_Worker]) -> None:
         deadline = time.monotonic() + SECONDS_TO_END
         for worker in crew:
             worker.process.join(max(0.0, deadline - time.monotonic()))
+            if not worker.has_ended():
+                logger.warning(
+                    "worker %d has not ended within %.0f s and is killed; its finished rows are safe",
+                    *(worker.number, SECONDS_TO_END),
+                )
     finally:  # a second Ctrl-C means: at once
         for worker in crew:
             worker.process.kill()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from llmsearch_optuna.errors import LlmsearchError
 from llmsearch_optuna.progress import Quiet
@@ -53,7 +53,7 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
     try:
         search(**arguments, observer=Quiet())
     except (StudyInterrupted, KeyboardInterrupt):
-        sys.exit(130)
+        _end_at_once(130)
     except Exception as problem:
         line.send(say(problem))
         sys.exit(1)
@@ -62,6 +62,20 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
 def say(problem: Exception) -> str:
     """What a user is told about an error."""
     return str(problem) if isinstance(problem, LlmsearchError) else f"{type(problem).__name__}: {problem}"
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End without taking the interpreter apart: on a busy machine torch needs longer for it than the parent waits.
+
+    The study is closed by now, so nothing is left to be saved.
+    """
+    for child in multiprocessing.active_children():  # those of a metric, say; nobody would end them
+        child.terminate()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+            stream.flush()
+    os._exit(code)
 
 
 def _leave_interrupts_to_parent() -> None:
