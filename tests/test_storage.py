@@ -123,10 +123,11 @@ def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
     with opened.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     opened.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StudyError, match="damaged"):
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(half)
+    with pytest.raises(StudyError, match="damaged.*restore a copy, or give another storage="):
         open_at(tmp_path)
+    assert path.read_bytes() == half, "what is left of it is for SQLite's own tools to save"
 
 
 WRITE_AND_END = """
@@ -168,12 +169,16 @@ def test_a_study_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     opened = open_at(tmp_path)
+    opened.ledger.record("search", 0, [RowRecord(0, 0, "text")])
     with opened.engine.begin() as connection:
         connection.execute(sa.update(tables.meta).values(schema_version=tables.SCHEMA_VERSION + 1))
-    with pytest.raises(StudyError, match="newer llmsearch-optuna"):
+    with pytest.raises(StudyError, match="newer llmsearch-optuna.*upgrade with: pip install"):
         open_at(tmp_path)
     with pytest.raises(StudyError, match="newer llmsearch-optuna"):
         storage.read_study(f"{opened.path}")
+    with opened.engine.begin() as connection:  # what the newer version finds
+        connection.execute(sa.update(tables.meta).values(schema_version=tables.SCHEMA_VERSION))
+    assert [row.text for row in open_at(tmp_path).ledger.rows("search", 0)] == ["text"]
 
 
 def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

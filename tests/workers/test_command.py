@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -20,29 +20,31 @@ from llmsearch_optuna.result import load_result
 from llmsearch_optuna.search import search
 from llmsearch_optuna.study_file import Changes, read_study_file, search_arguments
 from tests.faults.test_kill import signature, wait_for
+from tests.postgres import empty_database, server
 
-# slow: they depend on how fast processes end, which a busy machine does not keep to; `make test-all` runs them.
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = pytest.mark.faults
 
-STUDY = """\
+TRIALS = 12
+
+STUDY = f"""\
 [study]
 name = "tiny"
-n_trials = 24
+n_trials = {TRIALS}
 
 [model]
 name = "model"
 
 [data]
 path = "rows.jsonl"
-prompt = "Ask: {question}"
+prompt = "Ask: {{question}}"
 reference = "answer"
 metric = "f1"
 
 [space]
-max_new_tokens = 48
+max_new_tokens = 24
 do_sample = true
-temperature = {low = 0.1, high = 2.0}
-top_p = {low = 0.5, high = 1.0}
+temperature = {{low = 0.1, high = 2.0}}
+top_p = {{low = 0.5, high = 1.0}}
 """
 
 
@@ -51,7 +53,7 @@ def folder(tmp_path: Path, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrai
     tiny_llama.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "study.toml").write_text(STUDY)
-    rows = [{"question": f"does train {i} leave at {i % 12}?", "answer": f"at {i % 12}"} for i in range(40)]
+    rows = [{"question": f"does train {i} leave at {i % 12}?", "answer": f"at {i % 12}"} for i in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -72,7 +74,6 @@ def command(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 def trials_ended(folder: Path) -> int:
     """Counted without the library, which would compete with the workers for the processor."""
-    time.sleep(0.2)
     query = "SELECT COUNT(*) FROM trials WHERE state NOT IN ('RUNNING', 'WAITING')"
     try:
         with contextlib.closing(sqlite3.connect(f"file:{folder}/studies/tiny.db?mode=ro", uri=True)) as database:
@@ -81,23 +82,56 @@ def trials_ended(folder: Path) -> int:
         return 0
 
 
+def workers_of(program: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Its workers; what Python itself runs beside them, to clean up after all, is none."""
+    found = []
+    for child in psutil.Process(program.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def suspend(process: psutil.Process) -> None:
+    """Stop all of its threads; a signal that comes before the last one has stopped would still be taken."""
+    process.suspend()
+    tasks = Path(f"/proc/{process.pid}/task")
+    wait_for(lambda: all(_of_status(task, "State").startswith("T") for task in tasks.iterdir()))
+
+
+def was_told_to_end(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a process that is suspended."""
+    pending = int(_of_status(Path(f"/proc/{process.pid}"), "ShdPnd"), 16)
+    return bool(pending >> (signal.SIGTERM - 1) & 1)
+
+
+def _of_status(task: Path, name: str) -> str:
+    (value,) = re.findall(rf"^{name}:\s*(.+)$", (task / "status").read_text(), re.MULTILINE)
+    return str(value)
+
+
 def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on_to_the_study_of_one_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = command(folder, "--workers", "2")
-    wait_for(lambda: trials_ended(folder) >= 3, 120)
-    group = [p for p in psutil.process_iter() if _group(p) == program.pid]
-    assert len(group) >= 3
-    begun = time.monotonic()
-    os.killpg(program.pid, signal.SIGINT)
-    _, said = program.communicate(timeout=30)
-    assert time.monotonic() - begun < 15
+    wait_for(lambda: trials_ended(folder) >= 3, 200)
+    workers = workers_of(program)
+    assert len(workers) == 2
+    # Suspended, they cannot be done before they are told to end.
+    for worker in workers:
+        suspend(worker)
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to all of them
+    wait_for(lambda: all(map(was_told_to_end, workers)))
+    for worker in workers:
+        worker.resume()
+    _, said = program.communicate(timeout=60)
+    assert "is killed" not in said
+    assert not [worker for worker in workers if worker.is_running()]
     assert program.returncode == 130, said
     assert "Run the same command again to go on." in said.splitlines()[-1]
     assert "Traceback" not in said
-    assert not [p for p in group if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     safe = trials_ended(folder)
-    assert 3 <= safe < 24
+    assert 3 <= safe < TRIALS
     _, said = command(folder, "--workers", "2").communicate(timeout=200)
     assert f"{safe} trials are there already" in said
     monkeypatch.chdir(folder)
@@ -105,11 +139,31 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on_to_the_study_of_on
     assert signature(load_result("studies/tiny.db")) == signature(alone)
 
 
-def _group(process: psutil.Process) -> int | None:
-    try:
-        return os.getpgid(process.pid)
-    except OSError:
-        return None
+def test_ctrl_c_while_the_workers_start_ends_them_at_once(folder: Path) -> None:
+    program = command(folder, "--workers", "2")
+    wait_for(lambda: bool(workers_of(program)), 200)
+    workers = workers_of(program)
+    os.killpg(program.pid, signal.SIGINT)
+    _, said = program.communicate(timeout=60)
+    assert program.returncode == 130, said
+    assert "Run the same command again" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert "is killed" not in said
+    assert not [worker for worker in workers if worker.is_running()]
+    assert trials_ended(folder) == 0
+
+
+def test_workers_on_postgres_make_the_study_that_one_process_makes_on_sqlite(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server() as url:
+        storage = empty_database(url)
+        program = command(folder, "--workers", "2", "--storage", storage)
+        _, said = program.communicate(timeout=200)
+        assert program.returncode == 0, said
+        monkeypatch.chdir(folder)
+        alone = search(**search_arguments(read_study_file("study.toml")), progress=False)
+        assert signature(load_result(storage)) == signature(alone)
 
 
 def test_what_cannot_be_done_is_said_once_without_a_traceback(folder: Path) -> None:
