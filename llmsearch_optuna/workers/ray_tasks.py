@@ -79,8 +79,9 @@ def check_ray(storage: str | None, study_name: str, address: str) -> None:
             f"--ray {address}: the study is in the file {url.database}, and SQLite cannot be shared by machines; "
             "give a server that all nodes reach: --storage postgresql+psycopg://user@host/database"
         )
-    if address == "local":
-        raise InputError("--ray local: no cluster is started here; on one machine --workers alone is enough")
+    # With RAY_ADDRESS=local, Ray reads auto as: start one.
+    if "local" in (address, os.environ.get("RAY_ADDRESS") if address == "auto" else None):
+        raise InputError(f"--ray {address}: no cluster is started here; on one machine --workers alone is enough")
     if importlib.util.find_spec("ray") is None:
         raise InputError(
             f"--ray {address} needs an extra that is not installed; get it with: pip install 'llmsearch-optuna[ray]'"

@@ -48,9 +48,13 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         check_ray(POSTGRES, "s", "auto")
 
 
-def test_no_cluster_is_started_for_the_user() -> None:
+def test_no_cluster_is_started_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--ray local: .*--workers alone is enough"):
         check_ray(POSTGRES, "s", "local")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(InputError, match="--ray auto: no cluster is started here"):
+        check_ray(POSTGRES, "s", "auto")
+    check_ray(POSTGRES, "s", "10.0.0.1:6379")
 
 
 def test_the_command_refuses_before_it_loads_anything(
