@@ -60,7 +60,7 @@ def test_the_dashboard_serves_the_study_on_this_machine_only(opened, monkeypatch
     assert hosts == ["127.0.0.1"]
     assert (detail.get("metric_names") or detail["objective_names"]) == ["rouge1"]
     assert "No evidence" in detail["note"]["body"]
-    assert {re.sub("^llmsearch-", "", p["id"]) for p in detail["plotly_graph_objects"]} >= {"rows_done"}
+    assert {re.sub("^llmsearch-", "", p["id"]) for p in detail["plotly_graph_objects"]} >= {"score_against_tokens"}
 
 
 @needs_dashboard
