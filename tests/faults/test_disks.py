@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -9,7 +11,6 @@ import shutil
 import signal
 import sqlite3
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ import pytest
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.result import load_result
 from tests.faults.study_child import run
-from tests.faults.test_kill import signature, wait_for
+from tests.faults.test_kill import lines, signature, start, wait_for
 from tests.postgres import NOBODY
 
 pytestmark = pytest.mark.faults
+
+CANNOT_BE_WRITTEN = "cannot be written; check the folder's permissions or give another storage="
 
 
 def run_on_a_small_disk(database: str, limit: int, said: str) -> None:
@@ -59,17 +62,19 @@ def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_database_that_is_locked_for_a_while_is_waited_for(tmp_path: Path) -> None:
     whole = run_and_leave_signature(str(tmp_path / "whole.db"))
-    database = tmp_path / "s.db"
-    found: list[Any] = []
-    study = threading.Thread(target=lambda: found.append(run_and_leave_signature(str(database))))
-    study.start()
-    wait_for(lambda: database.exists() and database.with_name("s.db-wal").exists() and rows_of(database) > 30)
-    with sqlite3.connect(database, timeout=30, isolation_level=None) as other:
+    database, log = tmp_path / "s.db", tmp_path / "log"
+    study = start(database, log, 12)
+    wait_for(lambda: len(lines(log)) > 30)
+    with contextlib.closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
+        before = rows_of(database)
         time.sleep(30)
+        assert rows_of(database) == before, "nothing can be written"
+        assert study.is_alive()
         other.execute("ROLLBACK")
     study.join(120)
-    assert found == [whole]
+    assert study.exitcode == 0
+    assert signature(load_result(str(database))) == whole
 
 
 def run_as_somebody_else(database: str, said: Any) -> None:
@@ -83,19 +88,43 @@ def run_as_somebody_else(database: str, said: Any) -> None:
 
 def test_a_folder_that_may_only_be_read_says_so() -> None:
     folder = Path(tempfile.mkdtemp(prefix="read-only-"))
-    folder.chmod(0o555)
     try:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.faults.study_child"])
-        ours, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=run_as_somebody_else, args=(f"{folder}/s.db", theirs))
-        child.start()
-        child.join(60)
-        assert ours.poll(), "it said nothing"
-        assert "cannot be written; check the folder's permissions or give another storage=" in ours.recv()
+        folder.chmod(0o555)
+        assert CANNOT_BE_WRITTEN in said_to_somebody_else(folder / "s.db")
         assert list(folder.iterdir()) == []
     finally:
+        folder.chmod(0o755)
         shutil.rmtree(folder)
+
+
+def test_what_is_in_a_folder_that_may_only_be_read_is_still_there_afterwards(tmp_path: Path) -> None:
+    whole = run_and_leave_signature(str(tmp_path / "whole.db"))
+    folder = Path(tempfile.mkdtemp(prefix="read-only-"))
+    try:
+        run(f"{folder}/s.db", None, 6)
+        before = signature(load_result(f"{folder}/s.db"))
+        gc.collect()  # the result's connections
+        (folder / "s.db").chmod(0o444)
+        folder.chmod(0o555)
+        assert CANNOT_BE_WRITTEN in said_to_somebody_else(folder / "s.db")
+        (folder / "s.db").chmod(0o644)
+        folder.chmod(0o755)
+        assert signature(load_result(f"{folder}/s.db")) == before
+        assert run_and_leave_signature(f"{folder}/s.db")[0] == whole[0]
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def said_to_somebody_else(database: Path) -> str:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.study_child"])
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=run_as_somebody_else, args=(str(database), theirs))
+    child.start()
+    child.join(60)
+    assert ours.poll(), "it said nothing"
+    return str(ours.recv())
 
 
 def rows_of(database: Path) -> int:

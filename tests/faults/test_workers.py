@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import random
+import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llmsearch_optuna.result import load_result
@@ -78,6 +83,46 @@ def test_four_workers_that_are_all_killed_and_started_again_make_that_study_ever
         worker.join(240)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert signature(load_result(str(database))) == study
+
+
+def test_a_worker_that_was_only_slow_ends_well_and_changes_nothing(
+    tmp_path: Path, alone: tuple[list[Any], int]
+) -> None:
+    study, rows = alone
+    database = tmp_path / "study.db"
+    slow = start(database, tmp_path / "log0", TRIALS)
+    wait_for(lambda: _decoded_by_all(tmp_path) >= rows // 3, 120)
+    process = psutil.Process(slow.pid)
+    _suspend_without_locks(process, database)
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        # What the others would see after a minute: of a worker elsewhere they know its lease alone.
+        connection.execute("UPDATE llmsearch_workers SET host = 'elsewhere', lease_end = 0")
+    successor = start(database, tmp_path / "log1", TRIALS)
+    successor.join(240)
+    assert successor.exitcode == 0
+    process.resume()
+    slow.join(60)
+    assert slow.exitcode == 0
+    assert signature(load_result(str(database))) == study
+
+
+def _suspend_without_locks(process: psutil.Process, database: Path) -> None:
+    """Suspend a worker where it is slow, and not where it keeps everybody from the database."""
+    while True:
+        process.suspend()
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection,
+                Path(f"{database}-lock").open("rb") as lock,
+            ):
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (sqlite3.OperationalError, BlockingIOError):
+            process.resume()
+            time.sleep(0.01)
 
 
 def _decoded_by_all(folder: Path) -> int:
