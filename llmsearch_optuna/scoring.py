@@ -129,7 +129,7 @@ def score(
         limit=limit,
     )
     _refuse_space(params)
-    task.check()  # a mistyped path is said at once, not after minutes of loading
+    task = task.read()  # a mistyped path is said at once, not after minutes of loading
     served = serve(
         model,
         tokenizer,

@@ -176,8 +176,8 @@ class Task:
         given = {name: value for name, value in described.items() if value is not None}
         return replace(dataset, **given) if isinstance(dataset, Task) else Task(dataset, **given)
 
-    def check(self) -> None:
-        """Find out, before a model is loaded, whether data, columns and metric are there.
+    def read(self) -> Task:
+        """Return the task with its rows in the place of where they are, so that a model need not be loaded in vain.
 
         Raises:
             InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
@@ -187,6 +187,7 @@ class Task:
         self._metric()
         next(references_of(self.reference, rows, columns))
         make_prompter(self.prompt, columns)
+        return replace(self, dataset=list(rows), name=self.study_part, split=None, subset=None, limit=None)
 
     def prepare(self, tokenizer: Any = None) -> PreparedTask:
         """Read the data, make all prompts and references, and try the metric.

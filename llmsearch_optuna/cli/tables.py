@@ -57,14 +57,14 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
 
 def print_status(result: SearchResult, *, console: Console | None = None) -> None:
     """Print how far a study is."""
-    facts = status_facts(result)
+    now = _standing(result)
+    facts = _facts(result, now)
     table = _grid()
     states = ", ".join(f"{count} {state}" for state, count in facts["states"].items())
     table.add_row("study", _text(facts["study"]))
     table.add_row("stored in", _text(facts["storage"]))
     table.add_row("model, data", _text(f"{facts['model']}, {facts['data']}"))
     table.add_row("trials", _text(f"{facts['trials']} of {facts['n_trials']}" + (f" ({states})" if states else "")))
-    now = standing(result.opened, facts["n_trials"])
     if now.workers or now.in_hand:
         table.add_row("at work", _text(_at_work(now)))
     for trial in now.in_hand:
@@ -91,11 +91,18 @@ def _at_work(now: Standing) -> str:
 
 def status_facts(result: SearchResult) -> dict[str, Any]:
     """What `status` says, as plain data."""
+    return _facts(result, _standing(result))
+
+
+def _standing(result: SearchResult) -> Standing:
+    return standing(result.opened, int(result.settings.get("n_trials", 0)))
+
+
+def _facts(result: SearchResult, now: Standing) -> dict[str, Any]:
     states = collections.Counter(t.state.name.lower() for t in result.trials)
     best = result.best_trial if states["complete"] else None
     baseline = result.trials[0] if result.trials else None
     settings = result.settings
-    now = standing(result.opened, int(settings.get("n_trials", 0)))
     return {
         "study": result.study.study_name,
         "storage": result.opened.url,

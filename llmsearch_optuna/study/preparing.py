@@ -84,8 +84,7 @@ def prepare(
     """
     judge = _judge(pruner, objectives)
     checked = Space.of(space)
-    task = Task.of(dataset, **described)
-    task.check()  # a mistyped path is said at once, not after minutes of loading
+    task = Task.of(dataset, **described).read()  # a mistyped path is said at once, not after minutes of loading
     served = serve(model, tokenizer, engine=engine, loading=loading)
     ready = task.prepare(served.tokenizer)
     plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)

@@ -138,8 +138,8 @@ class Follower:
             params, kind = attributes["params"], attributes["kind"]
             self.observer.on(progress.TrialStarted(number=number, params=params, kind=kind, rows=self._rows))
         seen = max(trial.intermediate_values, default=0)
-        got_further = seen > self._rows_done.get(number, 0) or trial.state.is_finished()
-        if seen > self._rows_done.get(number, 0):
+        has_new_rows = seen > self._rows_done.get(number, 0)
+        if has_new_rows:
             self._rows_done[number] = seen
             mean = trial.intermediate_values[seen]
             self.observer.on(
@@ -166,8 +166,7 @@ class Follower:
                     is_best=best is not None and best.number == number,
                 )
             )
-
-        return got_further
+        return has_new_rows or trial.state.is_finished()
 
     def _tell_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         workers = list(live_workers(opened.engine, opened.key).values())

@@ -15,26 +15,22 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from llmsearch_optuna.interrupts import stop_if_asked, stoppable
-from llmsearch_optuna.progress import Observer, StudyEnded
-from llmsearch_optuna.result import SearchResult, load_result
-from llmsearch_optuna.storage import prepare_database
+from llmsearch_optuna.progress import Observer
+from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.study.interruption import interruptible
-from llmsearch_optuna.workers.arguments import warn_of_idle
 from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
 from llmsearch_optuna.workers.following import Follower
-from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, pass_on, watch
+from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
 from llmsearch_optuna.workers.working import Logged, work
 
 logger = logging.getLogger("llmsearch_optuna.workers")
-
-SECONDS_TO_END = 10.0
 
 
 def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Observer) -> SearchResult:
@@ -49,14 +45,13 @@ def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Ob
         StudyError: Every worker has ended before the study was complete; says why.
         StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
     """
-    warn_of_idle(arguments, workers)
-    prepare_database(arguments.get("storage"), arguments["study_name"])
-    follower = Follower.of(arguments, observer)
-    with contextlib.closing(follower), interruptible(follower.how_to_go_on), _started(arguments, workers) as crew:
-        watch(crew, follower, _wait, functools.partial(_listen, told=set()))
-    result = load_result(arguments.get("storage"), arguments["study_name"])
-    observer.on(StudyEnded(result_summary=result.summary))
-    return result
+    return search_watched(arguments, workers, observer, functools.partial(_placed, arguments, workers))
+
+
+@contextlib.contextmanager
+def _placed(arguments: Mapping[str, Any], workers: int, follower: Follower) -> Iterator[_Crew]:
+    with interruptible(follower.how_to_go_on), _started(arguments, workers) as crew:
+        yield _Crew(crew)
 
 
 @dataclass(eq=False)
@@ -101,14 +96,22 @@ class _Worker:
         return f"it was killed by {name}{hint}"
 
 
-def _wait(at_work: Sequence[_Worker]) -> None:
-    with stoppable():
-        wait([worker.process.sentinel for worker in at_work], timeout=LOOK_EVERY_SECONDS)
+@dataclass(frozen=True)
+class _Crew:
+    """The processes of one study."""
 
+    workers: Sequence[_Worker]
+    told: set[Logged] = field(default_factory=set)
 
-def _listen(at_work: Sequence[_Worker], told: set[Logged]) -> None:
-    for worker in at_work:
-        worker.listen(told)
+    def wait(self, at_work: Sequence[_Worker]) -> None:
+        """Return when a process has ended, or after `LOOK_EVERY_SECONDS`."""
+        with stoppable():
+            wait([worker.process.sentinel for worker in at_work], timeout=LOOK_EVERY_SECONDS)
+
+    def listen(self, at_work: Sequence[_Worker]) -> None:
+        """Pass on what these processes have said."""
+        for worker in at_work:
+            worker.listen(self.told)
 
 
 @contextlib.contextmanager

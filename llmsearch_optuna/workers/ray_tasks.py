@@ -23,20 +23,18 @@ from llmsearch_optuna import __version__
 from llmsearch_optuna.database.problems import first_line
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.interrupts import stoppable
-from llmsearch_optuna.progress import Observer, StudyEnded
-from llmsearch_optuna.result import SearchResult, load_result
-from llmsearch_optuna.storage import prepare_database, storage_url
+from llmsearch_optuna.progress import Observer
+from llmsearch_optuna.result import SearchResult
+from llmsearch_optuna.storage import storage_url
 from llmsearch_optuna.study.interruption import interruptible
-from llmsearch_optuna.workers.arguments import warn_of_idle
 from llmsearch_optuna.workers.following import Follower
 from llmsearch_optuna.workers.ray_worker import INTERRUPTED, Began, Errand, Mailbox, work_on_node
-from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, pass_on, watch
+from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
 from llmsearch_optuna.workers.working import Logged
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 
 SECONDS_TO_CONNECT = 10.0
-SECONDS_TO_END = 10.0
 MOST_LOSSES = 3
 """A worker that was lost so many times while no trial ended is not started again: something else is wrong."""
 
@@ -56,19 +54,7 @@ def search_on_ray(arguments: Mapping[str, Any], workers: int, address: str, obse
         StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
     """
     check_ray(arguments.get("storage"), arguments["study_name"], address)
-    warn_of_idle(arguments, workers)
-    prepare_database(arguments.get("storage"), arguments["study_name"])
-    follower = Follower.of(arguments, observer)
-    with (
-        contextlib.closing(follower),
-        _connected(address),
-        interruptible(follower.how_to_go_on),
-        _started(arguments, workers, follower) as crew,
-    ):
-        watch(crew.workers, follower, crew.wait, crew.listen)
-    result = load_result(arguments.get("storage"), arguments["study_name"])
-    observer.on(StudyEnded(result_summary=result.summary))
-    return result
+    return search_watched(arguments, workers, observer, functools.partial(_placed, arguments, workers, address))
 
 
 def check_ray(storage: str | None, study_name: str, address: str) -> None:
@@ -227,6 +213,16 @@ class _Crew:
             for worker in at_work:
                 if worker.node is None:
                     worker.end()
+
+
+@contextlib.contextmanager
+def _placed(arguments: Mapping[str, Any], workers: int, address: str, follower: Follower) -> Iterator[_Crew]:
+    with (
+        _connected(address),
+        interruptible(follower.how_to_go_on),
+        _started(arguments, workers, follower) as crew,
+    ):
+        yield crew
 
 
 @contextlib.contextmanager

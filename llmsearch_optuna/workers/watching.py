@@ -5,17 +5,24 @@ Where workers are placed and how one hears from them is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.progress import Observer, StudyEnded
+from llmsearch_optuna.result import SearchResult, load_result
+from llmsearch_optuna.storage import prepare_database
+from llmsearch_optuna.workers.arguments import warn_of_idle
 from llmsearch_optuna.workers.following import Follower
 from llmsearch_optuna.workers.working import Logged
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 
 LOOK_EVERY_SECONDS = 0.5
+SECONDS_TO_END = 10.0
+"""What workers that are told to end have for it."""
 
 
 class Worker(Protocol):
@@ -39,28 +46,58 @@ class Worker(Protocol):
 W = TypeVar("W", bound=Worker)
 
 
-def watch(
-    crew: Sequence[W],
-    follower: Follower,
-    wait: Callable[[Sequence[W]], None],
-    listen: Callable[[Sequence[W]], None],
-) -> None:
-    """Follow the study until no worker is left.
+class Crew(Protocol[W]):
+    """The workers of one study, and how one hears from them."""
+
+    @property
+    def workers(self) -> Sequence[W]:
+        """All of them, those that have ended too."""
+
+    def wait(self, at_work: Sequence[W]) -> None:
+        """Return when one of these has ended, or after `LOOK_EVERY_SECONDS`."""
+
+    def listen(self, at_work: Sequence[W]) -> None:
+        """Pass on what these have said."""
+
+
+def search_watched(
+    arguments: Mapping[str, Any],
+    workers: int,
+    observer: Observer,
+    place: Callable[[Follower], contextlib.AbstractContextManager[Crew[Any]]],
+) -> SearchResult:
+    """Run a study by workers, and follow it to its end.
 
     Args:
-        crew: The workers.
-        follower: Of their study.
-        wait: Returns when one of these workers has ended, or after `LOOK_EVERY_SECONDS`.
-        listen: Passes on what these workers have said.
+        arguments: Of `search`.
+        workers: How many workers there will be.
+        observer: Is told what happens in the study.
+        place: Starts the workers, and ends those that are left when the block ends.
 
     Raises:
         StudyError: Every worker has ended before the study was complete; says why.
     """
-    at_work, unsaid = list(crew), list[tuple[W, int]]()
+    warn_of_idle(arguments, workers)
+    prepare_database(arguments.get("storage"), arguments["study_name"])
+    follower = Follower.of(arguments, observer)
+    with contextlib.closing(follower), place(follower) as crew:
+        watch(crew, follower)
+    result = load_result(arguments.get("storage"), arguments["study_name"])
+    observer.on(StudyEnded(result_summary=result.summary))
+    return result
+
+
+def watch(crew: Crew[W], follower: Follower) -> None:
+    """Follow the study until no worker is left.
+
+    Raises:
+        StudyError: Every worker has ended before the study was complete; says why.
+    """
+    at_work, unsaid = list(crew.workers), list[tuple[W, int]]()
     while at_work:
-        wait(at_work)
+        crew.wait(at_work)
         ended = [worker for worker in at_work if worker.has_ended()]
-        listen(at_work)  # also to those that have just ended
+        crew.listen(at_work)  # also to those that have just ended
         at_work = [worker for worker in at_work if worker not in ended]
         unsaid += [(worker, follower.trials_ended) for worker in ended if worker.how_it_ended() is not None]
         follower.look()
@@ -68,8 +105,8 @@ def watch(
         for worker, before in [item for item in unsaid if at_work and follower.trials_ended > item[1]]:
             logger.warning("worker %d has ended (%s); the others go on", worker.number, worker.how_it_ended())
             unsaid.remove((worker, before))
-    if all(worker.how_it_ended() is not None for worker in crew):
-        raise StudyError(_why_nobody_is_left(crew))
+    if all(worker.how_it_ended() is not None for worker in crew.workers):
+        raise StudyError(_why_nobody_is_left(crew.workers))
     for worker, _ in unsaid:
         logger.warning("worker %d had ended early (%s); the others did its part", worker.number, worker.how_it_ended())
 
@@ -81,9 +118,9 @@ def pass_on(said: Logged, told: set[Logged]) -> None:
         logging.getLogger(said.logger).log(said.level, "%s", said.text)
 
 
-def _why_nobody_is_left(crew: Sequence[Worker]) -> str:
-    told = dict.fromkeys(worker.problem for worker in crew if worker.problem is not None)
+def _why_nobody_is_left(workers: Sequence[Worker]) -> str:
+    told = dict.fromkeys(worker.problem for worker in workers if worker.problem is not None)
     if told:
         return "\n".join(told)
-    reasons = "; ".join(f"worker {worker.number}: {worker.how_it_ended()}" for worker in crew)
+    reasons = "; ".join(f"worker {worker.number}: {worker.how_it_ended()}" for worker in workers)
     return f"no worker is left ({reasons}). All finished rows are safe; run the same command again to go on."
