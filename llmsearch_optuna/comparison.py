@@ -16,6 +16,8 @@ from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.verdict import Verdict, compare
 
 FEWEST_ROWS = 2
+FEWEST_PROMPTS = 6
+"""With fewer no test of paired differences can reject: of 2⁵ patterns of signs each is likelier than 2.5 %."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ class Comparison:
     def mean(self, study: Compared) -> float:
         """A study's score on the common rows."""
         return sum(study.scores[row] for row in self.rows) / len(self.rows)
+
+    @property
+    def caution(self) -> str | None:
+        """What to know before anything is read into the differences; None where there are rows enough."""
+        prompts = self.pairs[0].prompts
+        if prompts >= FEWEST_PROMPTS:
+            return None
+        return (
+            f"{prompts} different prompts are too few to show anything ({FEWEST_PROMPTS} are the least): give the "
+            "studies the same seed and holdout, so that they lock the same rows away"
+        )
 
 
 def compare_studies(results: Sequence[SearchResult]) -> Comparison:

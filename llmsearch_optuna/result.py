@@ -116,9 +116,12 @@ class SearchResult:
 
     @property
     def best_score_error(self) -> float | None:
-        """Standard error of the winner's score, rows included; None until the finalists have been compared."""
+        """Standard error of the winner's score, rows included.
+
+        None until the finalists have been compared, and where a metric of all rows cannot be computed on parts of them.
+        """
         selection = self.selection
-        return None if selection is None or _is_corpus_choice(selection) else selection.standard_error
+        return None if selection is None or _has_no_errors(selection) else selection.standard_error
 
     @property
     def selection(self) -> Selection | None:
@@ -378,7 +381,7 @@ class SearchResult:
         return self.trials[number]
 
 
-def _is_corpus_choice(selection: Selection) -> bool:
+def _has_no_errors(selection: Selection) -> bool:
     return all(finalist.error == finalist.standard_error == 0.0 for finalist in selection.finalists)
 
 

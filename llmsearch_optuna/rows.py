@@ -6,10 +6,12 @@ Row numbers are those of the task everywhere. Which parameters are tried, and wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Request
@@ -17,6 +19,8 @@ from llmsearch_optuna.interrupts import stoppable
 from llmsearch_optuna.ledger import Phase, RowRecord
 from llmsearch_optuna.metrics import Metric
 from llmsearch_optuna.objectives import Direction, Objectives
+from llmsearch_optuna.statistics.influence import influences
+from llmsearch_optuna.statistics.paired_tests import cluster_numbers
 
 LOOK_EVERY = 8
 
@@ -158,6 +162,39 @@ def score_table(records: Sequence[RowRecord], order: Sequence[int]) -> list[list
         if record.row in scores and record.score is not None:
             scores[record.row].append(record.score)
     return list(scores.values())
+
+
+def prompt_table(
+    rows: Rows, records: Sequence[RowRecord], order: Sequence[int], distinct: Sequence[Hashable]
+) -> list[list[float]]:
+    """Scores [prompts][replicates]: rows with the same prompt count together, as their mean.
+
+    A corpus metric has no scores by row; there it is what each prompt does to the whole (see `influences`).
+
+    Args:
+        rows: Say how records are scored.
+        records: Of all rows of the order.
+        order: Row numbers.
+        distinct: Which prompt each row of the task has, by row number.
+
+    Raises:
+        MetricError: The corpus metric cannot be computed on parts of the rows.
+    """
+    labels = cluster_numbers([distinct[row] for row in order])
+    found: dict[int, dict[int, RowRecord]] = {}
+    for record in sorted(records, key=lambda r: r.replicate):
+        found.setdefault(record.replicate, {})[record.row] = record
+    replicates = [[of[row] for row in order] for of in found.values()]
+    if rows.metric.per_row is False:
+        columns = [influences(_score_of_places(rows, ordered), labels) for ordered in replicates]
+    else:
+        sizes = np.bincount(labels)
+        columns = [np.bincount(labels, np.array([r.score for r in of], dtype=np.float64)) / sizes for of in replicates]
+    return [list(values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _score_of_places(rows: Rows, records: Sequence[RowRecord]) -> Callable[[Sequence[int]], float]:
+    return lambda places: rows.value([records[place] for place in places])
 
 
 def mean(scores: Sequence[float]) -> float:

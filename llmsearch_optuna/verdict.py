@@ -21,6 +21,7 @@ from llmsearch_optuna.statistics.paired_tests import (
     Clusters,
     Floats,
     PairedTest,
+    cluster_numbers,
     mcnemar_test,
     sign_flip_p_above,
     sign_flip_test,
@@ -223,7 +224,8 @@ def compare_corpus(
     quantiles around the difference with the bootstrap's standard error.
 
     Args:
-        score: The metric; called 2 · replicates · (permutations + resamples) times.
+        score: The metric; called 2 · replicates · (permutations + resamples) times. Not a number means that it cannot
+            be computed on the rows drawn (see `swap_test`).
         baseline: Completions [rows][replicates].
         best: The winner's completions on the same rows.
         references: One a row.
@@ -266,7 +268,7 @@ def compare_corpus(
         test,
         gain=gain,
         standard_error=error,
-        margin_p_value=float(stats.t.sf((gain + margin) / error, count - 1)) if margin and error > 0 else None,
+        margin_p_value=_corpus_margin_p_value(gain + margin, error, count, resamples) if margin else None,
         means=means,
         counts=None,
         rows=len(references),
@@ -280,6 +282,14 @@ def compare_corpus(
         optimism=optimism,
         differences=(),
     )
+
+
+def _corpus_margin_p_value(distance: float, error: float, prompts: int, resamples: int) -> float:
+    """Return the one-sided p-value of "the loss is the margin or more"; `distance` is the gain plus the margin."""
+    if error > 0:
+        return float(stats.t.sf(distance / error, prompts - 1))
+    # Nothing varies (the same completions, say): as sure as so few prompts and resamples allow.
+    return max(0.5**prompts, 1 / (1 + resamples)) if distance > 0 else 1.0
 
 
 def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: int = 20) -> Verdict:
@@ -421,8 +431,7 @@ def _labels(prompts: Sequence[Hashable] | None, rows: int) -> NDArray[np.int64]:
         return np.arange(rows)
     if len(prompts) != rows:
         raise InputError(f"{len(prompts)} prompt labels for {rows} rows; give one a row")
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], dtype=np.int64)
+    return cluster_numbers(prompts)
 
 
 def _finite(value: float) -> float | None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from llmsearch_optuna.cli.tables import print_comparison
 from llmsearch_optuna.comparison import compare_studies
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.report.comparing import render_comparison, write_comparison
@@ -51,6 +54,18 @@ def test_search_rows_are_taken_where_a_holdout_was_not_looked_at(pair: list[Sear
     assert found.part == "search"
     assert len(found.rows) == 28
     assert "flatter" in render_comparison(found)
+
+
+def test_too_few_common_rows_come_with_a_caution(pair: list[SearchResult], tmp_path: Path) -> None:
+    assert compare_studies(pair).caution is None
+    few = compare_studies([pair[0], run(tmp_path, TextEngine(temperature_near(0.7)), seed=3, n_trials=6)])
+    assert few.part == "holdout"
+    assert 2 <= len(few.rows) < 6
+    assert f"{len(few.rows)} different prompts are too few" in (few.caution or "")
+    assert "same seed and holdout" in render_comparison(few)
+    shown = StringIO()
+    print_comparison(few, console=Console(file=shown, width=200))
+    assert "same seed and holdout" in shown.getvalue()
 
 
 def test_other_data_metrics_and_directions_are_refused(pair: list[SearchResult], tmp_path: Path) -> None:

@@ -240,6 +240,49 @@ def test_minimizing_and_a_corpus_metric(tmp_path: Path) -> None:
     assert result.row_scores(0) == {}
 
 
+def _corpus_mean(predictions: Sequence[str], references: Sequence[Any]) -> float:
+    return sum(number_metric(predictions, references)) / len(predictions)
+
+
+def test_a_corpus_metric_is_chosen_by_and_tells_its_error_as_one_by_row_does(tmp_path: Path) -> None:
+    whole = run(tmp_path, metric=_corpus_mean, name="corpus", pruner="none")
+    by_row = run(tmp_path, name="rows", pruner="none")
+    assert whole.selection is not None
+    assert by_row.selection is not None
+    assert whole.selection.winner == by_row.selection.winner
+    for one, other in zip(whole.selection.finalists, by_row.selection.finalists, strict=True):
+        assert (one.mean, one.shrunken, one.error) == pytest.approx((other.mean, other.shrunken, other.error))
+    assert whole.best_score_error == pytest.approx(by_row.best_score_error)
+    assert whole.best_score_error
+    assert whole.power is not None
+    assert "held-out rows" in whole.power
+
+
+def test_a_corpus_metric_that_fails_on_parts_still_ends_with_a_verdict(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = dataset(60)
+
+    def only_whole(predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> float:
+        if len({row["prompt"] for row in rows}) < len(rows) or len(rows) == 41:
+            raise ValueError("rows are missing")
+        return _corpus_mean(predictions, references)
+
+    result = run(tmp_path, metric=only_whole, dataset=rows, pruner="none")
+    assert result.best_score_error is None
+    assert "without the error of their scores" in caplog.text
+    assert result.verdict is not None
+    assert result.verdict.answer == "better"
+    assert result.verdict.high is None
+
+
+def test_power_counts_different_prompts(tmp_path: Path) -> None:
+    twice = [row for row in dataset(40) for _ in range(2)]
+    result = run(tmp_path, dataset=twice, n_trials=3)
+    assert result.power is not None
+    assert "24 held-out rows with 12 different prompts" in result.power
+
+
 def test_replicates_draw_fresh_noise(tmp_path: Path) -> None:
     engine = TextEngine()
     result = run(tmp_path, engine, replicates=2, n_trials=4, trials_in_flight=2)

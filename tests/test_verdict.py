@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -267,6 +268,30 @@ def test_equal_corpora_are_no_evidence() -> None:
     assert (verdict.answer, verdict.p_value) == ("no evidence", 1.0)
     with pytest.raises(InputError):
         compare_corpus(_share_of_hits, same, same[:3], references=["x"] * 25)
+
+
+def test_the_same_completions_are_not_worse_than_a_margin() -> None:
+    same, references = [["x y"]] * 25, ["x"] * 25
+    verdict = compare_corpus(_share_of_hits, same, same, references=references, margin=0.01, permutations=99)
+    assert verdict.answer == "not worse than margin"
+    few = compare_corpus(_share_of_hits, same[:4], same[:4], references=references[:4], margin=0.01, permutations=99)
+    assert few.answer == "no evidence"
+
+
+def test_a_corpus_metric_that_cannot_be_computed_on_what_is_drawn_leaves_the_interval_open() -> None:
+    rng = np.random.default_rng(13)
+    worse, better = _texts(rng, 40, 0.3), _texts(rng, 40, 0.6)
+
+    def broken(predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> float:
+        known = [[row[0] for row in worse], [row[0] for row in better], [row[1] for row in worse]]
+        if list(predictions) in [*known, [row[1] for row in better]]:
+            return _share_of_hits(predictions, references, rows)
+        return math.nan
+
+    verdict = compare_corpus(broken, worse, better, references=["x"] * 40, permutations=99, resamples=50)
+    assert verdict.answer == "no evidence"
+    assert verdict.interval == (-math.inf, math.inf)
+    assert verdict.p_value == 1.0
 
 
 def test_where_there_was_no_look_the_verdict_says_why() -> None:

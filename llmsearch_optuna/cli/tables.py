@@ -158,6 +158,8 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
             counts = f"{pair.wins}/{pair.ties}/{pair.losses}"
             table.add_row(_text(study.name), score, f"{pair.difference:+.4f}", interval(pair), counts)
     out.print(table)
+    if comparison.caution is not None:
+        out.print(_text(comparison.caution, "yellow"))
 
 
 def print_rescored(result: SearchResult, other: Rescored, *, console: Console | None = None) -> None:

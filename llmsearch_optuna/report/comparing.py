@@ -64,9 +64,13 @@ def _top(comparison: Comparison) -> str:
         f"<header><h1>{len(comparison.studies)} studies on the same data</h1>"
         f'<p class="soft">What each recommends, on {len(comparison.rows)} {ROWS_OF[comparison.part]}; '
         f"{'lower' if comparison.minimize else 'higher'} is better. Differences are taken row by row, against the "
-        "first.</p></header>"
+        f"first.</p>{_caution(comparison)}</header>"
         f'<div class="scroll"><table class="cards"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _caution(comparison: Comparison) -> str:
+    return "" if comparison.caution is None else f"<p>{safe(comparison.caution)}.</p>"
 
 
 def _row(comparison: Comparison, study: Compared, pair: Verdict | None) -> str:

@@ -17,6 +17,7 @@ from llmsearch_optuna.report.data import ReportData, TrialPoint
 BLUE, ORANGE, GREEN, GREY, RED = "#3b82c4", "#e08a2e", "#2f9e6e", "#8a93a0", "#cf5c43"
 _SCALE = "Viridis"
 _KIND_SYMBOLS = {"greedy": "square", "sampling": "circle", "beam": "diamond", "beam_sampling": "diamond-open"}
+_MOST_TICKS = 10
 
 
 def history(data: ReportData) -> go.Figure:
@@ -123,9 +124,7 @@ def slices(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
             points = _points(trials, data, x=[_axis_value(t.params[name], data, name) for t in trials])
             marker = {"symbol": symbol, "color": colour, "size": 9}
             figure.add_scatter(**points, name=state, marker=marker, row=1, col=column, showlegend=column == 1)
-        figure.update_xaxes(title_text=_plain(name), row=1, col=column, automargin=True)
-        if _is_numeric(data, name) is False:
-            figure.update_xaxes(type="category", row=1, col=column)
+        figure.update_xaxes(title_text=_plain(name), row=1, col=column, automargin=True, **_axis(data, name))
     figure.update_yaxes(title_text=_plain(data.metric), col=1)
     return _styled(figure)
 
@@ -158,9 +157,8 @@ def contour(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
         "colorbar": {"thickness": 12, "outlinewidth": 0, "title": {"text": _plain(data.metric)}},
     }
     figure.add_scatter(**_points(trials, data, x=xs, y=ys), marker=marker, showlegend=False)
-    for axis, name in ((figure.update_xaxes, first), (figure.update_yaxes, second)):
-        if not _is_numeric(data, name):
-            axis(type="category")
+    figure.update_xaxes(**_axis(data, first))
+    figure.update_yaxes(**_axis(data, second))
     return figure
 
 
@@ -328,6 +326,15 @@ def _shading(xs: Sequence[float], ys: Sequence[float], scores: Sequence[float]) 
 def _is_numeric(data: ReportData, name: str) -> bool:
     values = [t.params[name] for t in data.trials if name in t.params]
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _axis(data: ReportData, name: str) -> dict[str, Any]:
+    """How the values of a parameter are laid out: choices side by side, a few whole numbers with a tick at each."""
+    if not _is_numeric(data, name):
+        return {"type": "category"}
+    values = [t.params[name] for t in data.trials if name in t.params]
+    few_whole = all(isinstance(value, int) for value in values) and max(values) - min(values) <= _MOST_TICKS
+    return {"dtick": 1} if values and few_whole else {}
 
 
 def _axis_value(value: Any, data: ReportData, name: str) -> Any:

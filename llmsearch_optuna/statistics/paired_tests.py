@@ -7,7 +7,7 @@ Pure arrays in, numbers out; what the numbers mean for a study is not known here
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +54,12 @@ class Clusters:
         residuals = self.sums - self.mean * self.counts
         scale = len(self) / (len(self) - 1)
         return float(math.sqrt(scale * float(residuals @ residuals)) / self.counts.sum())
+
+
+def cluster_numbers(labels: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number the clusters from 0 in the order of first sight, [rows]; rows with the same label are one cluster."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,9 @@ def swap_test(
     The p-value is that of random swaps between the two sides, whole clusters at a time (approximate randomisation).
     The interval is the gain plus and minus t quantiles of the bootstrap's standard error, clusters resampled.
 
+    A gain that is not a number could not be computed on what was drawn. Such a swap counts as more extreme than the
+    data, such a resample is left out, and where most of them are left out the data set no limit.
+
     Args:
         gain_of: ``(rows, who)`` to the gain on these rows, where ``who[row]`` is 1 for the right side, 0 for swapped.
         labels: Cluster number of each row, [rows], counting from 0.
@@ -194,7 +203,7 @@ def swap_test(
     everything, right = range(len(labels)), np.ones(len(labels), dtype=np.int64)
     gain = gain_of(everything, right)
     swapped = [gain_of(everything, rng.integers(0, 2, count)[labels]) for _ in range(permutations)]
-    extreme = int(np.sum(np.abs(swapped) >= abs(gain) * (1 - 1e-9)))
+    extreme = int(np.sum(~(np.abs(swapped) < abs(gain) * (1 - 1e-9))))
     members = [np.flatnonzero(labels == c) for c in range(count)]
     resampled = [
         gain_of([int(row) for c in rng.integers(0, count, count) for row in members[c]], right)
@@ -202,9 +211,10 @@ def swap_test(
     ]
     method = f"{permutations} random swaps of completions, {resamples} resamples of {count} prompts"
     p_value = (1 + extreme) / (1 + permutations)
-    if count == 1:
+    usable = [value for value in resampled if math.isfinite(value)]
+    if len(usable) < max(2, len(resampled) / 2):
         return PairedTest(p_value, -math.inf, math.inf, 0.5, method), math.inf
-    error = float(np.std(resampled, ddof=1)) * math.sqrt(count / (count - 1))
+    error = float(np.std(usable, ddof=1)) * math.sqrt(count / (count - 1))
     half = float(stats.t.isf(alpha / 2, count - 1)) * error
     chance = float(stats.t.cdf(gain / error, count - 1)) if error > 0 else 0.5
     return PairedTest(p_value, gain - half, gain + half, chance, method).agreeing(gain, alpha), error

@@ -29,17 +29,20 @@ class Power:
 
     Attributes:
         rows: Held-out rows.
+        prompts: How many different prompts they have: these are what a comparison counts.
         replicates: Of each.
         correlation: Between the two configurations' scores by row; `observed` says whether it was seen or assumed.
         observed: True when a second configuration's scores were there.
-        paired: The true difference that the paired comparison finds with the given power; None for fewer than 2 rows.
+        paired: The true difference that the paired comparison finds with the given power; None for fewer than 2
+            prompts.
         unpaired: The same if baseline and winner were decoded on different rows.
         point: What one point is in the metric's unit.
-        rows_needed: Points (1, 2, 5) -> rows that a paired comparison needs to find them.
+        rows_needed: Points (1, 2, 5) -> rows, all different, that a paired comparison needs to find them.
         power: The share of cases in which it is found.
     """
 
     rows: int
+    prompts: int
     replicates: int
     correlation: float
     observed: bool
@@ -54,22 +57,28 @@ class Power:
         """Two sentences for users, before the search."""
         if self.paired is None:
             return (
-                f"{self.rows} held-out rows cannot show anything. "
+                f"{self._held} cannot show anything. "
                 f"{_rows_text(self.rows_needed)} (held out; the search needs its own)."
             )
         seen = "as seen" if self.observed else "assumed"
         return (
-            f"On {self.rows} held-out rows, decoded {_times(self.replicates)}, a true difference of "
+            f"On {self._held}, decoded {_times(self.replicates)}, a true difference of "
             f"{self.paired:.3g} ({self.paired / self.point:.1f} points) would be found in {self.power:.0%} of cases; "
             f"compared on different rows it would take {self.unpaired:.3g}. {_rows_text(self.rows_needed)} "
             f"(correlation {self.correlation:.2f}, {seen})."
         )
+
+    @property
+    def _held(self) -> str:
+        rows = f"{self.rows} held-out rows"
+        return rows if self.prompts == self.rows else f"{rows} with {self.prompts} different prompts"
 
 
 def minimum_detectable(
     baseline: ArrayLike,
     *,
     rows: int,
+    prompts: int | None = None,
     replicates: int = 1,
     other: ArrayLike | None = None,
     correlation: float | None = None,
@@ -81,8 +90,9 @@ def minimum_detectable(
     """Say what a look at the holdout could find.
 
     Args:
-        baseline: The baseline's scores, [rows] or [rows, replicates], as many as there are.
+        baseline: The baseline's scores, [prompts] or [prompts, replicates], as many as there are.
         rows: How many rows will be held out.
+        prompts: How many different prompts they have; default: all rows are different.
         replicates: How often each will be decoded; where `baseline` has several replicates, the share of chance in
             decoding is known and shrinks accordingly.
         other: Another configuration's scores on the same rows (greedy, say): gives the correlation and the spread of
@@ -102,6 +112,7 @@ def minimum_detectable(
         raise InputError(f"{split.rows} scores do not show how much scores vary; at least 2 are needed")
     if correlation is not None and not -1 <= correlation < 1:
         raise InputError(f"correlation={correlation} must be from -1 to below 1")
+    units = rows if prompts is None else prompts
     single = split.rows_variance + (split.sampling_variance or 0.0) / replicates
     if other is None:
         shared = ASSUMED_CORRELATION if correlation is None else correlation
@@ -113,11 +124,12 @@ def minimum_detectable(
     needed = {p: _rows_needed(math.sqrt(paired_variance), p * point, power, alpha) for p in points} if point else {}
     return Power(
         rows=rows,
+        prompts=units,
         replicates=replicates,
         correlation=shared,
         observed=other is not None,
-        paired=_detectable(math.sqrt(paired_variance / rows), rows - 1, power, alpha) if rows > 1 else None,
-        unpaired=_detectable(math.sqrt(2 * single / rows), 2 * rows - 2, power, alpha) if rows > 1 else None,
+        paired=_detectable(math.sqrt(paired_variance / units), units - 1, power, alpha) if units > 1 else None,
+        unpaired=_detectable(math.sqrt(2 * single / units), 2 * units - 2, power, alpha) if units > 1 else None,
         point=point or 1.0,
         rows_needed=needed,
         power=power,

@@ -8,6 +8,7 @@ first holdout row is decoded, and an interrupted look is the one that is finishe
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from llmsearch_optuna.interrupts import stoppable
 from llmsearch_optuna.ledger import Look, Phase, RowRecord
 from llmsearch_optuna.metrics import MetricError
 from llmsearch_optuna.objectives import score_of
-from llmsearch_optuna.rows import Rows, is_random, mean, requests_for, score_table
+from llmsearch_optuna.rows import Rows, is_random, mean, prompt_table, requests_for, score_table
 from llmsearch_optuna.statistics.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.driving import gather
@@ -104,10 +105,18 @@ class Decider:
         always = [t.number for t in trials if t.user_attrs.get("role") in ("baseline", "greedy")]
         numbers = choose_finalists(values, direction=self.rows.direction, always=always, k=FINALISTS)
         found = self._finalist_records(trials, numbers, claim)
-        if self.rows.metric.per_row is False:
+        try:
+            tables = {number: self._table(records) for number, records in found.items()}
+        except MetricError as error:
+            logger.warning("finalists are compared without the error of their scores: %s", error)
             return self._select_by_corpus_value(found)
-        tables = {number: score_table(records, self.rows.order) for number, records in found.items()}
         return pick_winner(tables, direction=self.rows.direction)
+
+    def _table(self, records: Sequence[RowRecord]) -> list[list[float]]:
+        """Scores by row, or what stands for them under a corpus metric."""
+        if self.rows.metric.per_row is False:
+            return prompt_table(self.rows, records, self.rows.order, self.distinct)
+        return score_table(records, self.rows.order)
 
     def _finalist_records(
         self, trials: Sequence[FrozenTrial], numbers: Sequence[int], claim: Claim
@@ -139,6 +148,7 @@ class Decider:
         return found or {numbers[0]: ledger.rows("search", numbers[0])}
 
     def _select_by_corpus_value(self, found: Mapping[int, Sequence[RowRecord]]) -> Selection:
+        """The best plain value: what is left where the metric answers for all rows only."""
         sign = 1.0 if self.rows.direction == "minimize" else -1.0
         means = {number: self._corpus_mean(records) for number, records in found.items()}
         order = sorted(means, key=lambda number: (sign * means[number], number != 0, number))
@@ -214,7 +224,7 @@ class Decider:
             common["optimism"] = optimism(searched, held, direction=self.rows.direction)
             texts = {n: _texts(records, order) for n, records in kept.items()}
             return compare_corpus(
-                self.rows.metric.score_corpus,
+                self._corpus_score,
                 texts[0],
                 texts[look.winner],
                 references=[self.rows.references[row] for row in order],
@@ -225,6 +235,15 @@ class Decider:
         held = mean([score for row in tables[look.winner] for score in row])
         common["optimism"] = optimism(searched, held, direction=self.rows.direction)
         return compare(tables[0], tables[look.winner], **common)
+
+    def _corpus_score(
+        self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
+    ) -> float:
+        """The metric, or not a number where it cannot be computed on rows that were drawn."""
+        try:
+            return self.rows.metric.score_corpus(predictions, references, rows)
+        except MetricError:
+            return math.nan
 
     def _looks_taken(self) -> int:
         verdicts = [look.verdict for look in self.opened.ledger.looks() if look.verdict is not None]

@@ -16,9 +16,10 @@ from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.inputs.splits import assign_folds, split_rows
 from llmsearch_optuna.ledger import Item
+from llmsearch_optuna.metrics import MetricError
 from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.rows import Rows, score_table
+from llmsearch_optuna.rows import Rows, prompt_table
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.statistics.power import minimum_detectable
 from llmsearch_optuna.storage import OpenedStudy
@@ -146,15 +147,28 @@ class PowerTeller:
         """Pass the event on."""
         self.observer.on(event)
         if isinstance(event, events.TrialEnded) and event.number == 0 and event.state == "complete":
-            rows = self.plan.rows
-            table = score_table(self.opened.ledger.rows("search", 0), rows.order)
-            if not all(table) or len(table) < 2:
+            table = self._baseline_table()
+            if len(table) < 2:
                 return
+            plan = self.plan
             power = minimum_detectable(
-                table, rows=len(self.plan.holdout), replicates=self.replicates, bounds=rows.metric.bounds
+                table,
+                rows=len(plan.holdout),
+                prompts=len({plan.task.distinct[row] for row in plan.holdout}),
+                replicates=self.replicates,
+                bounds=plan.rows.metric.bounds,
             )
             self.opened.study.set_user_attr("power", power.text)
             logger.info("%s", power.text)
+
+    def _baseline_table(self) -> list[list[float]]:
+        """The baseline's scores, [prompts][replicates]; empty where they cannot be told by prompt."""
+        records = self.opened.ledger.rows("search", 0)
+        try:
+            return prompt_table(self.plan.rows, records, self.plan.rows.order, self.plan.task.distinct)
+        except MetricError as error:
+            logger.info("what so many rows can show is not known: %s", error)
+            return []
 
 
 def readable(values: Mapping[str, Any]) -> dict[str, Any]:

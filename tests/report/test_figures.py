@@ -61,6 +61,12 @@ def test_slices_show_labels_for_categories(report_data):
     assert set(by_name(figure, "complete").x) == {"greedy", "sampling", "beam"}
 
 
+def test_a_few_whole_numbers_have_a_tick_each(report_data):
+    assert slices(report_data, ["num_beams"]).layout.xaxis.dtick == 1
+    figure = contour(report_data, ["num_beams", "length_penalty"])
+    assert (figure.layout.xaxis.dtick, figure.layout.yaxis.dtick) == (1, None)
+
+
 @pytest.mark.parametrize("name", list(FIGURES))
 def test_figures_of_a_study_with_little_in_it(name):
     one = TrialPoint(number=0, state="complete", value=0.5, role="baseline", kind="greedy", rows=3)
