@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-deps $(BARE)
 	@touch $@
 
-demo: $(STAMP)  ## tune a small chat model on bundled dialogues (about 10 minutes on 2 cores)
+demo: $(STAMP)  ## tune a small chat model on bundled dialogues (about 4 minutes on 2 cores, once installed)
 	$(BIN)/llmsearch-optuna demo $(ARGS)
 
 test: $(STAMP)  ## the tests that run on every change (less than 10 minutes on 2 cores)

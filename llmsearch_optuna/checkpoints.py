@@ -43,7 +43,7 @@ NEEDS: dict[str, Needs] = {
     "gptq": Needs(("gptqmodel",), f"{_GPTQMODEL}, and pip install accelerate optimum", ("accelerate", "optimum")),
     "bitsandbytes": Needs(("bitsandbytes",), "pip install accelerate bitsandbytes", ("accelerate",)),
     "gguf": Needs(("gguf",), 'pip install "llmsearch-optuna[gguf]"', ("accelerate",)),
-    "peft": Needs(("peft",), "pip install peft"),
+    "peft": Needs(("peft",), 'pip install "llmsearch-optuna[peft]"'),
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from llmsearch_optuna.decoding.memory import bytes_in_use
+from llmsearch_optuna.study.detecting import power_of
 from llmsearch_optuna.study.forecasting import Forecast, make_forecast
 from llmsearch_optuna.study.preparing import check_numbers, prepare
 from llmsearch_optuna.study.probing import probe
@@ -27,7 +29,7 @@ def forecast(
     direction: Direction | None = None,
     objectives: Sequence[str] = ("score",),
     baseline: Mapping[str, Any] | None = None,
-    n_trials: int = 40,
+    n_trials: int | None = None,
     sampler: Any = "tpe",
     pruner: Any = "paired",
     holdout: float = 0.3,
@@ -146,7 +148,10 @@ def forecast(
         folds=folds,
         objectives=objectives,
     )
-    found = probe(prepared, n_trials=n_trials, in_flight=trials_in_flight)
-    return make_forecast(
-        found, prepared, n_trials=n_trials, holdout_replicates=holdout_replicates, memory_in_use=bytes_in_use()
+    total = prepared.total_trials(n_trials)
+    found = probe(prepared, n_trials=total, in_flight=trials_in_flight)
+    made = make_forecast(
+        found, prepared, n_trials=total, holdout_replicates=holdout_replicates, memory_in_use=bytes_in_use()
     )
+    power = power_of(prepared.plan, found.records[prepared.plan.baseline], replicates=holdout_replicates)
+    return made if power is None else replace(made, power=power.text)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig
 
 from llmsearch_optuna.decoding.params import OWN_NAMES, GenerationParams
-from llmsearch_optuna.storage import library_versions
 
 if TYPE_CHECKING:
     from llmsearch_optuna.result import SearchResult
@@ -49,7 +48,7 @@ def _evidence(result: SearchResult, params: GenerationParams) -> dict[str, Any]:
         "baseline_params": result.baseline_params,
         "study": {"name": result.study.study_name, "storage": result.opened.url, "trials": len(result.trials)},
         "settings": result.settings,
-        "versions": library_versions(),
+        "versions": result.opened.versions,
     }
 
 

@@ -75,6 +75,14 @@ class OpenedStudy:
         return study_lock(self.engine, f"trials of {self.key}")
 
     @property
+    def versions(self) -> dict[str, str]:
+        """The libraries' versions that it was started with."""
+        t = tables.meta
+        with self.engine.connect() as connection:
+            stored = connection.execute(sa.select(t.c.versions).where(t.c.study == self.key)).scalar_one()
+        return {name: str(version) for name, version in json.loads(stored).items()}
+
+    @property
     def path(self) -> Path | None:
         """The SQLite file; None for a study on a server."""
         return sqlite_path(self.engine.url)

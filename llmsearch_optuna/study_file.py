@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,11 +83,19 @@ class DataSection(_Section):
     direction: Literal["maximize", "minimize"] = Field("maximize", description="Whether a higher score is better.")
 
 
+class PrunerSection(_Section):
+    """The paired pruner with other settings; see PairedPruner."""
+
+    risk: float = Field(0.02, gt=0, lt=1, description="Chance of dropping what would have been the winner.")
+    min_rows: int = Field(8, ge=4, description="Rows of the first look; nothing is pruned before.")
+    step: PositiveInt = Field(8, description="Rows between two looks.")
+
+
 class StudySection(_Section):
     """How long and how to search."""
 
     name: str = Field(min_length=1, description="Names the study in its database.")
-    n_trials: int | None = Field(None, ge=1, description="The study's total; a resumed study runs what is left.")
+    n_trials: int | None = Field(None, ge=1, description="The study's total; the default is 40, or a whole grid.")
     timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
     max_tokens: int | None = Field(None, ge=1, description="Generated tokens of all trials; then the verdict follows.")
     storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
@@ -94,7 +103,9 @@ class StudySection(_Section):
         None, description='["score"], or ["score", "tokens"] for the front of both; the latter prunes nothing.'
     )
     sampler: Literal["tpe", "random", "grid"] | None = Field(None, description="Who suggests the next trial.")
-    pruner: Literal["paired", "none"] | None = Field(None, description="Who stops hopeless trials.")
+    pruner: Literal["paired", "none"] | PrunerSection | None = Field(
+        None, description='Who stops hopeless trials; {risk = 0.05} is "paired" with another chance of losing the best.'
+    )
     holdout: float | None = Field(None, ge=0, lt=1, description="Share of the rows that no trial sees.")
     folds: int | None = Field(None, ge=2, description="Show the score of each of so many parts of the search rows.")
     seed: int | None = Field(None, description="Of the split, the order of the rows, and all suggestions.")
@@ -167,12 +178,24 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         raise InputError(f"{name} is no TOML: {problem}") from None
     try:
         file = StudyFile.model_validate(values)
-        check_space(file)
     except ValidationError as problem:
-        raise InputError("\n".join(_explain(error, text, name) for error in problem.errors())) from None
-    except InputError as problem:
-        raise InputError(f"{name}{place_of_mention(text, str(problem))}: {problem}") from None
+        raise InputError("\n".join(_explain(error, text, name) for error in _of_one_form(problem.errors()))) from None
+    with _placed(name, lambda said: place_of_mention(text, said, "space")):
+        check_space(file)
+    with _placed(name, lambda said: place_of_mention(text, said, "baseline")):
+        check_baseline(file)
+    with _placed(name, lambda _: place(text, ["data", "metric"])):
+        check_metric(file)
     return file
+
+
+@contextmanager
+def _placed(name: str, place_of: Callable[[str], str]) -> Iterator[None]:
+    """Say the file and the line in front of what is wrong."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(f"{name}{place_of(str(problem))}: {problem}") from None
 
 
 def with_defaults(file: StudyFile) -> StudyFile:
@@ -199,6 +222,21 @@ def check_space(file: StudyFile) -> Any:
     return Space.from_tables(file.space)
 
 
+def check_baseline(file: StudyFile) -> None:
+    """Raise InputError where a name or a value of the baseline is not allowed."""
+    from llmsearch_optuna.decoding.names import check_value
+
+    for name, value in (file.baseline or {}).items():
+        check_value(name, value)
+
+
+def check_metric(file: StudyFile) -> None:
+    """Raise InputError where there is no such metric."""
+    from llmsearch_optuna.metrics import Metric
+
+    Metric.of(file.data.metric)
+
+
 def search_arguments(file: StudyFile) -> dict[str, Any]:
     """Return the keyword arguments of `search` that a study file stands for (the demo's names resolved).
 
@@ -211,11 +249,20 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
         "space": check_space(file),
         "baseline": file.baseline,
         "study_name": file.study.name,
-        **file.study.model_dump(exclude={"name"}),
+        **file.study.model_dump(exclude={"name", "pruner"}),
+        "pruner": _pruner(file.study.pruner),
         **file.model.model_dump(exclude={"name"}),
     }
     # What the file leaves out is what `search` itself does by default.
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _pruner(given: str | PrunerSection | None) -> Any:
+    if not isinstance(given, PrunerSection):
+        return given
+    from llmsearch_optuna.pruning import PairedPruner
+
+    return PairedPruner(**given.model_dump())
 
 
 def _model(section: ModelSection) -> str:
@@ -244,6 +291,16 @@ def _changed(section: Any, **values: Any) -> Any:
     return type(section).model_validate({**section.model_dump(), **given}) if given else section
 
 
+def _of_one_form(errors: Sequence[Any]) -> list[Any]:
+    """Without what is said only because a value might have been a table, or a table a value."""
+    return [
+        error
+        for error in errors
+        if not (error["type"] == "literal_error" and isinstance(error["input"], dict))
+        and not (error["type"] == "model_type" and isinstance(error["input"], str))
+    ]
+
+
 def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     keys = [key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in _UNION_MEMBERS))]
     where = f"{name}{place(text, keys)}: {'.'.join(str(key) for key in keys) or 'the file'}"
@@ -258,7 +315,7 @@ def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     return f"{where} = {error['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-_UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict"})
+_UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict", "PrunerSection"})
 
 
 def _known_keys(path: Sequence[Any]) -> list[str]:

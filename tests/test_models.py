@@ -214,7 +214,7 @@ def test_gguf_files_and_adapters_name_the_package_they_need(
     for given in (tmp_path / "model.gguf", tmp_path):
         with pytest.raises(InputError, match=r"needs the package gguf.*llmsearch-optuna\[gguf\]"):
             load(given, gguf_file="model.gguf" if given is tmp_path else None)
-    with pytest.raises(InputError, match=r"adapter='lora' needs the package peft.*pip install peft"):
+    with pytest.raises(InputError, match=r"adapter='lora' needs the package peft.*llmsearch-optuna\[peft\]"):
         load(tiny_llama, tiny_tokenizer, adapter="lora")
 
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from llmsearch_optuna.progress import (
+    PowerKnown,
     Quiet,
     RowsScored,
     StudyEnded,
@@ -95,6 +96,18 @@ def test_plain_lines_tell_the_story_once():
     assert "17 rows that no trial has seen, 3 times" in lines[5]
     assert lines[6] == "no evidence"
     assert len(lines) == 7
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_sentences_are_told_in_full(is_terminal: bool):
+    """Lines of the log are cut at the terminal's edge; what the rows can show and how it ended are not."""
+    power = "On 18 held-out rows a true difference of 0.05 would be found. " + "Rows needed about 2,000 " * 5 + "END1"
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=80, force_terminal=is_terminal), clock=Clock())
+    for event in (study(), PowerKnown(text=power), StudyEnded(result_summary="No evidence " * 20 + "END2")):
+        terminal.on(event)
+    assert "END1" in out.getvalue()
+    assert "END2" in out.getvalue()
 
 
 def test_plain_lines_show_the_time_left():

@@ -172,7 +172,8 @@ def test_a_grid_that_n_trials_cuts_short_says_what_is_left_and_ends_by_itself_ot
     assert "n_trials=2 ends the study before the grid: 2 of its configurations were not tried" in caplog.text
     assert "the same call with n_trials=4 goes on" in caplog.text
     caplog.clear()
-    assert len(search(**arguments, n_trials=4).trials) == 4
+    whole = search(**arguments)
+    assert len(whole.trials) == whole.settings["n_trials"] == 4
     assert "before the grid" not in caplog.text
     result = search(**arguments)
     assert len(result.trials) == 4

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.space import Space
-from llmsearch_optuna.study_file import Changes, check_space, parse_study_file, read_study_file
+from llmsearch_optuna.study_file import (
+    Changes,
+    check_space,
+    parse_study_file,
+    read_study_file,
+    search_arguments,
+    study_file_text,
+)
 
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))
 TEXT = """\
@@ -134,3 +142,21 @@ def test_what_a_file_leaves_out_is_left_to_search():
     assert set(search_arguments(parse_study_file(TEXT))) == {
         "model", "dataset", "space", "n_trials", "study_name", "batch_size", "cache_budget"
     }  # fmt: skip
+
+
+def test_the_pruners_risk_can_be_set():
+    text = TEXT.replace("n_trials = 12", "n_trials = 12\npruner = {risk = 0.05}")
+    file = parse_study_file(text)
+    assert search_arguments(file)["pruner"] == PairedPruner(risk=0.05)
+    assert parse_study_file(study_file_text(file)) == file
+    with pytest.raises(InputError, match=r"line 4: study\.pruner\.risk = 2\.0"):
+        parse_study_file(text.replace("0.05", "2.0"))
+
+
+def test_what_only_search_would_find_is_named_with_its_line_as_well():
+    with pytest.raises(InputError, match=r"study file, line 24: 'temprature' is not a generation parameter"):
+        parse_study_file(TEXT + "\n[baseline]\ntemprature = 1.0\n")
+    with pytest.raises(InputError, match=r"study file, line 24: temperature=-1 is not possible"):
+        parse_study_file(TEXT + "\n[baseline]\ntemperature = -1\n")
+    with pytest.raises(InputError, match=r"study file, line 11: .*rouge9"):
+        parse_study_file(TEXT.replace('"rouge1"', '"rouge9"'))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from llmsearch_optuna.spaces.branch import Branch
-    from llmsearch_optuna.study_file import StudyFile
+    from llmsearch_optuna.study_file import PrunerSection, StudyFile
 
 _PROMPT_SHOWN = 120
 
@@ -23,10 +23,12 @@ _PROMPT_SHOWN = 120
 def print_resolved(file: StudyFile, console: Console) -> None:
     """Print what a study file comes to."""
     from llmsearch_optuna.storage import storage_url
+    from llmsearch_optuna.study.preparing import DEFAULT_TRIALS
     from llmsearch_optuna.study_file import check_space
 
     study, model, data = file.study, file.model, file.data
-    budgets = [f"{study.n_trials} trials"]
+    budgets = ["the whole grid" if study.sampler == "grid" else f"{DEFAULT_TRIALS} trials"]
+    budgets = budgets if study.n_trials is None else [f"{study.n_trials} trials"]
     budgets += [f"at most {study.timeout:g} s"] if study.timeout is not None else []
     budgets += [f"at most {study.max_tokens:,} tokens"] if study.max_tokens is not None else []
     loading = [f"{name} {value}" for name, value in (("dtype", model.dtype), ("on", model.device)) if value]
@@ -41,7 +43,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         ("baseline", describe_params(file.baseline) if file.baseline else "the model's generation config"),
         (
             "search",
-            f"sampler {study.sampler}, pruner {study.pruner}, holdout {study.holdout}, seed {study.seed}, "
+            f"sampler {study.sampler}, pruner {_pruner(study.pruner)}, holdout {study.holdout}, seed {study.seed}, "
             f"{study.trials_in_flight} trials in flight",
         ),
     ]
@@ -70,6 +72,10 @@ def _values(distribution: BaseDistribution) -> str:
     if "choices" in facts:
         return "{" + ", ".join(map(str, facts["choices"])) + "}"
     return f"{facts['low']:g}…{facts['high']:g}" + (" (log)" if facts.get("log") else "")
+
+
+def _pruner(given: str | PrunerSection | None) -> str:
+    return f"paired ({given})" if given is not None and not isinstance(given, str) else str(given)
 
 
 def _prompt(prompt: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from llmsearch_optuna.progress.events import (
     Event,
     Observer,
+    PowerKnown,
     Quiet,
     RowsScored,
     StudyEnded,
@@ -28,6 +29,7 @@ __all__ = [
     "Event",
     "InHand",
     "Observer",
+    "PowerKnown",
     "Quiet",
     "RowsScored",
     "StudyEnded",

@@ -81,6 +81,13 @@ class StudyForecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PowerKnown:
+    """What the rows can show at all, seen from the baseline's scores: a few sentences for people."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnded:
     """A trial ended; `reason` says why it was pruned or failed, `seconds` is wall time."""
 
@@ -108,7 +115,15 @@ class StudyEnded:
 
 
 Event: TypeAlias = (
-    StudyStarted | StudyForecast | TrialStarted | RowsScored | WorkMeasured | TrialEnded | VerdictStarted | StudyEnded
+    StudyStarted
+    | StudyForecast
+    | PowerKnown
+    | TrialStarted
+    | RowsScored
+    | WorkMeasured
+    | TrialEnded
+    | VerdictStarted
+    | StudyEnded
 )
 
 

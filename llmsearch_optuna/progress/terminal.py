@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmsearch_optuna.progress.events import (
     Event,
+    PowerKnown,
     RowsScored,
     StudyEnded,
     StudyForecast,
@@ -81,6 +82,8 @@ class Terminal:
             case StudyForecast():
                 for line in event.text.splitlines():
                     self._line(line)
+            case PowerKnown():
+                self._paragraph(event.text)
             case TrialStarted():
                 self._trial_started(event)
             case RowsScored():
@@ -191,7 +194,14 @@ class Terminal:
     def _study_ended(self, event: StudyEnded) -> None:
         self.close()
         if event.result_summary and self._show_summary:
-            self._line(event.result_summary)
+            self._paragraph(event.result_summary)
+
+    def _paragraph(self, text: str) -> None:
+        """Sentences: wrapped in a terminal, where a line of the log would be cut."""
+        from rich.text import Text
+
+        self._last_line = self._clock()
+        self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
 
     def _line(self, text: str, *, style: str | None = None) -> None:
         from rich.text import Text

@@ -70,6 +70,8 @@ class Forecast:
         seconds_without_reuse: The same if every trial computed everything itself.
         memory: Bytes that the process takes at its end, model and cache included.
         memory_without_reuse: Bytes that it takes without a cache.
+        power: What the verdict will be able to find, seen from the probe's rows of the baseline: sentences for people;
+            None where they do not tell.
     """
 
     n_trials: int
@@ -80,6 +82,13 @@ class Forecast:
     seconds_without_reuse: Range
     memory: Range
     memory_without_reuse: float
+    power: str | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Forecast:
+        """Read what to_json gave."""
+        ranges = {name: Range(**value) for name, value in values.items() if isinstance(value, Mapping)}
+        return cls(**{**values, **ranges})
 
     @property
     def text(self) -> str:

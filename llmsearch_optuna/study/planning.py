@@ -12,16 +12,13 @@ from typing import Any, Literal
 
 import optuna
 
-from llmsearch_optuna import progress as events
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.inputs.splits import assign_folds, split_rows
 from llmsearch_optuna.ledger import Item
-from llmsearch_optuna.metrics import MetricError
 from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.rows import Rows, prompt_table
+from llmsearch_optuna.rows import Rows
 from llmsearch_optuna.space import Space
-from llmsearch_optuna.statistics.power import minimum_detectable
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.inertness import inert_by_branch, inert_warning
 from llmsearch_optuna.study.serving import Served
@@ -129,46 +126,9 @@ def make_plan(
         replicates=replicates,
         **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
-    if not locked:
+    if holdout and not locked:
         logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
     return Plan(task, rows, locked, first, None if greedy == first else greedy)
-
-
-@dataclass(frozen=True)
-class PowerTeller:
-    """Passes events on; once the baseline's scores are there, says what so many rows can show at all."""
-
-    observer: events.Observer
-    opened: OpenedStudy
-    plan: Plan
-    replicates: int
-
-    def on(self, event: events.Event) -> None:
-        """Pass the event on."""
-        self.observer.on(event)
-        if isinstance(event, events.TrialEnded) and event.number == 0 and event.state == "complete":
-            table = self._baseline_table()
-            if len(table) < 2:
-                return
-            plan = self.plan
-            power = minimum_detectable(
-                table,
-                rows=len(plan.holdout),
-                prompts=len({plan.task.distinct[row] for row in plan.holdout}),
-                replicates=self.replicates,
-                bounds=plan.rows.metric.bounds,
-            )
-            self.opened.study.set_user_attr("power", power.text)
-            logger.info("%s", power.text)
-
-    def _baseline_table(self) -> list[list[float]]:
-        """The baseline's scores, [prompts][replicates]; empty where they cannot be told by prompt."""
-        records = self.opened.ledger.rows("search", 0)
-        try:
-            return prompt_table(self.plan.rows, records, self.plan.rows.order, self.plan.task.distinct)
-        except MetricError as error:
-            logger.info("what so many rows can show is not known: %s", error)
-            return []
 
 
 def readable(values: Mapping[str, Any]) -> dict[str, Any]:

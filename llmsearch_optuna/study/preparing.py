@@ -14,11 +14,13 @@ import optuna
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.samplers import Suggester, make_suggester
+from llmsearch_optuna.samplers import GridSuggester, Suggester, make_suggester
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.study.planning import Plan, make_plan
 from llmsearch_optuna.study.serving import Served, serve
 from llmsearch_optuna.task import Task
+
+DEFAULT_TRIALS = 40
 
 Judge = PairedPruner | optuna.pruners.BasePruner | None
 
@@ -40,6 +42,15 @@ class Prepared:
     space: Space
     suggester: Suggester | None
     judge: Judge
+
+    def total_trials(self, n_trials: int | None) -> int:
+        """The study's total: what is asked for, else a whole grid, else 40."""
+        if n_trials is not None:
+            return n_trials
+        if not isinstance(self.suggester, GridSuggester):
+            return DEFAULT_TRIALS
+        first = {p.fingerprint for p in (self.plan.baseline, self.plan.greedy) if p is not None}
+        return len(first) + self.suggester.untried(first)
 
 
 def prepare(
@@ -100,10 +111,10 @@ def prepare(
     return Prepared(plan, served, checked, suggester, judge)
 
 
-def check_numbers(**numbers: int) -> None:
-    """Raise InputError unless all are whole numbers from 1 on."""
+def check_numbers(**numbers: int | None) -> None:
+    """Raise InputError unless all that are given are whole numbers from 1 on."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name}={value!r} must be a whole number from 1 on")
 
 

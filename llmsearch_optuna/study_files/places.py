@@ -21,16 +21,16 @@ def place(text: str, keys: Sequence[Any]) -> str:
     return f", line {line_of_table}" if line_of_table else ""
 
 
-def place_of_mention(text: str, message: str) -> str:
-    """The line in a space's table that sets the parameter a message speaks of."""
+def place_of_mention(text: str, message: str, table: str) -> str:
+    """The line in a table (or a list of tables, branches) that sets the parameter a message speaks of."""
     mentioned = re.search(r"branch (\d+)", message)
     branch, wanted = 0, int(mentioned[1]) if mentioned else None
-    in_space = False
+    in_table = False
     for number, line in enumerate(text.splitlines(), start=1):
         if header := re.match(r"\s*(\[+)\s*([\w.-]+)", line):
-            in_space = header[2].split(".")[0] == "space"
-            branch += in_space and header[1] == "[["
+            in_table = header[2].split(".")[0] == table
+            branch += in_table and header[1] == "[["
         key = re.match(r"\s*([\w-]+)\s*=", line)
-        if in_space and wanted in (None, branch) and key and re.search(rf"(?<!\w){re.escape(key[1])}(?!\w)", message):
+        if in_table and wanted in (None, branch) and key and re.search(rf"(?<!\w){re.escape(key[1])}(?!\w)", message):
             return f", line {number}"
     return ""

@@ -6,7 +6,7 @@ worker dies. Nothing is decided or written here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.objectives import direction_of, score_of
 from llmsearch_optuna.rows import is_random
 from llmsearch_optuna.storage import OpenedStudy, read_study
+from llmsearch_optuna.study.forecasting import Forecast
 from llmsearch_optuna.study.interruption import how_to_go_on
 from llmsearch_optuna.study.schedule import best_complete, params_of
 from llmsearch_optuna.study.standing import incumbent_mean, work_of
@@ -28,6 +29,11 @@ _STATES: dict[TrialState, progress.TrialState] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+_TOLD: dict[str, Callable[[Any], progress.Event]] = {
+    "forecast": lambda value: progress.StudyForecast(text=Forecast.from_json(value).text),
+    "power": lambda value: progress.PowerKnown(text=value),
+}
+"""Attributes of a study that its watchers are told of once."""
 
 
 @dataclass
@@ -37,7 +43,7 @@ class Follower:
     Attributes:
         storage: Where the study is, or will be.
         study_name: Its name there.
-        n_trials: Its total.
+        n_trials: Its total; None where the workers settle it.
         holdout_replicates: How often the holdout is decoded when something is sampled.
         trials_in_flight: How many trials are decoded together; says which one a trial is compared with.
         observer: Is told.
@@ -45,7 +51,7 @@ class Follower:
 
     storage: str | None
     study_name: str
-    n_trials: int
+    n_trials: int | None
     holdout_replicates: int
     trials_in_flight: int
     observer: progress.Observer
@@ -55,6 +61,7 @@ class Follower:
     _ended: set[int] = field(default_factory=set)
     _rows_done: dict[int, int] = field(default_factory=dict)
     _looks: int = 0
+    _attributes: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], observer: progress.Observer) -> Follower:
@@ -69,6 +76,7 @@ class Follower:
             self._tell_start(self._study)
         if self._opened is None:
             return
+        self._tell_attributes(self._opened)
         trials = self._opened.study.get_trials(deepcopy=False)
         got_further = [self._tell_trial(trial, trials) for trial in trials if trial.number not in self._ended]
         if any(got_further):
@@ -79,7 +87,7 @@ class Follower:
         """What to say when the user ends the study before its time."""
         if self._opened is None and not self._open():
             return "interrupted before the study had begun. Run the same command again to begin."
-        return how_to_go_on(self._study, self.n_trials)
+        return how_to_go_on(self._study, self._total)
 
     @property
     def trials_ended(self) -> int:
@@ -108,16 +116,21 @@ class Follower:
         assert self._opened is not None
         return self._opened
 
+    @property
+    def _total(self) -> int:
+        return self.n_trials or int(self._study.ledger.settings()["n_trials"])
+
     def _tell_start(self, opened: OpenedStudy) -> None:
         settings = opened.ledger.settings()
         trials = opened.study.get_trials(deepcopy=False)
         self._ended = {t.number for t in trials if t.state.is_finished()}
         self._looks = len(opened.ledger.looks())
+        self._attributes = set(opened.study.user_attrs) if self._ended else set()
         best = best_complete(trials, direction_of(opened.study))
         self.observer.on(
             progress.StudyStarted(
                 study_name=opened.name,
-                n_trials=self.n_trials,
+                n_trials=self._total,
                 finished_trials=len(self._ended),
                 rows=self._rows,
                 storage=opened.url,
@@ -171,6 +184,13 @@ class Follower:
     def _tell_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         workers = list(live_workers(opened.engine, opened.key).values())
         self.observer.on(work_of(trials, opened.ledger.row_counts("search"), workers))
+
+    def _tell_attributes(self, opened: OpenedStudy) -> None:
+        """What a worker has found out about the study as a whole."""
+        for name, value in opened.study.user_attrs.items():
+            if name not in self._attributes and (tell := _TOLD.get(name)) is not None:
+                self._attributes.add(name)
+                self.observer.on(tell(value))
 
     def _tell_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         looks = opened.ledger.looks()

@@ -46,7 +46,15 @@ def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
     )
     watched.look()
     watched.close()
-    kinds = (progress.StudyStarted, progress.TrialStarted, progress.TrialEnded, progress.VerdictStarted)
+    kinds = (
+        progress.StudyStarted,
+        progress.StudyForecast,
+        progress.PowerKnown,
+        progress.TrialStarted,
+        progress.TrialEnded,
+        progress.VerdictStarted,
+    )
+    assert {type(event) for event in seen.events} >= set(kinds)
     for kind in kinds:
         ours = [event for event in seen.events if isinstance(event, kind)]
         theirs = [event for event in said.events if isinstance(event, kind)]
