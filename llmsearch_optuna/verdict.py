@@ -57,12 +57,13 @@ class Verdict:
         wins: Rows (means over replicates) on which the winner scores better; None for corpus metrics.
         ties: Rows on which both score alike.
         losses: The rest.
-        rows: Held-out rows.
+        rows: Held-out rows that were compared.
         prompts: Distinct prompts among them, the independent units.
         replicates: How often each row was decoded.
         margin: The loss that was declared acceptable, or None.
         look: 1 for the first look at this holdout. Later ones are not corrected for the earlier: read them with care.
         optimism: How much better the winner looked on the search rows than on the holdout; positive is flattering.
+        unscored: Held-out rows that could not be scored, for the baseline or the winner, and do not count.
         method: How p-value and interval were made.
         differences: Winner minus baseline, one value a row; empty for corpus metrics.
     """
@@ -89,6 +90,7 @@ class Verdict:
     margin: float | None = None
     look: int = 1
     optimism: float | None = None
+    unscored: int = 0
     method: str = ""
     differences: tuple[float, ...] = ()
 
@@ -138,6 +140,7 @@ def compare(
     alpha: float = 0.05,
     look: int = 1,
     optimism: float | None = None,
+    unscored: int = 0,
 ) -> Verdict:
     """Compare two configurations on the same held-out rows.
 
@@ -158,6 +161,7 @@ def compare(
         alpha: The error rate of the two-sided test; the interval has 1 - alpha.
         look: Which look at this holdout it is.
         optimism: See `optimism`, carried along.
+        unscored: Held-out rows that are missing here since they could not be scored, carried along.
 
     Raises:
         InputError: The scores do not match or are not finite.
@@ -195,6 +199,7 @@ def compare(
         alpha=alpha,
         look=look,
         optimism=optimism,
+        unscored=unscored,
         differences=tuple(float(d) for d in differences),
     )
 
@@ -214,6 +219,7 @@ def compare_corpus(
     alpha: float = 0.05,
     look: int = 1,
     optimism: float | None = None,
+    unscored: int = 0,
     permutations: int = 999,
     resamples: int = 300,
 ) -> Verdict:
@@ -280,6 +286,7 @@ def compare_corpus(
         alpha=alpha,
         look=look,
         optimism=optimism,
+        unscored=unscored,
         differences=(),
     )
 
@@ -302,6 +309,15 @@ def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: 
         "The baseline stays recommended."
     )
     return Verdict(answer="no evidence", sentence=sentence, direction=direction)
+
+
+def unscored_verdict(*, rows: int, direction: Direction = "maximize") -> Verdict:
+    """Return the verdict of a look at so many held-out rows of which none could be scored."""
+    sentence = (
+        f"No evidence: none of the {rows} held-out rows could be scored for both the baseline and the winner, so "
+        "nothing was compared. The baseline stays recommended."
+    )
+    return Verdict(answer="no evidence", sentence=sentence, direction=direction, unscored=rows)
 
 
 def baseline_won(*, direction: Direction = "maximize", look: int = 1) -> Verdict:
@@ -333,6 +349,7 @@ def _judged(
     alpha: float,
     look: int,
     optimism: float | None,
+    unscored: int,
     differences: tuple[float, ...],
 ) -> Verdict:
     """Turn a test on gains (positive is good) into the answer and back into the metric's own direction."""
@@ -371,6 +388,7 @@ def _judged(
         margin=margin,
         look=look,
         optimism=optimism,
+        unscored=unscored,
         method=test.method,
         differences=differences,
     )
@@ -390,6 +408,8 @@ def _sentence(v: Verdict) -> str:
         f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g}; "
         f"chance of being better {v.chance_better:.0%})."
     )
+    if v.unscored:
+        text += f" {v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count."
     if v.answer == "no evidence" and v.detectable:
         text += f" A look like this finds a difference of {v.detectable:.2g} in 4 of 5 cases, smaller ones rarely."
     if v.optimism is not None:

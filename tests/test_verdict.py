@@ -16,7 +16,15 @@ from scipy import stats
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.statistics.paired_tests import Clusters, mcnemar_test, sign_flip_test
-from llmsearch_optuna.verdict import Verdict, baseline_won, compare, compare_corpus, no_holdout_verdict, optimism
+from llmsearch_optuna.verdict import (
+    Verdict,
+    baseline_won,
+    compare,
+    compare_corpus,
+    no_holdout_verdict,
+    optimism,
+    unscored_verdict,
+)
 
 
 def test_a_clear_gain_is_better_and_the_numbers_say_so() -> None:
@@ -304,6 +312,30 @@ def test_where_there_was_no_look_the_verdict_says_why() -> None:
     assert own.answer == "no evidence"
     assert "baseline itself won" in own.sentence
     assert not own.recommends_winner
+
+
+def test_held_out_rows_that_could_not_be_scored_are_told() -> None:
+    scores = np.random.default_rng(4).random((12, 2))
+    plain, fewer = compare(scores, scores + 0.1), compare(scores, scores + 0.1, unscored=3)
+    assert "could not be scored" not in plain.sentence
+    assert "3 of 15 held-out rows could not be scored and do not count" in fewer.sentence
+    assert (fewer.rows, fewer.unscored) == (12, 3)
+    earlier = {name: value for name, value in plain.to_json().items() if name != "unscored"}
+    assert Verdict.from_json(earlier) == plain
+    texts = [["x"], ["y"]] * 6
+    corpus = compare_corpus(
+        _share_of_hits, texts, texts, references=["x"] * 12, unscored=1, permutations=9, resamples=9
+    )
+    assert "1 of 13 held-out rows" in corpus.sentence
+
+
+def test_where_no_held_out_row_could_be_scored_the_verdict_does_not_say_that_there_were_none() -> None:
+    verdict = unscored_verdict(rows=14, direction="minimize")
+    assert (verdict.answer, verdict.direction, verdict.unscored) == ("no evidence", "minimize", 14)
+    assert "none of the 14 held-out rows could be scored" in verdict.sentence
+    assert "locked away" not in verdict.sentence
+    assert not verdict.recommends_winner
+    assert Verdict.from_json(verdict.to_json()) == verdict
 
 
 def test_optimism_is_positive_when_the_search_flattered() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.database.claims import Claim, Session
+from llmsearch_optuna.database.claims import Claim, ClaimLostError, Session
 from llmsearch_optuna.decoding.requests import RequestServer
 from llmsearch_optuna.interrupts import stoppable
 from llmsearch_optuna.ledger import Look, Phase, RowRecord
@@ -28,7 +28,15 @@ from llmsearch_optuna.statistics.finalists import Finalist, Selection, choose_fi
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.driving import gather
 from llmsearch_optuna.study.schedule import params_of
-from llmsearch_optuna.verdict import Verdict, baseline_won, compare, compare_corpus, no_holdout_verdict, optimism
+from llmsearch_optuna.verdict import (
+    Verdict,
+    baseline_won,
+    compare,
+    compare_corpus,
+    no_holdout_verdict,
+    optimism,
+    unscored_verdict,
+)
 
 logger = logging.getLogger("llmsearch_optuna.study.deciding")
 
@@ -68,14 +76,26 @@ class Decider:
     observer: progress.Observer
 
     def decide(self) -> None:
-        """Store the winner and the verdict; does nothing where the study has not changed since the last one."""
+        """Store the winner and the verdict; does nothing where the study has not changed since the last one.
+
+        A worker that was away for longer than its lease may find that another one has taken this over: it waits for
+        that one like any other worker, and finds what it has stored.
+        """
+        while True:
+            try:
+                self._decide(self._claim())
+            except ClaimLostError:
+                logger.info("the verdict was taken over by another worker; waiting for it")
+            else:
+                return
+
+    def _decide(self, claim: Claim) -> None:
         trials = self.opened.study.get_trials(deepcopy=False)
         scores = {t.number: score_of(t) for t in trials if t.state is TrialState.COMPLETE}
         values = {number: score for number, score in scores.items() if score is not None}
         if not values:
             logger.warning("no trial is complete, so there is nothing to choose from")
             return
-        claim = self._claim()
         last = self._last_look()
         if last is not None and last.verdict is None:
             last = self._finish(last, trials, claim)
@@ -196,7 +216,7 @@ class Decider:
         if failed:
             logger.warning("holdout rows %s could not be scored and do not count", sorted(failed))
         if not order:
-            return no_holdout_verdict(rows=len(self.rows.prompts), direction=self.rows.direction)
+            return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
         kept = {n: [r for r in self.opened.ledger.rows("holdout", n) if r.row not in failed] for n in found}
         chances = self._looks_taken() + 1
         return self._compared(look, trials, kept, order, chances)
@@ -216,6 +236,7 @@ class Decider:
             "seed": self.seed,
             "margin": self.margin,
             "look": chances,
+            "unscored": len(self.holdout) - len(order),
         }
         searched = score_of(trials[look.winner])
         assert searched is not None
