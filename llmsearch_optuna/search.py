@@ -113,8 +113,9 @@ def search(
         baseline: The parameters in use today; default: the model's generation configuration.
         n_trials: The study's total: a study that is resumed runs what is left.
         timeout: Seconds after which no new trial is begun; those under way end, and the verdict follows.
-        max_tokens: Generated tokens of all trials together, in all sessions; a trial that would not fit is not begun
-            any more. The verdict comes on top: some finalists once more, and two trials on the holdout.
+        max_tokens: Generated tokens of all trials together, in all sessions: no trial is begun that would not fit if it
+            took what those before it took on average. The first `trials_in_flight` begin in any case. The verdict
+            comes on top: some finalists once more, and two trials on the holdout.
         storage: ``sqlite:///…`` or ``postgresql+psycopg://…``; default: ``sqlite:///studies/<study_name>.db``.
         study_name: Default: made from data and model.
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, or an Optuna sampler (then resuming is not exact).

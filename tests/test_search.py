@@ -478,6 +478,32 @@ def test_tokens_may_be_limited(tmp_path: Path, whole: SearchResult, caplog: pyte
     assert counted == tokens_of(result.trials)
 
 
+class Even(TextEngine):
+    """Every row takes ten tokens."""
+
+    def complete(self, prompt: str, params: Mapping[str, Any]) -> Completion:
+        return Completion(super().complete(prompt, params).text, tuple(range(10)))
+
+
+@pytest.mark.parametrize(
+    ("trials_in_flight", "budget", "expected"),
+    [(1, 1000, 3), (1, 1199, 3), (1, 1200, 4), (1, 100, 1), (4, 1499, 4), (4, 1500, 5), (4, 100, 4)],
+)
+def test_a_trial_that_would_not_fit_is_not_begun(
+    tmp_path: Path, trials_in_flight: int, budget: int, expected: int
+) -> None:
+    result = run(
+        tmp_path,
+        Even(),
+        dataset=dataset(30),
+        holdout=0.0,
+        pruner="none",
+        trials_in_flight=trials_in_flight,
+        max_tokens=budget,
+    )
+    assert [t.user_attrs["tokens"] for t in result.trials] == [300] * expected
+
+
 def test_a_limit_of_tokens_holds_across_interruptions_and_in_any_order(tmp_path: Path, whole: SearchResult) -> None:
     budget = tokens_of(whole.trials[:6])
     reference = run(tmp_path, max_tokens=budget)

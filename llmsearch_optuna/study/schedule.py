@@ -42,7 +42,7 @@ class Schedule:
         suggester: Suggests the others; None where the study has a user's own sampler, which is asked then.
         n_trials: The study's total.
         in_flight: How many trials may be under way at once in the whole study.
-        max_tokens: Generated tokens that the trials may take together; None for no limit.
+        max_tokens: Generated tokens that the trials may take together, see `search`; None for no limit.
         exhausted: Set when the space holds no configuration that is not known.
     """
 
@@ -125,16 +125,16 @@ class Schedule:
         return trials[: max(0, len(trials) - self.in_flight + 1)]
 
     def _is_spent(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether the trials so far take the budget, those under way expected to take as much as the others did.
+        """Whether one more trial would not fit: it and those under way are expected to take what settled ones did.
 
         Only settled trials and the rows that count for them are looked at: where the study ends must not depend on
-        which row ends first, nor on a crash.
+        which row ends first, nor on a crash. So the first trials, as many as may be under way, begin in any case.
         """
         settled = self._settled(trials)
         if self.max_tokens is None or not settled:
             return False
         taken = sum(int(t.user_attrs.get("tokens", 0)) for t in settled)
-        return taken * len(trials) >= self.max_tokens * len(settled)
+        return taken * (len(trials) + 1) > self.max_tokens * len(settled)
 
     def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
         number = len(trials)
