@@ -23,7 +23,7 @@ from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.pruning import PairedPruner
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.scoring import score
-from llmsearch_optuna.storage import OpenedStudy, open_study
+from llmsearch_optuna.storage import open_study
 from llmsearch_optuna.study.deciding import Decider
 from llmsearch_optuna.study.driving import run_trials
 from llmsearch_optuna.study.feeding import Feeder
@@ -34,7 +34,7 @@ from llmsearch_optuna.study.planning import PowerTeller, readable
 from llmsearch_optuna.study.preparing import check_numbers, prepare
 from llmsearch_optuna.study.remembering import BatchSizeKeeper
 from llmsearch_optuna.study.schedule import Schedule, best_complete
-from llmsearch_optuna.study.serving import Served
+from llmsearch_optuna.study.tallying import tallied
 from llmsearch_optuna.task import Direction
 from llmsearch_optuna.trial import TrialJob, TrialRun
 
@@ -269,10 +269,7 @@ def search(
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))
         watcher = ForecastTeller(watcher, opened, prepared, server, n_trials, holdout_replicates)
-        watcher.on(_study_started(schedule))
-        run_trials(schedule, Feeder(server, served.capacity), make_run, watcher, deadline=deadline)
-        _say_if_ended_early(schedule, deadline)
-        Decider(
+        decider = Decider(
             opened=opened,
             session=session,
             server=served.server,
@@ -283,8 +280,12 @@ def search(
             margin=margin,
             seed=seed,
             observer=watcher,
-        ).decide()
-        _remember_stats(opened, served)
+        )
+        watcher.on(_study_started(schedule))
+        with tallied(opened.study, session.owner, lambda: served.stats):
+            run_trials(schedule, Feeder(server, served.capacity), make_run, watcher, deadline=deadline)
+            _say_if_ended_early(schedule, deadline)
+            decider.decide()
         result = SearchResult.of(opened, task=plan.task)
         watcher.on(events.StudyEnded(result_summary=result.summary))
     return result
@@ -347,11 +348,6 @@ def _say_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
     else:
         return
     logger.warning("%s: the study ends after %d of %d trials", reason, done, schedule.n_trials)
-
-
-def _remember_stats(opened: OpenedStudy, served: Served) -> None:
-    if served.stats:
-        opened.study.set_user_attr("engine", dict(served.stats))
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from llmsearch_optuna.objectives import Direction, score_of, tokens_a_row
 from llmsearch_optuna.progress import short_time
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
 from llmsearch_optuna.study.schedule import rows_counted
+from llmsearch_optuna.study.tallying import engine_work
 
 if TYPE_CHECKING:
     from llmsearch_optuna.result import SearchResult
@@ -65,7 +66,7 @@ def collect(result: SearchResult) -> ReportData:
         advice=None if best is None else result.advice,
         importances=_importances(finished, result.direction),
         failures=result.failures,
-        costs=_costs(result.study.user_attrs.get("engine") or {}, trials),
+        costs=_costs(engine_work(result.study.user_attrs), trials),
         front=tuple(p.trial for p in result.front) if len(result.study.directions) > 1 else (),
         first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),
