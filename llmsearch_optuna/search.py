@@ -25,16 +25,17 @@ from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.scoring import score
 from llmsearch_optuna.storage import open_study
 from llmsearch_optuna.study.deciding import Decider
+from llmsearch_optuna.study.detecting import PowerTeller
 from llmsearch_optuna.study.driving import run_trials
 from llmsearch_optuna.study.feeding import Feeder
 from llmsearch_optuna.study.forecasting import ForecastTeller
 from llmsearch_optuna.study.interruption import StudyInterrupted, how_to_go_on, interruptible
 from llmsearch_optuna.study.metering import MeteredServer, WorkTeller
-from llmsearch_optuna.study.planning import PowerTeller, readable
+from llmsearch_optuna.study.planning import readable
 from llmsearch_optuna.study.preparing import check_numbers, prepare
 from llmsearch_optuna.study.remembering import BatchSizeKeeper
 from llmsearch_optuna.study.schedule import Schedule, best_complete
-from llmsearch_optuna.study.tallying import tallied
+from llmsearch_optuna.study.tallying import since, tallied
 from llmsearch_optuna.task import Direction
 from llmsearch_optuna.trial import TrialJob, TrialRun
 
@@ -58,7 +59,7 @@ def search(
     direction: Direction | None = None,
     objectives: Sequence[str] = ("score",),
     baseline: Mapping[str, Any] | None = None,
-    n_trials: int = 40,
+    n_trials: int | None = None,
     timeout: float | None = None,
     max_tokens: int | None = None,
     storage: str | None = None,
@@ -111,7 +112,7 @@ def search(
         objectives: ``("score",)``, or ``("score", "tokens")`` to search the front of score and generated tokens a
             row (see `SearchResult.front`); then nothing is pruned, and the verdict is about the best score.
         baseline: The parameters in use today; default: the model's generation configuration.
-        n_trials: The study's total: a study that is resumed runs what is left.
+        n_trials: The study's total: a study that is resumed runs what is left. Default: 40, or the whole of a grid.
         timeout: Seconds after which no new trial is begun; those under way end, and the verdict follows.
         max_tokens: Generated tokens of all trials together, in all sessions: no trial is begun that would not fit if it
             took what those before it took on average. The first `trials_in_flight` begin in any case. The verdict
@@ -201,6 +202,7 @@ def search(
         objectives=objectives,
     )
     plan, served = prepared.plan, prepared.served
+    total = prepared.total_trials(n_trials)
     deadline = None if timeout is None else time.monotonic() + timeout
     opened = open_study(
         storage,
@@ -232,11 +234,11 @@ def search(
     with (
         contextlib.closing(opened),
         storage_errors(opened.engine.url),
-        interruptible(lambda: how_to_go_on(opened, n_trials)),
+        interruptible(lambda: how_to_go_on(opened, total)),
         _watching(observer, progress) as watcher,
         Session(opened.engine, opened.key) as session,
     ):
-        plan.write(opened, served, n_trials=n_trials, seed=seed)
+        plan.write(opened, served, n_trials=total, seed=seed)
         schedule = Schedule(
             opened=opened,
             session=session,
@@ -246,12 +248,14 @@ def search(
             baseline=plan.baseline,
             greedy=plan.greedy,
             suggester=prepared.suggester,
-            n_trials=n_trials,
+            n_trials=total,
             in_flight=trials_in_flight,
             max_tokens=max_tokens,
         )
 
         def make_run(job: TrialJob, claim: Claim) -> TrialRun:
+            tag = ("search", job.number)
+            before = served.tag_stats(tag)  # an engine may have served other studies
             return TrialRun(
                 job,
                 plan.rows,
@@ -259,7 +263,7 @@ def search(
                 claim,
                 prepared.judge,
                 watcher,
-                stats=lambda: served.tag_stats(("search", job.number)),
+                stats=lambda: since(before, served.tag_stats(tag)),
                 annotate=TrialNotes(plan.rows),
             )
 
@@ -268,7 +272,7 @@ def search(
         watcher = BatchSizeKeeper(watcher, opened.ledger, served)
         watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
         watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))
-        watcher = ForecastTeller(watcher, opened, prepared, server, n_trials, holdout_replicates)
+        watcher = ForecastTeller(watcher, opened, prepared, server, total, holdout_replicates)
         decider = Decider(
             opened=opened,
             session=session,

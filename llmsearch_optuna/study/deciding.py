@@ -219,7 +219,11 @@ class Decider:
             return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
         kept = {n: [r for r in self.opened.ledger.rows("holdout", n) if r.row not in failed] for n in found}
         chances = self._looks_taken() + 1
-        return self._compared(look, trials, kept, order, chances)
+        try:
+            return self._compared(look, trials, kept, order, chances)
+        except MetricError as error:  # of all rows at once; what fails by row is left out above
+            logger.warning("the holdout could not be scored: %s", error)
+            return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
 
     def _compared(
         self,
@@ -242,6 +246,7 @@ class Decider:
         assert searched is not None
         if self.rows.metric.per_row is False:
             held = self._corpus_mean(kept[look.winner])
+            self._corpus_mean(kept[0])  # what cannot be computed at all is an error, not an open interval
             common["optimism"] = optimism(searched, held, direction=self.rows.direction)
             texts = {n: _texts(records, order) for n, records in kept.items()}
             return compare_corpus(

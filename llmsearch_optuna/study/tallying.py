@@ -35,9 +35,9 @@ def tallied(study: optuna.Study, session: str, stats: Callable[[], Mapping[str, 
     except KeyboardInterrupt:
         # A database that does not take the counters must not hide that somebody is waiting for the end.
         with contextlib.suppress(optuna.exceptions.StorageInternalError):
-            _store(study, session, _since(before, stats()))
+            _store(study, session, since(before, stats()))
         raise
-    _store(study, session, _since(before, stats()))
+    _store(study, session, since(before, stats()))
 
 
 def engine_work(attributes: Mapping[str, Any]) -> Counters:
@@ -54,7 +54,7 @@ def _store(study: optuna.Study, session: str, work: Counters) -> None:
         study.set_user_attr(f"{ATTRIBUTE}_{session}", work)
 
 
-def _since(before: Mapping[str, Any], now: Mapping[str, Any]) -> Counters:
+def since(before: Mapping[str, Any], now: Mapping[str, Any]) -> Counters:
     """What an engine did after an earlier moment: it may have served other studies, and earlier sessions of this."""
     numbers = {name: value for name, value in now.items() if isinstance(value, int | float)}
     return {name: value if _is_level(name) else value - before.get(name, 0) for name, value in numbers.items()}

@@ -49,8 +49,8 @@ _EXAMPLES: dict[str, Any] = {
 _SPACE = """\
 # What to search. Each [[space]] is a branch, of which every trial picks one. A plain value is fixed, a table is
 # searched: {low = …, high = …}, with log = true or step = …, or {choices = […]}. Names are those of Hugging Face's
-# GenerationConfig, and generation_seed, mirostat_mode, mirostat_tau, mirostat_eta, stop, stop_token_sequences, tfs, top_a
-# and top_n_sigma besides.
+# GenerationConfig, and generation_seed, mirostat_mode, mirostat_tau, mirostat_eta, stop, stop_token_sequences, tfs,
+# top_a and top_n_sigma besides.
 
 [[space]]
 max_new_tokens = 60

@@ -144,3 +144,17 @@ def test_a_holdout_of_which_no_row_can_be_scored_is_not_called_missing(tmp_path:
     assert "none of the 12 held-out rows could be scored" in result.verdict.sentence
     assert "baseline stays recommended" in result.verdict.sentence
     assert result.recommended_params == result.baseline_params
+
+
+def test_a_corpus_metric_that_fails_on_the_holdout_leaves_the_baseline(tmp_path: Path) -> None:
+    held = {str(row) for row in held_out(run(tmp_path, TextEngine(), name="whole"))}
+
+    def mean_of_known(predictions: Sequence[str], references: Sequence[Any]) -> float:
+        if held & set(references):
+            raise ValueError("no such reference")
+        return sum(number_metric(predictions, references)) / len(predictions)
+
+    result = run(tmp_path, TextEngine(), metric=mean_of_known)
+    assert result.best_trial.number
+    assert result.verdict is not None
+    assert "none of the 12 held-out rows could be scored" in result.verdict.sentence

@@ -129,3 +129,25 @@ def test_what_an_earlier_version_stored_is_one_session() -> None:
         "tokens": 105, "seconds": 1.5, "cache_bytes": 10, "steps": 2
     }  # fmt: skip
     assert engine_work({}) == {}
+
+
+def test_a_trial_counts_its_own_work_whatever_the_engine_did_before(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    engine = Engine(tiny_llama, tiny_tokenizer)
+
+    def tokens(name: str) -> list[int]:
+        result = search(
+            engine,
+            [{"prompt": sentence} for sentence in SENTENCES * 4],
+            SPACE,
+            metric=lambda predictions, references: [float(len(p) % 7) for p in predictions],
+            n_trials=3,
+            pruner="none",
+            storage=f"sqlite:///{tmp_path}/{name}.db",
+            study_name="study",
+            progress=False,
+        )
+        return [trial.user_attrs["engine"]["tokens"] for trial in result.trials]
+
+    assert tokens("first") == tokens("second")
