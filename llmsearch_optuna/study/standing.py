@@ -13,8 +13,10 @@ from datetime import datetime
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.database.claims import live_workers
+from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.objectives import Direction, direction_of
 from llmsearch_optuna.progress import InHand, WorkMeasured
+from llmsearch_optuna.rows import by_row, mean
 from llmsearch_optuna.storage import OpenedStudy
 from llmsearch_optuna.study.schedule import best_complete
 
@@ -57,7 +59,7 @@ def standing(opened: OpenedStudy, n_trials: int) -> Standing:
     in_flight, direction = int(opened.ledger.fingerprint()["trials_in_flight"]), direction_of(opened.study)
     total = len(opened.ledger.items("search"))
     in_hand = tuple(
-        _in_hand(trial, total, incumbent_mean(trials, trial, in_flight, direction))
+        _in_hand(trial, total, _so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
         for trial in trials
         if trial.state is TrialState.RUNNING and "params" in trial.user_attrs
     )
@@ -98,15 +100,34 @@ def incumbent_mean(
     return None if incumbent is None else incumbent.intermediate_values.get(seen)
 
 
-def _in_hand(trial: FrozenTrial, rows_total: int, compared: float | None) -> InHand:
+def _mean_so_far(records: Sequence[RowRecord]) -> tuple[int, float | None]:
+    """Rows done and the mean over them, of a trial's rows in the ledger.
+
+    Rows are scored look by look, so those with a score count; a metric of all rows scores none of them, and there it
+    can only be said how many were decoded.
+    """
+    scored = [r for r in records if r.score is not None]
+    done = list(dict.fromkeys(r.row for r in scored or records))
+    return len(done), mean(by_row(scored, done)) if scored else None
+
+
+def _so_far(opened: OpenedStudy, trial: FrozenTrial) -> tuple[int, float | None]:
+    """How many rows a trial has done, and its mean over them."""
+    if len(opened.study.directions) > 1:  # such trials cannot report
+        return _mean_so_far(opened.ledger.rows("search", trial.number))
     seen = max(trial.intermediate_values, default=0)
+    return seen, trial.intermediate_values.get(seen)
+
+
+def _in_hand(trial: FrozenTrial, rows_total: int, so_far: tuple[int, float | None], compared: float | None) -> InHand:
+    rows_done, mean_of_rows = so_far
     return InHand(
         number=trial.number,
         params=trial.user_attrs["params"],
         kind=str(trial.user_attrs.get("kind", "")),
         rows_total=rows_total,
-        rows_done=seen,
-        mean=trial.intermediate_values.get(seen),
+        rows_done=rows_done,
+        mean=mean_of_rows,
         incumbent_mean=compared,
     )
 

@@ -15,7 +15,7 @@ from llmsearch_optuna.decoding.requests import Completion
 from llmsearch_optuna.result import load_result
 from llmsearch_optuna.study.interruption import StudyInterrupted
 from llmsearch_optuna.study.standing import LATEST, Standing, standing, work_of
-from tests.synthetic import TextEngine
+from tests.synthetic import TextEngine, number_metric
 from tests.test_search import run
 
 NOON = datetime(2026, 1, 1, 12)
@@ -60,6 +60,10 @@ def test_nothing_is_known_before_anything_was_done() -> None:
     assert work_of([ended(0, 0, 10)], {}, []) == progress.WorkMeasured()
 
 
+def _corpus_mean(predictions: Sequence[str], references: Sequence[Any]) -> float:
+    return sum(number_metric(predictions, references)) / len(predictions)
+
+
 class Watched(TextEngine):
     """Looks from outside once so many rows are decoded, then is interrupted."""
 
@@ -96,3 +100,27 @@ def test_a_study_that_runs_elsewhere_and_one_that_was_interrupted(tmp_path: Path
     assert after.workers == 0
     assert [t.number for t in after.in_hand] == [t.number for t in now.in_hand]
     assert after.seconds_left is None
+
+
+def test_trials_of_score_and_tokens_are_as_far_as_the_ledger_says(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/s.db"
+    with pytest.raises(StudyInterrupted):
+        run(tmp_path, Watched(storage, 110), objectives=("score", "tokens"), replicates=2)
+    result = load_result(storage)
+    in_hand = standing(result.opened, 10).in_hand
+    assert max(trial.rows_done for trial in in_hand) >= 8
+    for trial in in_hand:
+        scored = [r for r in result.opened.ledger.rows("search", trial.number) if r.score is not None]
+        if scored:
+            assert trial.rows_done == len({r.row for r in scored})
+            assert trial.mean == pytest.approx(sum(r.score or 0.0 for r in scored) / len(scored))
+
+
+def test_rows_of_a_metric_of_all_rows_are_counted_without_a_score(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/s.db"
+    with pytest.raises(StudyInterrupted):
+        run(tmp_path, Watched(storage, 60), objectives=("score", "tokens"), metric=_corpus_mean)
+    opened = load_result(storage).opened
+    in_hand, counts = standing(opened, 10).in_hand, opened.ledger.row_counts("search")
+    assert [(t.rows_done, t.mean) for t in in_hand] == [(counts.get(t.number, 0), None) for t in in_hand]
+    assert sum(t.rows_done for t in in_hand) > 0
