@@ -1,7 +1,8 @@
 """Several studies of the same data side by side: what each recommends, compared row by row.
 
 Two models, two prompts, two spaces. Nothing is decoded: the rows that both have are paired. Rows of the holdout are
-taken where every study has them for what it recommends; scores of search rows flatter whoever searched.
+taken where every study has them for what it recommends. Where one has none, the best trials are compared on the search
+rows, whose scores flatter whoever searched.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Compared:
     Attributes:
         name: Its name, told apart from equal ones.
         result: The study.
-        trial: The number of the trial that it recommends.
+        trial: The number of the trial that is compared: on the holdout the one that it recommends, on search rows its
+            best one, which need not be the same.
         scores: Row number -> score of that trial.
     """
 
@@ -74,7 +76,7 @@ class Comparison:
 
 
 def compare_studies(results: Sequence[SearchResult]) -> Comparison:
-    """Pair what studies recommend by row.
+    """Pair what studies recommend by row; their best trials where only search rows are common to them.
 
     Args:
         results: Two or more, with at least one complete trial each.
@@ -117,8 +119,8 @@ def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) ->
 def _compared(result: SearchResult, name: str, part: Part) -> Compared:
     winner = result.best_trial.number
     verdict = result.verdict
-    recommended = winner if part == "search" or (verdict is not None and verdict.recommends_winner) else 0
-    return Compared(name, result, recommended, result.row_scores(recommended, part))
+    compared = winner if part == "search" or (verdict is not None and verdict.recommends_winner) else 0
+    return Compared(name, result, compared, result.row_scores(compared, part))
 
 
 def _check_alike(results: Sequence[SearchResult]) -> None:

@@ -53,7 +53,26 @@ def test_search_rows_are_taken_where_a_holdout_was_not_looked_at(pair: list[Sear
     found = compare_studies([pair[0], baseline_won])
     assert found.part == "search"
     assert len(found.rows) == 28
-    assert "flatter" in render_comparison(found)
+    page = render_comparison(found).split("<script>")[0]
+    assert "The best trial of each, on 28 search rows, which flatter what was searched" in page
+    assert "<th>best trial</th>" in page
+    assert "recommend" not in page.split("</table>")[0]
+    shown = StringIO()
+    print_comparison(found, console=Console(file=shown, width=80))
+    assert "the best trial of each, on 28 search rows" in shown.getvalue()
+    assert "recommend" not in shown.getvalue()
+    assert max(map(len, shown.getvalue().splitlines())) <= 80
+
+
+def test_on_the_holdout_it_is_what_each_recommends(pair: list[SearchResult]) -> None:
+    found = compare_studies(pair)
+    page = render_comparison(found).split("<script>")[0]
+    assert "What each recommends, on 12 rows" in page
+    assert "<th>recommended</th>" in page
+    shown = StringIO()
+    print_comparison(found, console=Console(file=shown, width=80))
+    assert "what each recommends, on 12 rows" in shown.getvalue()
+    assert "recommended by" in shown.getvalue()
 
 
 def test_too_few_common_rows_come_with_a_caution(pair: list[SearchResult], tmp_path: Path) -> None:

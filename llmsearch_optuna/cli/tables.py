@@ -140,12 +140,12 @@ def print_score(found: Score, *, metric: str, completions: int, console: Console
 
 def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
     """Print each study's score on the common rows, and its difference from the first one's."""
-    from llmsearch_optuna.report.comparing import ROWS_OF, interval
+    from llmsearch_optuna.report.comparing import COMPARED_ON, ROWS_OF, interval
 
     out = console or wide_enough()
-    out.print(_text(f"what each recommends, on {len(comparison.rows)} {ROWS_OF[comparison.part]}"))
+    out.print(_text(f"{COMPARED_ON[comparison.part]}, on {len(comparison.rows)} {ROWS_OF[comparison.part]}"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", overflow="fold")
+    table.add_column({"holdout": "recommended by", "search": "best trial of"}[comparison.part], overflow="fold")
     table.add_column(escape(printable(comparison.metric)), justify="right", no_wrap=True)
     table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("interval", overflow="fold")

@@ -18,6 +18,9 @@ from llmsearch_optuna.report.words import safe
 from llmsearch_optuna.verdict import Verdict
 
 ROWS_OF = {"holdout": "rows that no trial of any of them saw", "search": "search rows, which flatter what was searched"}
+COMPARED_ON = {"holdout": "what each recommends", "search": "the best trial of each"}
+"""On search rows a study's best trial is compared even where it recommends its baseline."""
+_CALLED_ON = {"holdout": "recommended", "search": "best trial"}
 
 
 def write_comparison(comparison: Comparison, path: str | Path) -> Path:
@@ -55,14 +58,16 @@ def _top(comparison: Comparison) -> str:
         f"<th{number}>{name}</th>"
         for name, number in (
             ("study", ""), ("model", ""), (safe(comparison.metric), ' class="number"'),
-            ("difference", ' class="number"'), ("interval", ""), ("won / tied / lost", ""), ("recommended", ""),
+            ("difference", ' class="number"'), ("interval", ""), ("won / tied / lost", ""),
+            (_CALLED_ON[comparison.part], ""),
         )
     )  # fmt: skip
     pairs: list[Verdict | None] = [None, *comparison.pairs]
     body = "".join(_row(comparison, study, pair) for study, pair in zip(comparison.studies, pairs, strict=True))
     return (
         f"<header><h1>{len(comparison.studies)} studies on the same data</h1>"
-        f'<p class="soft">What each recommends, on {len(comparison.rows)} {ROWS_OF[comparison.part]}; '
+        f'<p class="soft">{COMPARED_ON[comparison.part].capitalize()}, on {len(comparison.rows)} '
+        f"{ROWS_OF[comparison.part]}; "
         f"{'lower' if comparison.minimize else 'higher'} is better. Differences are taken row by row, against the "
         f"first.</p>{_caution(comparison)}</header>"
         f'<div class="scroll"><table class="cards"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -82,7 +87,7 @@ def _row(comparison: Comparison, study: Compared, pair: Verdict | None) -> str:
         ("number", "difference", "" if pair is None else f"{pair.difference:+.4f}"),
         ("", "interval", "" if pair is None else interval(pair)),
         ("", "won / tied / lost", "" if pair is None else f"{pair.wins} / {pair.ties} / {pair.losses}"),
-        ("", "recommended", describe_params(study.result.trial_params(study.trial))),
+        ("", _CALLED_ON[comparison.part], describe_params(study.result.trial_params(study.trial))),
     ]
     return f"<tr>{''.join(_cell(kind, label, text) for kind, label, text in cells)}</tr>"
 
