@@ -128,17 +128,17 @@ def _search_and_tell(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    from llmsearch_optuna.cli.keeping import StudyFileKeeper
     from llmsearch_optuna.progress import Quiet as NoProgress
     from llmsearch_optuna.progress import Terminal
-    from llmsearch_optuna.report.collect import STUDY_FILE_ATTRIBUTE
 
     if not quiet:
         _say_what_is_resolved(file)
         typer.echo(_what_begins(workers, ray), err=True)
     with contextlib.ExitStack() as stack:
-        observer = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
+        shown = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
+        observer = StudyFileKeeper(shown, file.study.storage, file.study.name, text)
         result = _search(search_arguments(file), workers, ray, observer)
-    result.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
     path = result.save_report(report or options.beside(result, ".html"))
     if as_json:
         typer.echo(json.dumps(outcome(result, path), indent=2, default=str))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ class WordEngine(TextEngine):
         words = prompt.removeprefix("Repeat: ").split()
         kept = words[: round(len(words) * score_of(prompt, params, self.quality))]
         return replace(super().complete(prompt, params), text=" ".join(kept))
+
+
+class Stopped(WordEngine):
+    """Is interrupted in the middle."""
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+        if len(self.calls) > 60:
+            raise KeyboardInterrupt
+        return super().generate(prompts, params)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from llmsearch_optuna.result import load_result
+from tests.cli.conftest import Stopped  # by the name under which a worker finds it
 
 from .conftest import STUDY, WordEngine, run
 
@@ -256,3 +257,17 @@ def test_two_studies_are_compared_in_a_table_and_on_a_page(capsys, workplace):
     assert "rows" in out.splitlines()[0]
     assert out.splitlines()[-1] == "comparison: both.html"
     assert Path("both.html").stat().st_size > 1_000_000
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.faults)])
+def test_a_bundle_of_a_study_that_was_stopped_goes_on_elsewhere(capsys, workplace, monkeypatch, workers):
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: Stopped())
+    assert run(capsys, "run", "study.toml", "-q", "--n-trials", "6", "--workers", str(workers))[0] != 0
+    assert run(capsys, "export", "words", "--bundle", "b.zip")[0] == 0
+    out = run(capsys, "import", "b.zip", "-o", "elsewhere")[1]
+    assert "go on with: llmsearch-optuna run elsewhere/study.toml --storage elsewhere/study.db" in out
+    assert "n_trials = 6" in Path("elsewhere/study.toml").read_text(encoding="utf-8")
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: WordEngine())
+    code, _, err = run(capsys, "run", "elsewhere/study.toml", "--storage", "elsewhere/study.db", "-q")
+    assert (code, err) == (0, "")
+    assert "6 of 6" in run(capsys, "status", "elsewhere/study.db")[1]
+
+
