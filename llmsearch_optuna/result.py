@@ -86,6 +86,11 @@ class SearchResult:
         return self.opened.ledger.looks()
 
     @property
+    def has_best(self) -> bool:
+        """Whether there is a best trial: one that is complete."""
+        return any(t.state is TrialState.COMPLETE for t in self.trials)
+
+    @property
     def best_trial(self) -> FrozenTrial:
         """The winner: chosen among the finalists where that has happened, else the best complete trial.
 
@@ -109,19 +114,30 @@ class SearchResult:
 
     @property
     def best_score(self) -> float:
-        """The winner's score on the search rows: it won there, so expect less (see `verdict`)."""
+        """The winner's score on the search rows: it won there, so expect less (see `expected_score`, `verdict`)."""
         value = score_of(self.best_trial)
         assert value is not None
         return value
 
     @property
     def best_score_error(self) -> float | None:
-        """Standard error of the winner's score, rows included.
+        """Standard error of the winner's mean on fresh replicates of the search rows (see `selection`), rows included.
 
-        None until the finalists have been compared, and where a metric of all rows cannot be computed on parts of them.
+        It says how far that mean may be from the score on all rows like these; that the winner was chosen for a high
+        score is not in it (see `expected_score`). None until the finalists have been compared, and where a metric of
+        all rows cannot be computed on parts of them.
         """
-        selection = self.selection
-        return None if selection is None or _has_no_errors(selection) else selection.standard_error
+        selection = self._selection_with_errors
+        return None if selection is None else selection.standard_error
+
+    @property
+    def expected_score(self) -> float | None:
+        """What to expect of the winner on the search rows, luck taken out: its shrunken mean (see `selection`).
+
+        None where `best_score_error` is: without errors nothing tells luck from merit.
+        """
+        selection = self._selection_with_errors
+        return None if selection is None else selection.score
 
     @property
     def selection(self) -> Selection | None:
@@ -204,11 +220,10 @@ class SearchResult:
     @property
     def summary(self) -> str:
         """One or two sentences for people."""
-        complete = sum(t.state is TrialState.COMPLETE for t in self.trials)
-        if not complete:
+        if not self.has_best:
             return f"no trial of {len(self.trials)} is complete. {_first_failure(self.trials) or ''}".strip()
-        error = "" if self.best_score_error is None else f" ± {self.best_score_error:.4f}"
-        best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {self.best_score:.4f}{error}"
+        score = with_error(self.best_score, self.best_score_error)
+        best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {score}"
         baseline = score_of(self.trials[0])
         if baseline is not None:
             best += f" (baseline {baseline:.4f})"
@@ -330,6 +345,11 @@ class SearchResult:
         """
         return save_generation_config(self, folder)
 
+    @property
+    def _selection_with_errors(self) -> Selection | None:
+        selection = self.selection
+        return None if selection is None or _has_no_errors(selection) else selection
+
     @cached_property
     def items(self) -> dict[int, Item]:
         """Row number -> prompt, reference and columns."""
@@ -379,6 +399,11 @@ class SearchResult:
         if not 0 <= number < len(self.trials):
             raise InputError(f"there is no trial {number}; the study has {len(self.trials)}")
         return self.trials[number]
+
+
+def with_error(score: float, error: float | None) -> str:
+    """``0.2541 ± 0.0123``; the score alone where its error is not known."""
+    return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
 
 
 def _has_no_errors(selection: Selection) -> bool:

@@ -72,6 +72,13 @@ def test_a_winner_that_samples_says_whether_rows_or_replicates_help(result: Sear
     assert "twice the rows" in result.advice
 
 
+def test_what_to_expect_is_the_winners_mean_drawn_towards_the_other_finalists(result: SearchResult) -> None:
+    assert result.selection is not None
+    winner = result.selection.finalists[0]
+    assert (result.expected_score, result.best_score_error) == (winner.shrunken, winner.standard_error)
+    assert result.expected_score != winner.mean
+
+
 def test_a_winner_that_does_not_sample_has_nothing_to_advise(result: SearchResult, tmp_path: Path) -> None:
     greedy = search(
         Configured(),

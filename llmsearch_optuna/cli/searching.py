@@ -196,18 +196,22 @@ def _say_what_is_resolved(file: StudyFile) -> None:
 
 
 def outcome(result: SearchResult, report: Path | None = None) -> dict[str, Any]:
-    """What `--json` prints."""
+    """What `--json` prints; while no trial is complete, what one would have won is null and the summary says why."""
     verdict = result.verdict
+    decided = result if result.has_best else None
     return {
         "study": result.study.study_name,
         "storage": result.opened.url,
         "report": None if report is None else str(report),
         "trials": len(result.trials),
-        "best_trial": result.best_trial.number,
-        "best_score": result.best_score,
-        "best_params": result.best_params,
+        "best_trial": None if decided is None else decided.best_trial.number,
+        "best_score": None if decided is None else decided.best_score,
+        "best_score_error": result.best_score_error,
+        "expected_score": result.expected_score,
+        "best_params": None if decided is None else decided.best_params,
         "baseline_params": result.baseline_params,
-        "recommended_params": result.recommended_params,
+        "recommended_params": None if decided is None else decided.recommended_params,
         "verdict": None if verdict is None else verdict.to_json(),
+        "failures": result.failures,
         "summary": result.summary,
     }

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from llmsearch_optuna.objectives import score_of
 from llmsearch_optuna.progress import describe_params, describe_work, printable, short_time, trial_line
+from llmsearch_optuna.result import with_error
 from llmsearch_optuna.study.standing import Standing, standing
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _VERDICT_STYLES = {"better": "bold green", "worse": "bold red"}
 def print_outcome(result: SearchResult, *, report: Path, console: Console | None = None) -> None:
     """Print scores, verdict, and where everything is."""
     out = console or wide_enough()
-    if not any(t.state.name == "COMPLETE" for t in result.trials):
+    if not result.has_best:
         out.print(_text(result.summary, "bold red"))
         return
     out.print()
@@ -44,8 +45,8 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
     sentence = verdict.sentence if verdict is not None else "There is no verdict: no rows were held out."
     style = _VERDICT_STYLES.get(verdict.answer, "bold") if verdict is not None else "bold"
     out.print(_text(sentence, style))
-    if verdict is not None and result.advice is not None:
-        out.print(_text(result.advice, "dim"))
+    if (advice := result.advice) is not None:
+        out.print(_text(advice, "dim"))
     for reason, numbers in result.failures.items():
         out.print(_text(f"failed: trial {', '.join(map(str, numbers))}: {_clipped(reason, 200)}", "red"))
     out.print()
@@ -73,7 +74,8 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
         table.add_row("", line)
     for name in ("baseline", "best"):
         if facts[name] is not None:
-            table.add_row(name, _text(f"{facts[name]['score']:.4f} {facts['metric']}  (trial {facts[name]['trial']})"))
+            score = with_error(facts[name]["score"], facts[name].get("score_error"))
+            table.add_row(name, _text(f"{score} {facts['metric']}  (trial {facts[name]['trial']})"))
     if facts["best"] is not None:
         table.add_row("", _text(describe_params(facts["best"]["params"]), "dim"))
     if text := describe_work(now.work):
@@ -100,7 +102,8 @@ def _standing(result: SearchResult) -> Standing:
 
 def _facts(result: SearchResult, now: Standing) -> dict[str, Any]:
     states = collections.Counter(t.state.name.lower() for t in result.trials)
-    best = result.best_trial if states["complete"] else None
+    best = _scored(result.best_trial) if result.has_best else None
+    errors = {"score_error": result.best_score_error, "expected_score": result.expected_score}
     baseline = result.trials[0] if result.trials else None
     settings = result.settings
     return {
@@ -113,7 +116,7 @@ def _facts(result: SearchResult, now: Standing) -> dict[str, Any]:
         "trials": sum(t.state.is_finished() for t in result.trials),
         "states": {name: states[name] for name in ("complete", "pruned", "fail", "running") if states[name]},
         "baseline": _scored(baseline),
-        "best": _scored(best),
+        "best": None if best is None else best | errors,
         "workers": now.workers,
         "seconds_left": now.seconds_left,
         "in_hand": [asdict(trial) for trial in now.in_hand],
@@ -183,7 +186,7 @@ def _scores(result: SearchResult) -> Table:
     metric = str(result.settings.get("metric", "score"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column("")
-    table.add_column(f"{escape(printable(metric))},\nsearch rows", justify="right", no_wrap=True)
+    table.add_column(f"{escape(printable(metric))},\nsearch rows", no_wrap=True)
     table.add_column("\nholdout", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     best = result.best_trial
@@ -195,12 +198,16 @@ def _scores(result: SearchResult) -> Table:
         ("greedy", greedy, result.baseline_params),
         ("best", best, result.baseline_params),
     ]
-    for name, trial, hidden in rows:
-        if trial is not None:
-            kind = str(trial.user_attrs.get("kind", ""))
-            params = f"{kind} {describe_params(trial.user_attrs.get('params', {}), hide=hidden)}"
-            number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
-            table.add_row(number, _number(score_of(trial)), _number(held.get(name)), _text(params, "dim"))
+    shown = [(name, trial, hidden) for name, trial, hidden in rows if trial is not None]
+    # Padded here, for an error behind one of them must not move its digits away from under the others'.
+    width = max(len(_number(score_of(trial))) for _, trial, _ in shown)
+    error = "" if result.best_score_error is None else f" ± {result.best_score_error:.4f}"
+    for name, trial, hidden in shown:
+        kind = str(trial.user_attrs.get("kind", ""))
+        params = f"{kind} {describe_params(trial.user_attrs.get('params', {}), hide=hidden)}"
+        number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
+        score = f"{_number(score_of(trial)):>{width}}{error if name == 'best' else ''}"
+        table.add_row(number, score, _number(held.get(name)), _text(params, "dim"))
     if verdict is not None and verdict.difference is not None:
         table.add_row("difference", "", f"{verdict.difference:+.4f}", _interval(verdict))
     return table

@@ -23,6 +23,7 @@ from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.objectives import Direction, score_of, tokens_a_row
 from llmsearch_optuna.progress import short_time
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
+from llmsearch_optuna.result import with_error
 from llmsearch_optuna.study.schedule import rows_counted
 from llmsearch_optuna.study.tallying import engine_work
 
@@ -63,7 +64,10 @@ def collect(result: SearchResult) -> ReportData:
         recommended_params={} if best is None else result.recommended_params,
         holdout=_holdout(verdict),
         optimism=None if verdict is None else verdict.optimism,
+        best_score_error=result.best_score_error,
+        expected_score=result.expected_score,
         advice=None if best is None else result.advice,
+        power=result.power,
         importances=_importances(finished, result.direction),
         failures=result.failures,
         costs=_costs(engine_work(result.study.user_attrs), trials),
@@ -133,7 +137,8 @@ def _sentence(result: SearchResult, best: FrozenTrial | None, metric: str) -> st
         return "No trial is complete yet."
     if result.verdict is not None:
         return result.verdict.sentence
-    return f"Trial {best.number} is the best so far, with {score_of(best):.4f} in {metric}; there is no verdict yet."
+    score = with_error(result.best_score, result.best_score_error)
+    return f"Trial {best.number} is the best so far, with {score} in {metric}; there is no verdict yet."
 
 
 def _importances(trials: Sequence[FrozenTrial], direction: Direction) -> dict[str, float]:

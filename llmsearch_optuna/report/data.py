@@ -110,7 +110,11 @@ class ReportData:
         verdict_sentence: The outcome in one sentence, for the top of the page.
         verdict: Its short form: better, worse, no evidence …
         recommends_best: Whether the best parameters are recommended, and not the baseline.
+        best_score_error: Standard error of the winner's mean on fresh replicates, rows included; None where it is not
+            known.
+        expected_score: What to expect of the winner on the search rows, luck taken out; None without that error.
         advice: Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled.
+        power: What a comparison on so many rows can find at all, in sentences; None where nothing tells.
         importances: Share of the score's variation by parameter; sums to 1 or is empty.
         costs: (label, value) lines of the cost panel, ready to be shown.
         failures: Reason -> numbers of the trials that failed for it.
@@ -139,7 +143,10 @@ class ReportData:
     recommended_params: Mapping[str, Any] = field(default_factory=dict)
     holdout: Holdout | None = None
     optimism: float | None = None
+    best_score_error: float | None = None
+    expected_score: float | None = None
     advice: str | None = None
+    power: str | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[tuple[str, str], ...] = ()
     failures: Mapping[str, Sequence[int]] = field(default_factory=dict)

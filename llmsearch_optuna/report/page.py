@@ -89,9 +89,15 @@ def _top(data: ReportData) -> str:
         f'<header><div class="kicker">{kicker}</div>'
         f'<p><span class="badge {_colour(data)}">{safe(data.verdict)}</span></p>'
         f"<h1>{safe(data.verdict_sentence)}</h1></header>"
-        f'<div class="tiles">{tiles}</div>'
+        f'<div class="tiles">{tiles}</div>{_what_numbers_can_show(data)}'
         f'<p class="soft">Recommended: {origin}.</p>{_json_block(data.recommended_params)}'
     )
+
+
+def _what_numbers_can_show(data: ReportData) -> str:
+    """How small a difference these rows can show, and what would sharpen the winner's score."""
+    power = None if data.power is None else f"Judged by the baseline's scores: {data.power}"
+    return "".join(f'<p class="soft">{safe(text)}</p>' for text in (power, data.advice) if text is not None)
 
 
 def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
@@ -108,8 +114,17 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
             numbers.append(("rows won / tied / lost", f"{wins} / {ties} / {losses}", f"{len(held.differences)} rows"))
         return numbers
     baseline, best = data.trial_of("baseline"), data.best
-    pairs = [("baseline, search rows", baseline), ("best, search rows", best)]
-    return [(label, f"{t.value:.4f}", data.metric) for label, t in pairs if t is not None and t.value is not None]
+    numbers = []
+    if baseline is not None and baseline.value is not None:
+        numbers.append(("baseline, search rows", f"{baseline.value:.4f}", data.metric))
+    if best is not None and best.value is not None:
+        expected = "" if data.expected_score is None else f"; expected, luck taken out: {data.expected_score:.4f}"
+        numbers.append(("best, search rows", _best_score(best.value, data), data.metric + expected))
+    return numbers
+
+
+def _best_score(score: float, data: ReportData) -> str:
+    return f"{score:.4f}" if data.best_score_error is None else f"{score:.4f} ± {data.best_score_error:.4f}"
 
 
 def _interval(held: Holdout) -> str:
@@ -125,7 +140,6 @@ def _holdout(data: ReportData) -> str:
     return (
         "<h2>Baseline against best, on rows that no trial saw</h2>"
         f"<p>{_times(data.holdout)} Differences are taken row by row.{safe(_optimism(data))}</p>"
-        + (f"<p>{safe(data.advice)}</p>" if data.advice else "")
         + _figure("holdout_differences", "One bar a row: best minus baseline. The band is the interval of their mean.")
     )
 
@@ -155,7 +169,20 @@ def _search(data: ReportData, shown: list[str]) -> str:
         "any number of rows. A cross marks where a trial was stopped.",
         "rows_done": "How many rows each trial was given.",
     }
-    return "<h2>The search</h2>" + "".join(_figure(name, text) for name, text in parts.items() if name in shown)
+    figures = "".join(_figure(name, text) for name, text in parts.items() if name in shown)
+    return f"<h2>The search</h2>{_won_with(data)}{figures}"
+
+
+def _won_with(data: ReportData) -> str:
+    """The winner's score on the rows that it won on, never without its error and what luck had to do with it."""
+    best = data.best
+    if best is None or best.value is None or data.best_score_error is None or data.expected_score is None:
+        return ""
+    return (
+        f"<p>Trial {best.number} scored {_best_score(best.value, data)} on the search rows. The error is that of its "
+        "mean on fresh replicates, rows included. Expected of it on these rows, luck taken out: "
+        f"{data.expected_score:.4f}.</p>"
+    )
 
 
 def _front(data: ReportData, shown: list[str]) -> str:

@@ -23,6 +23,8 @@ def test_run_ends_with_the_table_and_where_everything_is(capsys, workplace):
     for name, trial in (("baseline", result.trials[0]), ("greedy", result.trials[1]), ("best", result.best_trial)):
         (line,) = [line for line in lines if line.startswith(f"{name} (trial {trial.number})")]
         assert f"{trial.value:.4f}" in line
+    assert f"{result.best_score:.4f} ± {result.best_score_error:.4f}  " in line
+    assert len({line.index("0.") for line in lines if line.startswith(("baseline (", "greedy (", "best ("))}) == 1
     verdict = result.verdict
     assert f"{verdict.winner_mean:.4f}" in out
     assert f"{verdict.difference:+.4f}" in out
@@ -55,6 +57,27 @@ def test_run_with_other_values_of_the_command_line(capsys, workplace):
     assert Path("r/other.html").is_file()
     assert found["verdict"]["answer"] in ("better", "worse", "no evidence")
     assert found["best_params"]["max_new_tokens"] == 20
+    result = load_result("o.db")
+    assert found["best_score"] == result.best_score
+    assert found["best_score_error"] == result.best_score_error > 0
+    assert found["expected_score"] == result.expected_score == result.selection.score
+
+
+def test_a_study_without_a_complete_trial_says_why_in_json_too(capsys, workplace, monkeypatch):
+    class Broken(WordEngine):
+        def generate(self, prompts, params):
+            raise RuntimeError("no power")
+
+    monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: Broken())
+    arguments = ["run", "study.toml", "-q", "--n-trials", "2"]
+    code, out, _ = run(capsys, *arguments, "--json")
+    found = json.loads(out)
+    assert "no power" in found["summary"]
+    assert list(found["failures"].values()) == [[0, 1]]
+    names = ["best_trial", "best_score", "best_score_error", "expected_score", "best_params", "recommended_params"]
+    assert [found[name] for name in [*names, "verdict"]] == [None] * 7
+    plain, out, _ = run(capsys, *arguments)
+    assert (plain, " ".join(out.split())) == (code, found["summary"]) == (0, found["summary"])
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(capsys, workplace, monkeypatch):
@@ -110,6 +133,7 @@ def test_status_finds_a_study_by_whatever_names_it(capsys, finished, monkeypatch
     result = load_result(str(finished))
     assert "12 of 12" in out
     assert f"{result.trials[0].value:.4f} rouge1" in out
+    assert f"{result.best_score:.4f} ± {result.best_score_error:.4f} rouge1" in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -138,6 +162,9 @@ def test_status_as_json(capsys, finished):
     facts = json.loads(run(capsys, "status", str(finished), "--json")[1])
     assert facts["trials"] == facts["n_trials"] == sum(facts["states"].values()) == 12
     assert facts["best"]["score"] >= facts["baseline"]["score"]
+    result = load_result(str(finished))
+    assert facts["best"]["score_error"] == result.best_score_error > 0
+    assert facts["best"]["expected_score"] == result.expected_score
     assert facts["work"]["rows_per_second"] > 0
     assert facts["work"]["memory"] > 10**7
     assert facts["in_hand"] == []
@@ -247,16 +274,6 @@ def test_a_bundle_is_opened_elsewhere_and_goes_on_there(capsys, workplace):
     assert (code, err) == (1, "error: give either --output FOLDER or --bundle FILE.zip\n")
 
 
-def test_two_studies_are_compared_in_a_table_and_on_a_page(capsys, workplace):
-    for name, prompt in (("words", "Repeat:"), ("others", "Repeat: ")):
-        Path("study.toml").write_text(STUDY.replace("Repeat:", prompt), encoding="utf-8")
-        assert run(capsys, "run", "study.toml", "-q", "--name", name, "--n-trials", "4")[0] == 0
-    code, out, err = run(capsys, "compare", "words", "others", "-o", "both.html")
-    assert (code, err) == (0, "")
-    assert max(map(len, out.splitlines())) <= 80
-    assert "rows" in out.splitlines()[0]
-    assert out.splitlines()[-1] == "comparison: both.html"
-    assert Path("both.html").stat().st_size > 1_000_000
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.faults)])
 def test_a_bundle_of_a_study_that_was_stopped_goes_on_elsewhere(capsys, workplace, monkeypatch, workers):
     monkeypatch.setattr("llmsearch_optuna.study_file._model", lambda section: Stopped())
@@ -271,3 +288,13 @@ def test_a_bundle_of_a_study_that_was_stopped_goes_on_elsewhere(capsys, workplac
     assert "6 of 6" in run(capsys, "status", "elsewhere/study.db")[1]
 
 
+def test_two_studies_are_compared_in_a_table_and_on_a_page(capsys, workplace):
+    for name, prompt in (("words", "Repeat:"), ("others", "Repeat: ")):
+        Path("study.toml").write_text(STUDY.replace("Repeat:", prompt), encoding="utf-8")
+        assert run(capsys, "run", "study.toml", "-q", "--name", name, "--n-trials", "4")[0] == 0
+    code, out, err = run(capsys, "compare", "words", "others", "-o", "both.html")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "rows" in out.splitlines()[0]
+    assert out.splitlines()[-1] == "comparison: both.html"
+    assert Path("both.html").stat().st_size > 1_000_000

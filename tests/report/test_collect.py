@@ -63,6 +63,9 @@ def test_verdict_is_the_results(result):
     assert data.holdout.difference == verdict.difference
     assert data.holdout.outcomes() == (verdict.wins, verdict.ties, verdict.losses)
     assert data.best_number == result.best_trial.number
+    assert (data.best_score_error, data.expected_score) == (result.best_score_error, result.selection.score)
+    assert (data.power, data.advice) == (result.power, result.advice)
+    assert None not in (data.best_score_error, data.power, data.advice)
 
 
 def test_examples_come_from_the_holdout_and_pair_the_same_rows(result):
@@ -115,7 +118,8 @@ def test_a_study_without_holdout_compares_on_the_search_rows(tmp_path):
     assert data.holdout is None
     assert data.examples_from == "the search rows"
     assert "there is no verdict" in data.verdict_sentence.lower() or data.verdict != "better"
-    render(data)
+    assert data.advice is not None
+    assert data.advice in render(data)
 
 
 def test_a_study_whose_trials_all_fail_has_a_page(tmp_path):

@@ -58,6 +58,25 @@ def test_page_says_whether_more_rows_or_replicates_would_help(report_data):
     assert "variance" not in outline(render(report_data)).text
 
 
+def test_what_the_rows_can_show_stands_under_the_verdict_whether_or_not_rows_were_held_out(report_data):
+    told = replace(report_data, advice="most of the variance lies in the rows", power="a difference of 0.1 <or more>")
+    for data in (told, replace(told, holdout=None)):
+        above = outline(render(data)).text.split("Recommended:")[0]
+        assert data.advice in above
+        assert data.power in above
+
+
+def test_the_score_on_the_search_rows_has_its_error_and_what_to_expect(report_data):
+    data = replace(report_data, best_score_error=0.0123, expected_score=0.2499)
+    score = f"{data.best.value:.4f} ± 0.0123"
+    assert score in outline(render(data)).text
+    assert "luck taken out: 0.2499" in outline(render(data)).text
+    tiles = outline(render(replace(data, holdout=None))).text.split("Recommended:")[0]
+    assert score in tiles
+    assert "rouge1; expected, luck taken out: 0.2499" in tiles
+    assert "±" not in outline(render(replace(report_data, holdout=None))).text
+
+
 def test_texts_are_shown_and_not_obeyed(report_data):
     page = render(report_data)
     assert "<script>document" not in page
