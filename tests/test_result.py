@@ -9,6 +9,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from transformers import GenerationConfig
 
+from llmsearch_optuna import storage
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.result import SearchResult, load_result
 from llmsearch_optuna.search import search
@@ -160,6 +161,25 @@ def test_the_configuration_is_what_plain_generate_applies(result: SearchResult, 
     assert evidence["settings"]["seed"] == 42
     assert evidence["settings"]["rows"] == {"search": len(result.row_scores(0)), "holdout": verdict["rows"]}
     assert {"torch", "transformers", "optuna"} <= set(evidence["versions"])
+
+
+def test_the_evidence_has_the_versions_that_the_study_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage_url = f"sqlite:///{tmp_path}/s.db"
+    result = search(
+        TextEngine(),
+        dataset(24),
+        {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)},
+        metric=number_metric,
+        n_trials=3,
+        storage=storage_url,
+        progress=False,
+    )
+    made_with = storage.library_versions()
+    monkeypatch.setattr(storage, "library_versions", lambda: {"torch": "99.0"})
+    result.save_generation_config(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "evidence.json").read_text())["versions"] == made_with
 
 
 def test_without_evidence_the_baseline_is_shipped(tmp_path: Path) -> None:

@@ -184,7 +184,10 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
         resolved = with_defaults(file).model_dump()
         typer.echo(json.dumps({"study": resolved, "forecast": found.to_json()}, indent=2, default=str))
     else:
-        wide_enough().print(found.text)
+        out = wide_enough()
+        out.print(found.text)
+        if found.power is not None:
+            out.print(f"\nJudged by the baseline's first rows: {found.power}")
 
 
 def _say_what_is_resolved(file: StudyFile) -> None:

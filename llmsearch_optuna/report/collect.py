@@ -243,11 +243,11 @@ def _text(reference: Any) -> str:
 def _reproduction(opened: OpenedStudy) -> dict[str, Any]:
     with opened.engine.connect() as connection:
         t = tables.meta
-        found = connection.execute(sa.select(t.c.fingerprint, t.c.versions).where(t.c.study == opened.key)).one()
+        fingerprint = connection.execute(sa.select(t.c.fingerprint).where(t.c.study == opened.key)).scalar_one()
     study_file = opened.study.user_attrs.get(STUDY_FILE_ATTRIBUTE)
     return {
-        "fingerprint": digest(json.loads(found.fingerprint)),
-        "versions": {name: str(version) for name, version in json.loads(found.versions).items()},
+        "fingerprint": digest(json.loads(fingerprint)),
+        "versions": opened.versions,
         "storage": opened.url,
         "study_file": None if study_file is None else str(study_file),
     }
