@@ -27,7 +27,12 @@ DryRun = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Workers = Annotated[
-    int, typer.Option("--workers", min=1, help="Processes that work on the study together; one GPU each.")
+    str,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        help="Processes that work on the study together, one GPU each; auto is as many as there are GPUs.",
+    ),
 ]
 Ray = Annotated[
     str | None,
@@ -97,7 +102,7 @@ def run(
     storage: Storage = None,
     name: Name = None,
     report: ReportPath = None,
-    workers: Workers = 1,
+    workers: Workers = "1",
     ray: Ray = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -115,7 +120,8 @@ def run(
         return
     # What the study remembers is what was run, so that it can be run again elsewhere.
     text = study.read_text(encoding="utf-8") if changes == Changes() else study_file_text(file)
-    _search_and_tell(file, text, workers=workers, ray=ray, report=report, quiet=quiet, as_json=as_json)
+    count = _count_of(workers, ray, file.model.device)
+    _search_and_tell(file, text, workers=count, ray=ray, report=report, quiet=quiet, as_json=as_json)
 
 
 def _search_and_tell(
@@ -146,6 +152,19 @@ def _search_and_tell(
         from llmsearch_optuna.cli.tables import print_outcome
 
         print_outcome(result, report=path)
+
+
+def _count_of(workers: str, ray: str | None, device: str | None) -> int:
+    """How many workers a number or "auto" stands for; raises BadParameter where it stands for none."""
+    if workers == "auto" and ray is None:
+        from llmsearch_optuna.workers.devices import visible_gpus
+
+        return max(1, len(visible_gpus(device)))
+    if workers == "auto":
+        raise typer.BadParameter("auto counts this machine's GPUs; with --ray say how many.", param_hint="--workers")
+    if not workers.isdecimal() or int(workers) < 1:
+        raise typer.BadParameter(f"{workers!r} must be auto, or 1 or more.", param_hint="--workers")
+    return int(workers)
 
 
 def _what_begins(workers: int, ray: str | None) -> str:

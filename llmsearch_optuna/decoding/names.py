@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from transformers import GenerationConfig, WatermarkingConfig
+from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
 from llmsearch_optuna.errors import InputError
 
@@ -221,7 +221,19 @@ def _frozen(value: Any) -> Any:
 
 def _watermark(value: Any) -> Any:
     """All fields, those that were not given included."""
-    return _frozen(WatermarkingConfig(**value) if isinstance(value, Mapping) else value)
+    return _frozen(watermark_of(value) if isinstance(value, Mapping) else value)
+
+
+def watermark_of(fields: Mapping[str, Any]) -> Any:
+    """Return the configuration that these fields belong to: only SynthID's has an ``ngram_len``."""
+    made: type[Any] = SynthIDTextWatermarkingConfig if "ngram_len" in fields else WatermarkingConfig
+    return made(**fields)
+
+
+def with_watermark(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with a watermark as the object that it stands for: a dict always means the older kind."""
+    mark = values.get("watermarking_config")
+    return {**values, **({"watermarking_config": watermark_of(mark)} if isinstance(mark, Mapping) else {})}
 
 
 class FrozenItems(tuple):  # type: ignore[type-arg]

@@ -18,7 +18,15 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from llmsearch_optuna.decoding import mirostat
-from llmsearch_optuna.decoding.names import OWN_NAMES, check_name, check_value, known_names, rule_of, thaw
+from llmsearch_optuna.decoding.names import (
+    OWN_NAMES,
+    check_name,
+    check_value,
+    known_names,
+    rule_of,
+    thaw,
+    with_watermark,
+)
 from llmsearch_optuna.errors import InputError
 
 __all__ = ["OWN_NAMES", "GenerationParams", "Kind", "check_name", "check_value", "model_defaults"]
@@ -168,7 +176,7 @@ class GenerationParams(Mapping[str, Any]):
         start = values.get("decoder_start_token_id")
         if isinstance(start, list | tuple) and len(start) == 1:
             values["decoder_start_token_id"] = start[0]  # a list would mean one start token a row
-        return {name: value for name, value in values.items() if name not in OWN_NAMES}
+        return with_watermark({name: value for name, value in values.items() if name not in OWN_NAMES})
 
     def explicit(self, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The canonical form, plus what switches off those defaults that it does not have.
@@ -379,7 +387,7 @@ def _ask_hugging_face(canonical: Mapping[str, Any]) -> None:
     values = {name: thaw(value) for name, value in canonical.items() if name not in OWN_NAMES}
     try:
         with _quiet_transformers():
-            GenerationConfig(**values).validate()
+            GenerationConfig(**with_watermark(values)).validate()
     except (ValueError, TypeError, AttributeError) as problem:
         raise InputError(f"transformers refuses these parameters: {problem}") from problem
 

@@ -14,6 +14,7 @@ from .conftest import run
 def test_a_dry_run_says_what_it_would_be_and_makes_no_study(capsys, workplace):
     before = sorted(workplace.rglob("*"))
     code, out, err = run(capsys, "run", "study.toml", "--dry-run")
+    assert "Judged by the baseline's first rows: " in out
     assert code == 0
     assert [line.split()[0] for line in err.splitlines() if line and line[0] != " "] == [
         "study", "model", "data", "prompt", "space", "baseline", "search", "loading"

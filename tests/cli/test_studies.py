@@ -7,8 +7,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from typer import BadParameter
 
+from llmsearch_optuna.cli.searching import _count_of
 from llmsearch_optuna.result import load_result
+from llmsearch_optuna.workers import devices
 from tests.cli.conftest import Stopped  # by the name under which a worker finds it
 
 from .conftest import STUDY, WordEngine, run
@@ -298,3 +301,19 @@ def test_two_studies_are_compared_in_a_table_and_on_a_page(capsys, workplace):
     assert "rows" in out.splitlines()[0]
     assert out.splitlines()[-1] == "comparison: both.html"
     assert Path("both.html").stat().st_size > 1_000_000
+
+
+def test_auto_is_one_worker_for_each_gpu(monkeypatch):
+    monkeypatch.setattr(devices, "visible_gpus", lambda device: ["0", "1", "2"])
+    assert _count_of("auto", None, None) == 3
+    monkeypatch.setattr(devices, "visible_gpus", lambda device: [])
+    assert _count_of("auto", None, None) == 1
+    assert _count_of("4", "auto", None) == 4
+
+
+@pytest.mark.parametrize(
+    ("workers", "ray", "why"), [("0", None, "1 or more"), ("x", None, "1 or more"), ("auto", "auto", "say how many")]
+)
+def test_what_stands_for_no_workers_is_refused(workers, ray, why):
+    with pytest.raises(BadParameter, match=why):
+        _count_of(workers, ray, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
+from transformers import (
+    LlamaForCausalLM,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+    SynthIDTextWatermarkingConfig,
+)
 from transformers.generation import logits_process
 
 from llmsearch_optuna import search
@@ -18,6 +25,7 @@ from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.decoding.noise import gumbel, row_key
 from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
 from llmsearch_optuna.decoding.processors import own_processors
+from llmsearch_optuna.decoding.requests import Completion
 from tests.decoding.architectures import make
 from tests.oracle import hf_generate
 
@@ -162,6 +170,22 @@ def test_encoder_decoder_models_too(architecture: str, name: str, tiny_tokenizer
     for text, completion in zip(TEXTS, found, strict=True):
         ids = tiny_tokenizer(text)["input_ids"]
         assert list(completion.token_ids) == hf_generate(model, ids, **_for_generate(values))
+
+
+def test_texts_are_marked_by_synthid_too(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    values = {"max_new_tokens": 12, "do_sample": True, "top_k": 0, "eos_token_id": None}
+    mark = SynthIDTextWatermarkingConfig(ngram_len=3, keys=[654, 400, 836, 123], sampling_table_size=2**10)
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    marked, again = (engine.generate(TEXTS, {**values, "watermarking_config": given}) for given in (mark, vars(mark)))
+    assert marked == again
+    detector = mark.construct_processor(tiny_llama.config.vocab_size, "cpu")
+
+    def strength(texts: Sequence[Completion]) -> float:
+        ids = torch.tensor([completion.token_ids for completion in texts])
+        return float(detector.compute_g_values(ids).float().mean())
+
+    assert strength(marked) > 0.6
+    assert strength(engine.generate(TEXTS, values)) < 0.6
 
 
 def test_each_can_be_searched(

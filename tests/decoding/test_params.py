@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaForCausalLM
-from transformers.generation import GenerationMode, WatermarkingConfig
+from transformers.generation import GenerationMode, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
 from llmsearch_optuna.decoding.names import OWN_NAMES, RULES, known_names
 from llmsearch_optuna.decoding.params import GenerationParams, check_name, check_value, model_defaults
@@ -265,6 +265,10 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {"watermarking_config": WatermarkingConfig(bias=3.0)},
         {"watermarking_config": WatermarkingConfig(bias=3.0).to_dict()},
+    ),
+    (
+        {"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=3, keys=[7, 9])},
+        {"watermarking_config": {"ngram_len": 3, "keys": [7, 9], "context_history_size": 1024}},
     ),
 ]
 
