@@ -59,7 +59,7 @@ def standing(opened: OpenedStudy, n_trials: int) -> Standing:
     in_flight, direction = int(opened.ledger.fingerprint()["trials_in_flight"]), direction_of(opened.study)
     total = len(opened.ledger.items("search"))
     in_hand = tuple(
-        _in_hand(trial, total, _so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
+        _in_hand(trial, total, so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
         for trial in trials
         if trial.state is TrialState.RUNNING and "params" in trial.user_attrs
     )
@@ -111,7 +111,7 @@ def _mean_so_far(records: Sequence[RowRecord]) -> tuple[int, float | None]:
     return len(done), mean(by_row(scored, done)) if scored else None
 
 
-def _so_far(opened: OpenedStudy, trial: FrozenTrial) -> tuple[int, float | None]:
+def so_far(opened: OpenedStudy, trial: FrozenTrial) -> tuple[int, float | None]:
     """How many rows a trial has done, and its mean over them."""
     if len(opened.study.directions) > 1:  # such trials cannot report
         return _mean_so_far(opened.ledger.rows("search", trial.number))
@@ -119,8 +119,8 @@ def _so_far(opened: OpenedStudy, trial: FrozenTrial) -> tuple[int, float | None]
     return seen, trial.intermediate_values.get(seen)
 
 
-def _in_hand(trial: FrozenTrial, rows_total: int, so_far: tuple[int, float | None], compared: float | None) -> InHand:
-    rows_done, mean_of_rows = so_far
+def _in_hand(trial: FrozenTrial, rows_total: int, done: tuple[int, float | None], compared: float | None) -> InHand:
+    rows_done, mean_of_rows = done
     return InHand(
         number=trial.number,
         params=trial.user_attrs["params"],

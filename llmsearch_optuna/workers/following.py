@@ -21,7 +21,7 @@ from llmsearch_optuna.storage import OpenedStudy, read_study
 from llmsearch_optuna.study.forecasting import Forecast
 from llmsearch_optuna.study.interruption import how_to_go_on
 from llmsearch_optuna.study.schedule import best_complete, params_of
-from llmsearch_optuna.study.standing import incumbent_mean, work_of
+from llmsearch_optuna.study.standing import incumbent_mean, so_far, work_of
 from llmsearch_optuna.workers.arguments import with_defaults
 
 _STATES: dict[TrialState, progress.TrialState] = {
@@ -150,11 +150,10 @@ class Follower:
             self._started.add(number)
             params, kind = attributes["params"], attributes["kind"]
             self.observer.on(progress.TrialStarted(number=number, params=params, kind=kind, rows=self._rows))
-        seen = max(trial.intermediate_values, default=0)
-        has_new_rows = seen > self._rows_done.get(number, 0)
-        if has_new_rows:
+        seen, mean = so_far(self._study, trial)
+        has_new_rows = mean is not None and seen > self._rows_done.get(number, 0)
+        if mean is not None and has_new_rows:
             self._rows_done[number] = seen
-            mean = trial.intermediate_values[seen]
             self.observer.on(
                 progress.RowsScored(
                     number=number,

@@ -75,6 +75,15 @@ def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
     assert work.memory > 10**7
 
 
+def test_trials_of_two_objectives_are_told_as_they_go(tmp_path: Path) -> None:
+    seen = Recorder()
+    watched = follower(tmp_path, seen)
+    run(tmp_path, objectives=("score", "tokens"), observer=LookingAtEveryEvent(watched))
+    watched.close()
+    looks = [event for event in seen.events if isinstance(event, progress.RowsScored)]
+    assert len({event.rows_done for event in looks}) > 1
+
+
 def _timeless(event: progress.Event) -> object:
     """The event without what depends on when it was looked at."""
     if isinstance(event, progress.TrialEnded):
