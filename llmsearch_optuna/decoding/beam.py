@@ -60,6 +60,27 @@ class _Scored(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Beams:
+    """Where a search stands. A step makes new ones and changes none, so one that fails half-way has not begun.
+
+    Attributes:
+        step: How many tokens every live path has.
+        paths: The live beams, best first; distinct.
+        scores: ``[beams]``, their accumulated log-probabilities.
+        contexts: ``[beams, prompt + step]``, what stands before their next token.
+        hypotheses: What has been finished, best first.
+        finished: Whether no continuation can change the result any more.
+    """
+
+    step: int
+    paths: tuple[Path, ...]
+    scores: Floats
+    contexts: Ints
+    hypotheses: tuple[_Hypothesis, ...]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _BeamRow:
     """A beam as the rules see it; ``seen`` may name a token twice, which no rule minds."""
 
@@ -71,8 +92,8 @@ class _BeamRow:
 class BeamSearch:
     """The beams of one row and its finished hypotheses.
 
-    Ask for `running`, compute the logits that follow these paths, and call `advance` (or `advance_full`), until
-    `finished`; then take the `result`.
+    Ask for `running`, compute the logits that follow these paths, and give what comes `after` them (or `after_full`) to
+    `go_on`, until `finished`; then take the `result`. Only `go_on` changes anything, and it cannot fail.
 
     Args:
         params: With ``num_beams`` > 1; ``do_sample`` makes it beam sampling.
@@ -109,31 +130,31 @@ class BeamSearch:
         self._stopper = stopper
         self._vocab_size = vocab_size
         self._rules = rules_of(params)
-        self._places: Ints = np.zeros(vocab_size if self._rules else 0, dtype=np.int64)
         self._prompt_seen = np.unique(np.asarray(prompt_token_ids, dtype=np.int64))
         self._prompt_length = len(prompt_token_ids)
-        self._contexts = np.zeros((self._num_beams, self._prompt_length + self._max_new_tokens), dtype=np.int64)
-        self._contexts[:, : self._prompt_length] = prompt_token_ids
-        self._paths: list[Path] = [()]
-        self._scores: Floats = np.zeros(1, dtype=np.float32)
-        self._step = 0
-        self._hypotheses: list[_Hypothesis] = []
-        self._finished = False
+        self._beams = Beams(
+            step=0,
+            paths=((),),
+            scores=np.zeros(1, dtype=np.float32),
+            contexts=np.array([prompt_token_ids], dtype=np.int64),
+            hypotheses=(),
+            finished=False,
+        )
 
     @property
     def running(self) -> tuple[Path, ...]:
         """The distinct paths of generated tokens whose next-token scores are needed now."""
-        return () if self._finished else tuple(self._paths)
+        return () if self._beams.finished else self._beams.paths
 
     @property
     def finished(self) -> bool:
         """Whether no continuation can change the result any more."""
-        return self._finished
+        return self._beams.finished
 
     @property
     def hypotheses(self) -> tuple[tuple[float, Path], ...]:
         """The finished hypotheses with their length-penalised scores, at most ``num_beams``, best first."""
-        return tuple((hypothesis.score, hypothesis.path) for hypothesis in self._hypotheses)
+        return tuple((hypothesis.score, hypothesis.path) for hypothesis in self._beams.hypotheses)
 
     def result(self) -> tuple[Path, FinishReason]:
         """The generated tokens of the best hypothesis, its ending token included, and why it ended.
@@ -141,163 +162,169 @@ class BeamSearch:
         Raises:
             DecodingError: The processors left no token to any beam.
         """
-        if not self._hypotheses:
+        if not self._beams.hypotheses:
             raise DecodingError(
-                f"No hypothesis was completed in {self._step} steps: the parameters (bans, suppressed tokens, "
+                f"No hypothesis was completed in {self._beams.step} steps: the parameters (bans, suppressed tokens, "
                 "length_penalty) leave no possible continuation; relax them."
             )
-        best = self._hypotheses[0]
+        best = self._beams.hypotheses[0]
         return best.path, best.reason
 
-    def advance(self, scores: Mapping[Path, Candidates]) -> bool:
-        """Take one step from the best candidates of every running path.
+    def go_on(self, beams: Beams) -> None:
+        """Stand where a step has led."""
+        self._beams = beams
+
+    def after(self, scores: Mapping[Path, Candidates]) -> Beams | None:
+        """Where one step leads from the best candidates of every running path.
 
         Args:
             scores: For each running path its candidates as one row (``values [1, K]`` raw float32 logits in descending
                 order, ``ids [1, K]``, ``log_total [1]``).
 
         Returns:
-            Whether the lists prove the step. If not, nothing has changed and `advance_full` must follow.
+            None where the lists do not prove the step; then ask for what comes `after_full`.
         """
         if self._renormalize or (self._sampling is not None and self._sampling.needs_all_logits):
-            return False
+            return None
         if not self._rules and self._sampling is None:
-            return self._advance_plainly(scores)
-        listed = max(scores[path].ids.shape[1] for path in self._paths)
+            return self._after_plainly(scores)
+        listed = max(scores[path].ids.shape[1] for path in self._beams.paths)
+        places: Ints = np.zeros(self._vocab_size if self._rules else 0, dtype=np.int64)
         for width in (NARROW, listed) if listed > NARROW else (listed,):
-            beams = [self._score(beam, scores[path], width) for beam, path in enumerate(self._paths)]
-            if self._choose(beams):
-                return True
-        return False
+            beams = [self._score(beam, scores[path], width, places) for beam, path in enumerate(self._beams.paths)]
+            chosen = self._choose(beams)
+            if chosen is not None:
+                return chosen
+        return None
 
-    def advance_full(self, logits: Mapping[Path, NDArray[np.float32]]) -> None:
-        """Take one step from the full float32 logits ``[vocab_size]`` of every running path."""
+    def after_full(self, logits: Mapping[Path, NDArray[np.float32]]) -> Beams:
+        """Where one step leads from the full float32 logits ``[vocab_size]`` of every running path."""
         ids = np.arange(self._vocab_size)
         beams = []
-        for beam, path in enumerate(self._paths):
+        for beam, path in enumerate(self._beams.paths):
             row_scores = RowScores(_log_probs(logits[path], _log_sum_exp(logits[path])), None, None)
             for rule in self._rules:
                 rule(row_scores, self._row(beam))
             beams.append(_Scored(ids, row_scores.scores, -math.inf))
-        self._choose(beams)
+        chosen = self._choose(beams)
+        assert chosen is not None, "no token is outside these lists"
+        return chosen
 
-    def _score(self, beam: int, candidates: Candidates, width: int) -> _Scored:
-        """Apply the rules to the best ``width`` tokens of a beam."""
+    def _score(self, beam: int, candidates: Candidates, width: int, places: Ints) -> _Scored:
+        """Apply the rules to the best ``width`` tokens of a beam; ``places [vocab_size]`` is 0 before and after."""
         ids = candidates.ids[0, :width].astype(np.int64)
         scores = _log_probs(candidates.values[0, :width], candidates.log_total[0])
         bound = -math.inf if len(ids) >= self._vocab_size else float(scores[-1])
         if not self._rules:
             return _Scored(ids, scores, bound)
-        row_scores, row = RowScores(scores, ids, self._places), self._row(beam)
+        row_scores, row = RowScores(scores, ids, places), self._row(beam)
         for rule in self._rules:
             rule(row_scores, row)
-        self._places[candidates.ids[0, :width]] = 0
+        places[candidates.ids[0, :width]] = 0
         if row_scores.forced:
-            self._places[:] = 0
+            places[:] = 0
             possible = ids >= 0
             return _Scored(ids[possible], scores[possible], -math.inf)
         return _Scored(ids, scores, math.inf if row_scores.raised and bound > -math.inf else bound)
 
     def _row(self, beam: int) -> _BeamRow:
-        context = self._contexts[beam, : self._prompt_length + self._step]
+        context = self._beams.contexts[beam]
         seen = np.concatenate((self._prompt_seen, context[self._prompt_length :]))
         return _BeamRow(cast("Sequence[int]", context), self._prompt_length, seen)
 
-    def _advance_plainly(self, scores: Mapping[Path, Candidates]) -> bool:
+    def _after_plainly(self, scores: Mapping[Path, Candidates]) -> Beams | None:
         """Without processors no beam can place more than its best `_keep` tokens, so the rest is never looked at."""
-        rows = [scores[path] for path in self._paths]
+        rows = [scores[path] for path in self._beams.paths]
         widths = [min(self._keep, row.ids.shape[1]) for row in rows]
         if any(width < min(self._keep, self._vocab_size) for width in widths):
-            return False
+            return None
         totals = [
             _log_probs(row.values[0, :width], row.log_total[0]) + score
-            for row, width, score in zip(rows, widths, self._scores, strict=True)
+            for row, width, score in zip(rows, widths, self._beams.scores, strict=True)
         ]
         ids = np.concatenate([row.ids[0, :width] for row, width in zip(rows, widths, strict=True)])
         accumulated = np.concatenate(totals)
         beams = np.repeat(np.arange(len(rows)), widths)
         order = np.argsort(-accumulated, kind="stable")[: self._keep]
-        self._take(beams[order], ids[order], accumulated[order])
-        return True
+        return self._extended(beams[order], ids[order], accumulated[order])
 
-    def _choose(self, beams: Sequence[_Scored]) -> bool:
-        """Place the best (or the drawn) candidates of all beams; False where the lists do not prove them."""
+    def _choose(self, beams: Sequence[_Scored]) -> Beams | None:
+        """Place the best (or the drawn) candidates of all beams; None where the lists do not prove them."""
+        before = self._beams.scores
         if self._sampling is not None:
             warped = self._sampling.warp(beams)
             if warped is None:
-                return False
+                return None
             beams = warped
         if self._renormalize:
             beams = [beam._replace(scores=_log_probs(beam.scores, _log_sum_exp(beam.scores))) for beam in beams]
         ids = np.concatenate([beam.ids for beam in beams])
         ranks = np.repeat(np.arange(len(beams)), [len(beam.ids) for beam in beams])
-        accumulated = np.concatenate([beam.scores + score for beam, score in zip(beams, self._scores, strict=True)])
+        accumulated = np.concatenate([beam.scores + score for beam, score in zip(beams, before, strict=True)])
         priority: NDArray[Any] = accumulated
         if self._sampling is not None:
-            priority = accumulated + self._sampling.noise(self._step, ranks, ids)
+            priority = accumulated + self._sampling.noise(self._beams.step, ranks, ids)
         best = _largest(np.where(accumulated > DEAD, priority, -np.inf), self._keep)
         if self._sampling is None:
-            bound = max(float(np.float32(beam.bound) + score) for beam, score in zip(beams, self._scores, strict=True))
+            bound = max(float(np.float32(beam.bound) + score) for beam, score in zip(beams, before, strict=True))
             weakest = float(accumulated[best[-1]]) if len(best) == self._keep else -math.inf
             if bound > -math.inf and weakest <= bound:
-                return False
-        self._take(ranks[best], ids[best], accumulated[best])
-        return True
+                return None
+        return self._extended(ranks[best], ids[best], accumulated[best])
 
-    def _take(self, ranks: Ints, ids: Ints, accumulated: Floats) -> None:
+    def _extended(self, ranks: Ints, ids: Ints, accumulated: Floats) -> Beams:
         """Sort the chosen candidates into finished hypotheses and the beams of the next step.
 
         Only the first `num_beams` may become hypotheses, in the order of choice; the others are there so that
         enough beams remain. Hugging Face's placeholders (score -1e9) are left out: they cannot win, and what they
         could do beyond that needs a step with fewer possible tokens than beams.
         """
-        self._step += 1
-        penalised = (accumulated / np.float32(self._step**self._length_penalty)).tolist()
+        before = self._beams
+        step = before.step + 1
+        penalised = (accumulated / np.float32(step**self._length_penalty)).tolist()
         open_places: list[int] = []
         paths: list[Path] = []
         fresh: list[_Hypothesis] = []
         for place, (rank, token) in enumerate(zip(ranks.tolist(), ids.tolist(), strict=True)):
-            path = (*self._paths[rank], token)
+            path = (*before.paths[rank], token)
             reason = self._ending(path, token)
             if reason is None:
                 open_places.append(place)
                 paths.append(path)
             elif place < self._num_beams and penalised[place] > NO_HYPOTHESIS:
                 fresh.append(_Hypothesis(penalised[place], path, reason))
+        hypotheses = before.hypotheses
         if fresh:
-            self._hypotheses = sorted(self._hypotheses + fresh, key=_by_score)[: self._num_beams]
-        self._continue_with(open_places, paths, ranks, ids, accumulated)
-        self._finished = not self._paths or self._is_settled()
-
-    def _continue_with(
-        self, places: Sequence[int], paths: Sequence[Path], ranks: Ints, ids: Ints, accumulated: Floats
-    ) -> None:
-        scores = accumulated[places]
-        order = np.argsort(-scores, kind="stable")[: self._num_beams]
-        self._paths = [paths[index] for index in order]
-        self._scores = scores[order]
-        kept = np.array(places, dtype=np.int64)[order]
-        length = self._prompt_length + self._step
-        self._contexts[: len(kept), : length - 1] = self._contexts[ranks[kept], : length - 1]
-        self._contexts[: len(kept), length - 1] = ids[kept]
+            hypotheses = tuple(sorted([*hypotheses, *fresh], key=_by_score)[: self._num_beams])
+        order = np.argsort(-accumulated[open_places], kind="stable")[: self._num_beams]
+        kept = np.array(open_places, dtype=np.int64)[order]
+        scores = accumulated[kept]
+        return Beams(
+            step=step,
+            paths=tuple(paths[index] for index in order),
+            scores=scores,
+            contexts=np.concatenate((before.contexts[ranks[kept]], ids[kept, None]), axis=1),
+            hypotheses=hypotheses,
+            finished=not len(kept) or self._is_settled(step, float(scores[0]), hypotheses),
+        )
 
     def _ending(self, path: Path, token: int) -> FinishReason | None:
         if token in self._eos:
             return "eos"
         reason = self._stopper(path) if self._stopper is not None else None
-        if reason is None and self._step >= self._max_new_tokens:
+        if reason is None and len(path) >= self._max_new_tokens:
             return "length"
         return reason
 
-    def _is_settled(self) -> bool:
+    def _is_settled(self, step: int, best: float, hypotheses: Sequence[_Hypothesis]) -> bool:
         """Hugging Face's heuristic: can the best beam still beat the worst hypothesis, and is that of interest?"""
-        full = len(self._hypotheses) == self._num_beams
+        full = len(hypotheses) == self._num_beams
         if full and self._early_stopping is True:
             return True
         hopeful = self._early_stopping == "never" and self._length_penalty > 0.0
-        length = self._max_new_tokens if hopeful else self._step
-        best_possible = float(self._scores[0] / np.float32(length**self._length_penalty))
-        worst = self._hypotheses[-1].score if full else NO_HYPOTHESIS
+        length = self._max_new_tokens if hopeful else step
+        best_possible = float(np.float32(best) / np.float32(length**self._length_penalty))
+        worst = hypotheses[-1].score if full else NO_HYPOTHESIS
         return not best_possible > worst
 
 

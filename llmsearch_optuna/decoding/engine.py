@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmsearch_optuna.decoding.batch_sizes import PROMPTS, BatchLimit, BatchSizes
 from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder, TokenIds, common_prefix
 from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, evaluating
-from llmsearch_optuna.decoding.generate import generate_plain
+from llmsearch_optuna.decoding.generate import generate_plain, goes_alone
 from llmsearch_optuna.decoding.host_memory import HostMemory
 from llmsearch_optuna.decoding.lanes import Lanes
 from llmsearch_optuna.decoding.memory import (
     automatic_cache_budget,
+    cache_bytes_per_token,
     device_name,
     forget_traceback,
     free_bytes,
     give_back,
     is_out_of_memory,
+    rows_that_fit,
 )
 from llmsearch_optuna.decoding.noise import row_key
 from llmsearch_optuna.decoding.one_method import FunctionEngine
@@ -50,6 +52,11 @@ SHARED_PREFIX_TOKENS = 16
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}
 MOST_ROWS = {"cpu": 64, "cuda": 256, "mps": 64}
 """Steps get hardly faster a row beyond these, and their scores take memory."""
+
+CAUTIOUS_ROWS = 16
+"""Where nothing says what a row takes."""
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -297,22 +304,36 @@ class Engine:
             ready = [w for w in self._walkers if all(node.scores is not None for node in w.frontier)]
             if not ready:
                 break
-            try:
-                self._advance_tokens([w for w in ready if isinstance(w, TokenWalker)])
-                for walker in ready:
-                    if isinstance(walker, BeamWalker):
-                        self._advance_beam(walker)
-            except _NoRoomForLogitsError as error:  # nobody has moved but those that are through
-                for walker in [w for w in self._walkers if error.node in w.frontier]:
-                    self._retire(walker)
-                    self._fail(walker.request, _one_row_does_not_fit(error.reason))
+            self._advance_tokens([w for w in ready if isinstance(w, TokenWalker)])
+            for walker in ready:
+                if isinstance(walker, BeamWalker):
+                    self._advance_beam(walker)
         waiting = (node for walker in self._walkers for node in walker.frontier if node.scores is None)
         return list(dict.fromkeys(waiting))
 
     def _advance_tokens(self, walkers: Sequence[TokenWalker]) -> None:
-        """Pick one token for each of these walkers, all in one call."""
+        """Move these walkers by one token each; all are picked in one call, or in parts where they do not fit."""
         if not walkers:
             return
+        try:
+            tokens, lookups = self._relieved(lambda: self._pick(walkers), self._store.release_host)
+        except _NoRoomError as error:
+            if len(walkers) == 1:
+                self._give_up(walkers[0], error)
+            else:
+                half = len(walkers) // 2
+                self._advance_tokens(walkers[:half])
+                self._advance_tokens(walkers[half:])
+            return
+        self._stats.lookups += lookups
+        for walker, token in zip(walkers, tokens.tolist(), strict=True):
+            self._counters.picked(walker.request.tag)
+            walker.advance(token)
+            if walker.reason is not None:
+                self._finish(walker)
+
+    def _pick(self, walkers: Sequence[TokenWalker]) -> tuple[NDArray[np.int64], int]:
+        """The next token of each walker, and how many of them needed all logits; nobody moves."""
         tokens = np.full(len(walkers), -1, dtype=np.int64)
         quick = [i for i, walker in enumerate(walkers) if not needs_full_logits(walker.params)]
         if quick:
@@ -321,17 +342,18 @@ class Engine:
         if undecided:
             logits = self._logits([walkers[i].node for i in undecided])
             tokens[undecided] = pick_from_logits(logits, [walkers[i] for i in undecided])
-            self._stats.lookups += len(undecided)
-        for walker, token in zip(walkers, tokens.tolist(), strict=True):
-            self._counters.picked(walker.request.tag)
-            walker.advance(token)
-            if walker.reason is not None:
-                self._finish(walker)
+        return tokens, len(undecided)
 
     def _advance_beam(self, walker: BeamWalker) -> None:
-        for _ in walker.frontier:
+        running = len(walker.frontier)
+        try:
+            looked_up = self._relieved(lambda: walker.advance(self._logits), self._store.release_host)
+        except _NoRoomError as error:
+            self._give_up(walker, error)
+            return
+        for _ in range(running):
             self._counters.picked(walker.request.tag)
-        self._stats.lookups += walker.advance(self._logits)
+        self._stats.lookups += looked_up
         if walker.finished:
             self._finish(walker)
 
@@ -385,10 +407,11 @@ class Engine:
         """Take requests of one kind off the queue and run them through ``model.generate``."""
         first, prompt = self._queue[0]
         limit = self._sizes.of(len(prompt) + first.params.max_new_tokens, int(first.params.get("num_beams") or 1))
+        most = 1 if goes_alone(first.params) else limit.rows  # several that run one by one would only come later
         batch: list[tuple[Request, TokenIds]] = []
         while (
             self._queue
-            and len(batch) < limit.rows
+            and len(batch) < most
             and (self._queue[0][0].tag, self._queue[0][0].params) == (first.tag, first.params)
             and self._plain_reason(*self._queue[0]) is not None
         ):
@@ -413,6 +436,7 @@ class Engine:
             return
         finally:
             self._executor.seconds += time.perf_counter() - started
+        self._passed(limit)
         for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
             self._stats.plain_requests += 1
             self._stats.tokens += len(tokens)
@@ -427,8 +451,12 @@ class Engine:
         except Exception as error:
             self._relieve_or_raise(error, rows, limit, None)
         else:
-            limit.succeeded()
-            self._last_resort = False
+            self._passed(limit)
+
+    def _passed(self, limit: BatchLimit) -> None:
+        """Note that a pass has fitted."""
+        limit.succeeded()
+        self._last_resort = False
 
     def _relieve_or_raise(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
         """Give up caches first, then half of the batch, then the buffer; a row that fits nowhere fails.
@@ -465,6 +493,31 @@ class Engine:
                 self._retire(walker)
                 self._fail(walker.request, error)
                 return
+
+    def _relieved(self, work: Callable[[], T], release: Callable[[], int]) -> T:
+        """Do what changes nothing before it is through; again whenever memory runs out and caches can be given up.
+
+        Raises:
+            _NoRoomError: There is nothing left to give up for it.
+        """
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = _named(error)
+                forget_traceback(error)
+            self._stats.out_of_memory += 1
+            freed = release()
+            give_back(self._executor.device)
+            if not freed:
+                raise _NoRoomError(reason)
+
+    def _give_up(self, walker: Walker, error: _NoRoomError) -> None:
+        """End a request that does not fit even alone."""
+        self._retire(walker)
+        self._fail(walker.request, _one_row_does_not_fit(str(error)))
 
     # small steps
 
@@ -511,23 +564,14 @@ class Engine:
         """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together.
 
         Raises:
-            _NoRoomForLogitsError: Those of one node do not fit, and there is nothing left to give up for them.
+            _NoRoomError: Those of one node do not fit, and there is nothing left to give up for them.
         """
         states = [node.scores.state for node in nodes if node.scores is not None]
         try:
-            return self._executor.all_logits(states)
-        except Exception as error:
-            if not is_out_of_memory(error):
+            return self._relieved(lambda: self._executor.all_logits(states), self._store.release)
+        except _NoRoomError:
+            if len(nodes) == 1:
                 raise
-            reason = _named(error)
-            forget_traceback(error)
-        self._stats.out_of_memory += 1
-        freed = self._store.release()
-        give_back(self._executor.device)
-        if freed:
-            return self._logits(nodes)
-        if len(nodes) == 1:
-            raise _NoRoomForLogitsError(nodes[0], reason)
         half = len(nodes) // 2
         return np.concatenate([self._logits(nodes[:half]), self._logits(nodes[half:])])
 
@@ -550,20 +594,19 @@ class Engine:
     def _estimated_rows(self, budget: int) -> int:
         """Rows that fit into the memory beside the cache, from what one row of middle length takes."""
         shape, device = self._executor.capabilities.shape, self._executor.device
-        most = MOST_ROWS.get(device.type, 16)
-        if shape is None:
-            return min(most, 16)
-        row = 1024 * shape.bytes_per_token + 4 * 4 * self._executor.vocab_size
-        return max(1, min(most, (free_bytes(device) - budget) // 2 // row))
+        if shape is not None:
+            fitting = rows_that_fit(free_bytes(device) - budget, shape.bytes_per_token, self._executor.vocab_size)
+        else:
+            per_token = cache_bytes_per_token(self.model.config, self.model.dtype.itemsize)
+            if per_token is None:
+                return CAUTIOUS_ROWS
+            # `model.generate` leaves nothing for the cache, which therefore takes nothing
+            fitting = rows_that_fit(free_bytes(device), per_token, self._executor.vocab_size)
+        return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))
 
 
-class _NoRoomForLogitsError(Exception):
-    """Not even the logits of one node fit into memory."""
-
-    def __init__(self, node: Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
-        self.reason = reason
+class _NoRoomError(Exception):
+    """Not even one row fits into memory; the message names the error that said so."""
 
 
 def _named(error: Exception) -> str:

@@ -90,6 +90,11 @@ def generate_plain(
     return [result for result in results if result is not None]
 
 
+def goes_alone(params: GenerationParams) -> bool:
+    """Whether rows are decoded one at a time: what draws random numbers, makes drafts or heals tokens."""
+    return params.kind in ("sampling", "beam_sampling", "assisted") or "token_healing" in params
+
+
 def refuse_reason(params: GenerationParams, model: PreTrainedModel) -> str | None:
     """Say why ``model.generate`` of this transformers cannot apply these parameters; None when it can try."""
     for name, strategy in LEFT_CORE.items():
@@ -133,7 +138,7 @@ class _Call:
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Groups of rows that can be decoded together without changing each other, at most as many as given."""
-        if self._draws or self._params.kind == "assisted" or "token_healing" in self._params:
+        if goes_alone(self._params):
             yield from ([row] for row in range(len(prompts)))
             return
         most = max(1, len(prompts) // int(self._params.get("num_beams") or 1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from typing import Any
 
 import psutil
 import torch
@@ -27,6 +28,12 @@ OUT_OF_MEMORY_MESSAGES = (
     "cannot allocate memory",  # errno ENOMEM
 )
 """Lower-case parts of the messages with which allocators say that there is no more memory."""
+
+MIDDLE_LENGTH = 1024
+"""Tokens of a row of middle length, prompt included."""
+
+SCORES_AT_ONCE = 4
+"""Copies of a row's scores (in float32) that may be alive together."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -71,6 +78,35 @@ def free_bytes(device: torch.device) -> int:
     return min(int(psutil.virtual_memory().available), _address_space_left())
 
 
+def cache_bytes_per_token(config: Any, item_bytes: int) -> int | None:
+    """Bytes of one token's keys and values in all layers, by a model's configuration; None where it does not say.
+
+    Of an encoder-decoder model it is the decoder's layers, which keep as much for a token of the prompt as for their
+    own. Layers that keep less than full attention does are counted like the others.
+
+    Args:
+        config: A transformers configuration.
+        item_bytes: Size of one number.
+    """
+    text = config.get_text_config()
+    layers = _size(text, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    queries = _size(text, "decoder_attention_heads", "num_attention_heads")
+    hidden = _size(text, "hidden_size")
+    if layers is None or queries is None or hidden is None:
+        return None
+    latent, rotated = _size(text, "kv_lora_rank"), _size(text, "qk_rope_head_dim")
+    if latent is not None and rotated is not None:  # DeepSeek's attention keeps one vector for all heads
+        return layers * (latent + rotated) * item_bytes
+    heads = _size(text, "num_key_value_heads") or queries
+    head_dim = _size(text, "head_dim") or hidden // queries
+    return layers * heads * 2 * head_dim * item_bytes
+
+
+def rows_that_fit(free: int, bytes_per_token: int, vocab_size: int) -> int:
+    """How many rows of middle length take half of the free bytes; the other half is for what a pass needs beside."""
+    return free // 2 // (MIDDLE_LENGTH * bytes_per_token + SCORES_AT_ONCE * vocab_size * 4)
+
+
 def device_name(device: torch.device) -> str:
     """A name under which the sizes that fit can be remembered: the kind of device, and how much memory it has."""
     if device.type == "cuda":
@@ -100,6 +136,12 @@ def gpu_bytes() -> int | None:
 def automatic_cache_budget(device: torch.device) -> int:
     """Half of the memory that is left once the model is loaded."""
     return free_bytes(device) // 2
+
+
+def _size(config: Any, *names: str) -> int | None:
+    """The first of these settings that is a number above 0."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
 def _free_cuda_bytes(device: torch.device) -> int:

@@ -107,15 +107,19 @@ class BeamWalker:
         return self._beam.finished
 
     def advance(self, logits_of: LogitsOf) -> bool:
-        """Go on by one token in all hypotheses; tells whether all logits had to be looked up."""
+        """Go on by one token in all hypotheses; tells whether all logits had to be looked up.
+
+        Whatever fails inside, out of memory included, leaves it where it was.
+        """
         scores = {path: self._candidates(node.scores) for path, node in self._nodes.items() if node.scores is not None}
-        looked_up = not self._beam.advance(scores)
-        if looked_up:
-            paths = list(self._nodes)
-            rows = logits_of([self._nodes[path] for path in paths])
-            self._beam.advance_full(dict(zip(paths, rows, strict=True)))
-        if not self._beam.finished:
-            self._follow(self._beam.running)
+        beams = self._beam.after(scores)
+        looked_up = beams is None
+        if beams is None:
+            rows = logits_of(list(self._nodes.values()))
+            beams = self._beam.after_full(dict(zip(self._nodes, rows, strict=True)))
+        nodes = self._nodes if beams.finished else self._children(beams.paths)
+        self._beam.go_on(beams)
+        self._move_to(nodes)
         return looked_up
 
     def leave(self) -> None:
@@ -130,13 +134,15 @@ class BeamWalker:
         text, _ = self._stopper.finish(tokens)
         return Completion(text, tokens, reason, len(self.tree.prompt_ids))
 
-    def _follow(self, paths: Sequence[tuple[int, ...]]) -> None:
-        arrived = {path: self._nodes[path[:-1]].child(path[-1]) for path in paths}
-        for node in arrived.values():
+    def _children(self, paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Node]:
+        return {path: self._nodes[path[:-1]].child(path[-1]) for path in paths}
+
+    def _move_to(self, nodes: dict[tuple[int, ...], Node]) -> None:
+        for node in nodes.values():
             node.enter()
         for node in self._nodes.values():
             node.leave()
-        self._nodes = arrived
+        self._nodes = nodes
 
     def _candidates(self, scores: NextTokenScores) -> Candidates:
         return Candidates(scores.values[None], scores.ids[None], np.array([scores.log_total]), self._vocab_size)

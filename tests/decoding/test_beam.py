@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -74,16 +74,24 @@ def candidates(logits: np.ndarray, size: int) -> Candidates:
     return Candidates(values=logits[ids][None], ids=ids[None], log_total=np.array([total]), vocab_size=logits.shape[0])
 
 
+def take_step(search: BeamSearch, scores: Mapping[tuple[int, ...], Candidates]) -> bool:
+    """Go on by one token if these lists prove it."""
+    beams = search.after(scores)
+    if beams is not None:
+        search.go_on(beams)
+    return beams is not None
+
+
 def decode(search: BeamSearch, logits_of: LogitsOf, size: int = 0) -> tuple[int, ...]:
     """Drive the search to its end, from lists of `size` candidates where these are enough (0: always full)."""
     while not search.finished:
         paths = search.running
         assert len(set(paths)) == len(paths) > 0
         rows = dict(zip(paths, logits_of(paths), strict=True))
-        if size and search.advance({path: candidates(row, size) for path, row in rows.items()}):
+        if size and take_step(search, {path: candidates(row, size) for path, row in rows.items()}):
             continue
         assert search.running == paths
-        search.advance_full(rows)
+        search.go_on(search.after_full(rows))
     return search.result()[0]
 
 
@@ -271,29 +279,29 @@ def test_other_stops_count_as_in_generate(model, tokens, num_beams, early_stoppi
 
 def test_lists_are_enough_where_they_must_be():
     logits = next_logits(MODELS[0], PROMPT, [()])[0]
-    assert search_of({"num_beams": 4}).advance({(): candidates(logits, 8)})
-    assert not search_of({"num_beams": 4}).advance({(): candidates(logits, 7)})
+    assert search_of({"num_beams": 4}).after({(): candidates(logits, 8)}) is not None
+    assert search_of({"num_beams": 4}).after({(): candidates(logits, 7)}) is None
     everything_listed = {"num_beams": 4, "suppress_tokens": candidates(logits, 24).ids[0].tolist()}
-    assert not search_of(everything_listed).advance({(): candidates(logits, 24)})
-    assert search_of(everything_listed).advance({(): candidates(logits, 33)})
+    assert search_of(everything_listed).after({(): candidates(logits, 24)}) is None
+    assert search_of(everything_listed).after({(): candidates(logits, 33)}) is not None
     sampled = {"num_beams": 2, "do_sample": True, "suppress_tokens": candidates(logits, 20).ids[0].tolist()}
-    assert not search_of(sampled).advance({(): candidates(logits, 60)})  # top_k is 50, and 40 are left
-    assert search_of(sampled).advance({(): candidates(logits, 80)})
+    assert search_of(sampled).after({(): candidates(logits, 60)}) is None  # top_k is 50, and 40 are left
+    assert search_of(sampled).after({(): candidates(logits, 80)}) is not None
     lifted = int(candidates(logits, 199).ids[0, -1])
     bias = {"num_beams": 4, "sequence_bias": [[[lifted], 50.0]]}
-    assert not search_of(bias).advance({(): candidates(logits, 100)})
-    assert not search_of({"num_beams": 2, "renormalize_logits": True}).advance({(): candidates(logits, 100)})
+    assert search_of(bias).after({(): candidates(logits, 100)}) is None
+    assert search_of({"num_beams": 2, "renormalize_logits": True}).after({(): candidates(logits, 100)}) is None
 
 
 def test_forced_tokens_are_proven_by_any_list():
     logits = candidates(next_logits(MODELS[0], PROMPT, [()])[0], 3)
     search = search_of({"num_beams": 3, "max_new_tokens": 1, "forced_eos_token_id": 1})
-    assert search.advance({(): logits})
+    assert take_step(search, {(): logits})
     assert search.finished
     assert search.running == ()
     assert search.result() == ((1,), "eos")
     first = search_of({"num_beams": 3, "forced_bos_token_id": 9}, prompt=[0])
-    assert first.advance({(): logits})
+    assert take_step(first, {(): logits})
     assert first.running == ((9,),)
 
 
@@ -306,7 +314,7 @@ def test_parameters_of_the_plain_path_are_refused():
 
 def test_no_possible_token_is_an_error():
     search = search_of({"num_beams": 2, "suppress_tokens": list(range(VOCABULARY))})
-    search.advance_full({(): next_logits(MODELS[0], PROMPT, [()])[0]})
+    search.go_on(search.after_full({(): next_logits(MODELS[0], PROMPT, [()])[0]}))
     assert search.finished
     with pytest.raises(DecodingError, match="No hypothesis"):
         search.result()
@@ -373,7 +381,7 @@ def test_sampling_has_the_frequencies_of_generate():
             for path in search.running:
                 if path not in listed:
                     listed[path] = candidates(next_logits(model, PROMPT, [path])[0], 30)
-            assert search.advance(listed)
+            assert take_step(search, listed)
         path = search.result()[0]
         ours[(*path, *([2] * (3 - len(path))))] += 1
     with torch.random.fork_rng(devices=[]):

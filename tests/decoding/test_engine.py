@@ -8,9 +8,11 @@ import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,16 +20,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteriaList
 
-from llmsearch_optuna.decoding.engine import Engine
+from llmsearch_optuna.decoding import engine as engine_module
+from llmsearch_optuna.decoding.beam import BeamSearch
+from llmsearch_optuna.decoding.engine import CAUTIOUS_ROWS, MOST_ROWS, Engine
 from llmsearch_optuna.decoding.executor import Executor
 from llmsearch_optuna.decoding.kv_cache import SlotBuffer
 from llmsearch_optuna.decoding.memory import OUT_OF_MEMORY_MESSAGES
 from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.requests import Completion, Request
+from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.decoding.rules import RowScores
 from llmsearch_optuna.decoding.stopping import StopOnSequences
+from llmsearch_optuna.decoding.walkers import BeamWalker
 from llmsearch_optuna.errors import DecodingError, InputError
 from tests.decoding.architectures import PLAIN, ROW_BY_ROW, make
 from tests.decoding.own_cache import with_own_cache
+from tests.decoding.test_memory import MB, FakeCuda
 from tests.oracle import hf_generate
 
 PROMPTS = (
@@ -50,6 +57,7 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"max_new_tokens": 8, "num_beams": 3},
     {"max_new_tokens": 10, "num_beams": 4, "length_penalty": 0.3, "repetition_penalty": 1.2},
     {"max_new_tokens": 8, "num_beams": 2, "do_sample": True, "temperature": 0.9, "top_k": 0},
+    {"max_new_tokens": 9, "do_sample": True, "mirostat_mode": 2, "mirostat_tau": 2.0},
 )
 
 
@@ -536,6 +544,303 @@ def test_errors_that_are_not_about_memory_are_not_swallowed(
         pytest.raises(RuntimeError, match="shape mismatch"),
     ):
         engine.generate(PROMPTS, {"max_new_tokens": 4})
+
+
+def numpy_has_no_memory() -> None:
+    np.empty(2**60, dtype=np.uint8)
+
+
+@pytest.fixture
+def _collecting_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage takes a tenth of a second, and every shortage of memory asks for it."""
+    monkeypatch.setattr(engine_module, "give_back", lambda device: None)
+
+
+HOST_STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
+    "pick": ((engine_module, "pick"),),
+    "pick_from_logits": ((engine_module, "pick_from_logits"),),
+    "beams": (
+        (BeamSearch, "after"),
+        (BeamSearch, "_score"),
+        (BeamSearch, "_choose"),
+        (BeamSearch, "_extended"),
+        (BeamWalker, "_children"),
+    ),
+    "rules": ((RowScores, "positions"), (RowScores, "ban")),
+}
+"""What runs on the host while tokens are picked."""
+
+
+@settings(max_examples=12)
+@given(
+    places=st.sets(st.sampled_from(sorted(HOST_STEPS)), min_size=1),
+    rate=st.sampled_from([0.02, 0.2]),
+    seed=st.integers(0, 2**16),
+    batch_size=st.sampled_from([4, 16]),
+    cache_budget=st.sampled_from([0, 60_000, 10_000_000]),
+    choice=st.permutations(range(len(CONFIGURATIONS))).map(lambda order: order[:4]),
+)
+def test_running_out_of_memory_while_picking_changes_no_token(
+    tiny_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    expected: list[list[tuple[int, ...]]],
+    places: set[str],
+    rate: float,
+    seed: int,
+    batch_size: int,
+    cache_budget: int,
+    choice: list[int],
+) -> None:
+    """It fails after its work, so whatever that left behind would show; four trials are in flight."""
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=batch_size, cache_budget=cache_budget, top=24)
+    dice = random.Random(seed)
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            result = function(*arguments)
+            if dice.random() < rate:
+                numpy_has_no_memory()
+            return result
+
+        return call
+
+    requests = [
+        Request(index, row, prompt, GenerationParams.of(CONFIGURATIONS[index], engine.default_params))
+        for index in choice
+        for row, prompt in enumerate(PROMPTS)
+    ]
+    dice.shuffle(requests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "give_back", lambda device: None)
+        for place in places:
+            for owner, name in HOST_STEPS[place]:
+                patch.setattr(owner, name, failing(getattr(owner, name)))
+        finished = ended(engine, requests)
+    assert len(finished) == len(requests)
+    for item in finished:
+        if item.completion is None:
+            assert "one row alone does not fit into memory (MemoryError: Unable to allocate" in str(item.error)
+        else:
+            assert item.completion.token_ids == expected[item.request.tag][item.request.row]  # type: ignore[index]
+    for index in choice:  # what was kept on the way is right, too
+        assert tokens_of(engine, PROMPTS, CONFIGURATIONS[index]) == expected[index]
+
+
+def ended(engine: Engine, requests: Sequence[Request]) -> list[Finished]:
+    engine.submit(requests)
+    finished = []
+    while batch := engine.poll():
+        finished += batch
+    return finished
+
+
+@pytest.mark.usefixtures("_collecting_is_quick")
+@pytest.mark.parametrize("step", ["pick", "pick_from_logits"])
+def test_rows_that_cannot_be_picked_together_are_picked_in_parts(
+    step: str,
+    tiny_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    expected: list[list[tuple[int, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, sizes = getattr(engine_module, step), []
+
+    def picking(scores: Any, rows: Sequence[Any]) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            numpy_has_no_memory()
+        return whole(scores, rows)
+
+    monkeypatch.setattr(engine_module, step, picking)
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=16, cache_budget=60_000, top=24)
+    for index, params in enumerate(CONFIGURATIONS):
+        assert tokens_of(engine, PROMPTS, params) == expected[index]
+    assert max(sizes) > 2
+    quiet = Engine(tiny_llama, tiny_tokenizer, batch_size=16, cache_budget=60_000, top=24)
+    monkeypatch.setattr(engine_module, step, whole)
+    for params in CONFIGURATIONS:
+        tokens_of(quiet, PROMPTS, params)
+    assert engine.stats.tokens == quiet.stats.tokens, "no token is counted twice"
+    assert engine.stats.lookups == quiet.stats.lookups
+
+
+@pytest.mark.usefixtures("_collecting_is_quick")
+def test_a_row_whose_tokens_can_never_be_picked_fails_alone(
+    tiny_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    expected: list[list[tuple[int, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two trials of three: one samples, one follows beams."""
+    pick, after = engine_module.pick, BeamSearch.after
+
+    def picking(candidates: Any, rows: Sequence[Any]) -> Any:
+        if any(row.params.generation_seed == 77 and row.step == 3 for row in rows):
+            numpy_has_no_memory()
+        return pick(candidates, rows)
+
+    def following(search: BeamSearch, scores: Any) -> Any:
+        if len(search.running[0]) == 3:
+            numpy_has_no_memory()
+        return after(search, scores)
+
+    monkeypatch.setattr(engine_module, "pick", picking)
+    monkeypatch.setattr(BeamSearch, "after", following)
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=16)
+    asked = (CONFIGURATIONS[0], {**CONFIGURATIONS[4], "generation_seed": 77}, CONFIGURATIONS[7])
+    finished = ended(
+        engine,
+        [
+            Request(tag, row, prompt, GenerationParams.of(params, engine.default_params))
+            for row, prompt in enumerate(PROMPTS)
+            for tag, params in enumerate(asked)
+        ],
+    )
+    assert len(finished) == 3 * len(PROMPTS)
+    for item in finished:
+        if item.request.tag == 0:
+            assert item.completion is not None
+            assert item.completion.token_ids == expected[0][item.request.row]
+        else:
+            assert "one row alone does not fit into memory (MemoryError: Unable to allocate" in str(item.error)
+    monkeypatch.undo()
+    assert tokens_of(engine, PROMPTS, CONFIGURATIONS[7]) == expected[7], "the engine goes on"
+
+
+def test_a_batch_that_has_shrunk_grows_back(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    params = {"max_new_tokens": 12, "eos_token_id": None}
+    prompts, others = ([f"{letter} {n}" for n in range(8)] for letter in "TS")
+    quiet, engine = (Engine(tiny_llama, tiny_tokenizer, batch_size=8, cache_budget=0) for _ in range(2))
+    wanted = quiet.generate(prompts, params)
+    with FailingForward(tiny_llama, {2}, torch.OutOfMemoryError, "CUDA out of memory"):  # the first step
+        assert engine.generate(prompts, params) == wanted
+        assert engine.capacity == 4
+        assert set(engine.batch_sizes.values()) == {4}
+        for _ in range(4):
+            assert engine.generate(prompts, params) == wanted
+    assert engine.stats.out_of_memory == 1
+    before = engine.stats
+    assert engine.generate(others, params) == quiet.generate(others, params)
+    assert engine.stats.since(before).rows_per_step == 8
+    assert engine.capacity == 8
+    assert set(engine.batch_sizes.values()) == {8}, "the next process starts with it"
+
+
+def test_a_batch_that_has_shrunk_grows_back_on_the_plain_path(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, params = make("bart"), {"max_new_tokens": 3, "eos_token_id": None}
+    prompts = [f"T {n}" for n in range(8)]
+    engine = Engine(model, tiny_tokenizer, batch_size=8, cache_budget=0)
+    wanted = engine.generate(prompts, params)
+    generate, sizes = model.generate, []
+
+    def failing_first(**inputs: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(**inputs)
+
+    monkeypatch.setattr(model, "generate", failing_first)
+    for _ in range(32):
+        assert engine.generate(prompts, params) == wanted
+    assert engine.stats.out_of_memory == 1
+    assert engine.batch_sizes == {(64, 1): 8}
+    assert engine.generate(prompts, params) == wanted
+    assert sizes == [8, *[4] * 64, 8]
+
+
+def test_the_last_resort_is_there_again_after_a_pass_of_the_plain_path(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving up the rows in flight makes room once; a row of a later pass has the same right to it."""
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=1, cache_budget=0)
+    params, calls = {"max_new_tokens": 4, "encoder_repetition_penalty": 1.5}, []
+    wanted = engine.generate(PROMPTS[:3], params)
+    assert engine.stats.plain_requests == 3
+    plain = engine_module.generate_plain
+
+    def failing_every_other_time(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) % 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(*arguments)
+
+    monkeypatch.setattr(engine_module, "generate_plain", failing_every_other_time)
+    assert engine.generate(PROMPTS[:3], params) == wanted
+    assert len(calls) == 6
+
+
+def test_rows_that_generate_takes_one_by_one_come_one_by_one(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = Engine(make("bart"), tiny_tokenizer, batch_size=8)
+    sampled = GenerationParams.of({"max_new_tokens": 3, "do_sample": True}, engine.default_params)
+    greedy = GenerationParams.of({"max_new_tokens": 3}, engine.default_params)
+    engine.submit([Request("sampled", row, prompt, sampled) for row, prompt in enumerate(PROMPTS[:3])])
+    assert [len(engine.poll()) for _ in range(3)] == [1, 1, 1]
+    engine.submit([Request("greedy", row, prompt, greedy) for row, prompt in enumerate(PROMPTS[:3])])
+    assert len(engine.poll()) == 3
+
+
+# ---- how many rows to begin with ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "cache_budget", "bytes_per_token", "share"),
+    [
+        ("llama", "auto", 256, 4),  # half of what is free is the cache's, half of the rest is for the rows
+        ("t5", "auto", 512, 4),
+        ("llama", 0, 256, 2),
+        ("bart", 0, 512, 2),  # these two decode through `model.generate`
+        ("llama with its own cache", 0, 256, 2),
+    ],
+)
+def test_auto_follows_the_free_memory(
+    name: str,
+    cache_budget: Any,
+    bytes_per_token: int,
+    share: int,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = with_own_cache(make("llama")) if "own" in name else make(name)  # type: ignore[arg-type]
+    row = 1024 * bytes_per_token + 16 * 199
+    rows = []
+    for free in (0, 16 * MB, 32 * MB, 8 * MB, 4096 * MB):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free, total=2**40))
+        rows.append(Engine(model, tiny_tokenizer, cache_budget=cache_budget).capacity)
+    assert rows == [1, 16 * MB // share // row, 32 * MB // share // row, 8 * MB // share // row, MOST_ROWS["cpu"]]
+    assert rows[0] < rows[3] < rows[1] < rows[2] < rows[4]
+
+
+def test_a_budget_that_nothing_uses_takes_no_rows(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * MB, total=2**40))
+    model = with_own_cache(make("llama"))  # type: ignore[arg-type]
+    row = 1024 * 256 + 16 * 199
+    assert Engine(model, tiny_tokenizer, cache_budget=10**12).capacity == 8 * MB // 2 // row
+
+
+def test_auto_is_cautious_where_nothing_says_what_a_row_takes(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40, total=2**40))
+    assert Engine(make("mamba"), tiny_tokenizer).capacity == CAUTIOUS_ROWS
+
+
+def test_auto_follows_the_free_memory_of_a_cuda_device(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, fake = Engine(tiny_llama, tiny_tokenizer), FakeCuda(monkeypatch)
+    engine._executor.device = torch.device("cuda", 0)
+    row = engine._executor.capabilities.shape.bytes_per_token * 1024 + 16 * engine._executor.vocab_size  # type: ignore[union-attr]
+    rows = []
+    for free in (6 * row, 40 * row, 2 * row, 10_000 * row):
+        fake.free_by_nvml, fake.reserved, fake.allocated = free, 5 * row, 3 * row
+        rows.append(engine._estimated_rows(budget=2 * row))
+    assert rows == [3, 20, 1, MOST_ROWS["cuda"]]
 
 
 def test_the_cache_stays_within_its_budget(

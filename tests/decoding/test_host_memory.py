@@ -72,6 +72,21 @@ def test_memory_that_runs_out_moves_everything_to_the_host() -> None:
     assert store.release() == 0
 
 
+def test_a_host_that_is_short_of_memory_keeps_nothing_and_gets_nothing_new() -> None:
+    store = ReplayStore(10**6, host=HostMemory(CPU, 10**6))
+    first, second = store.tree((5, 6)), store.tree((7, 8))
+    store.keep_prompt(first, segment(2))
+    store.release()
+    store.keep_prompt(second, segment(3))
+    assert store.release_host() == segment(2).nbytes
+    assert first.prompt_run is None
+    assert (store.nbytes, store.host_runs.nbytes) == (segment(3).nbytes, 0)
+    assert store.release_host() == 0
+    alone = ReplayStore(10**6)
+    alone.keep_prompt(alone.tree((5, 6)), segment(2))
+    assert alone.release_host() == segment(2).nbytes, "on a CPU it is one memory"
+
+
 def test_a_prompt_that_waits_on_the_host_is_not_counted_twice() -> None:
     store = ReplayStore(10**6, host=HostMemory(CPU, 10**6))
     tree = store.tree((5, 6))
