@@ -6,6 +6,7 @@ compute what they wait for in one pass. How tokens are picked, stored and comput
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmsearch_optuna.decoding.batch_sizes import PROMPTS, BatchLimit, BatchSizes
 from llmsearch_optuna.decoding.encoding import Positions, PromptEncoder, TokenIds, common_prefix
+from llmsearch_optuna.decoding.encodings import Encodings
 from llmsearch_optuna.decoding.executor import TOP_CANDIDATES, evaluating
 from llmsearch_optuna.decoding.generate import generate_plain, goes_alone
 from llmsearch_optuna.decoding.host_memory import HostMemory
@@ -112,16 +114,21 @@ class Engine:
         self._counters = Counters()
         self._stats = self._counters.total
         self._lanes: Lanes | None = None
+        self._encodings = Encodings(0)
         shape = self._executor.capabilities.shape
         if shape is not None:
             self._lanes = Lanes(self._executor.buffer(min(maximum, 8)), self._store, self._executor, self._stats)
         else:
+            # Where nothing is replayed the budget is free for what the encoder makes.
+            self._encodings = Encodings(budget)
             logger.warning("%s: %s", type(model).__name__, self._executor.capabilities)
         self._queue: deque[tuple[Request, TokenIds]] = deque()
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []
         self._last_resort = False
+        self._without_scores: Request | None = None
         self._encoder = PromptEncoder(tokenizer, Positions.of(model.config))
+        self._expected: TokenIds | None = None
         self._stoppers: dict[GenerationParams, Stopper] = {}
 
     @staticmethod
@@ -180,7 +187,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """A snapshot of what has been done so far."""
         self._stats.forward_seconds = self._executor.seconds
-        self._stats.cache_bytes = self._store.nbytes
+        self._stats.cache_bytes = self._store.nbytes + self._encodings.nbytes
         self._stats.host_bytes = self._store.host_runs.nbytes
         self._stats.evictions = self._store.evictions
         return self._stats.snapshot()
@@ -233,6 +240,20 @@ class Engine:
                 self._queue.append((request, self._encoder.encode(request)))
             except DecodingError as error:
                 self._fail(request, error)
+
+    def expect(self, requests: Iterable[Request]) -> None:
+        """Say what will be asked for in the long run, before the first prompt is computed.
+
+        What these prompts begin with is then computed once for all. Without it those count that are queued when the
+        first one is computed, which may be few.
+        """
+        prompts = set()
+        for request in requests:
+            with contextlib.suppress(DecodingError):  # said when it is asked for
+                ids = self._encoder.encode(request)
+                if self._plain_reason(request, ids) is None:
+                    prompts.add(ids)
+        self._expected = common_prefix(prompts)
 
     def poll(self) -> list[Finished]:
         """Work until at least one request has ended and return all that have; empty when none is queued."""
@@ -389,7 +410,7 @@ class Engine:
         if self._store.trees or self._lanes is None or self._executor.starts_with_encoder:
             return
         prompts = {ids for request, ids in self._queue if self._plain_reason(request, ids) is None}
-        prefix = common_prefix(prompts)
+        prefix = common_prefix(prompts) if self._expected is None else self._expected
         if len(prefix) < SHARED_PREFIX_TOKENS:
             return
         try:
@@ -425,6 +446,7 @@ class Engine:
                 first.params,
                 [row_key(ids, request.occurrence, request.replicate) for request, ids in batch],
                 self.tokenizer_decode_args,
+                self._encodings,
             )
         except DecodingError as error:
             for request, _ in batch:
@@ -459,7 +481,8 @@ class Engine:
         self._last_resort = False
 
     def _relieve_or_raise(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
-        """Give up caches first, then half of the batch, then the buffer; a row that fits nowhere fails.
+        """Give up keys and values first, then half of the batch, then the buffer, and for a row that does not fit alone
+        the scores; one that fits nowhere fails.
 
         Raises:
             Exception: The error itself when it is about something else than memory.
@@ -469,7 +492,7 @@ class Engine:
         reason = _named(error)
         forget_traceback(error)
         self._stats.out_of_memory += 1
-        freed = self._store.release()
+        freed = self._store.release() + self._encodings.release()
         if freed:
             logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
         elif self._sizes.ran_out(limit, rows):
@@ -478,21 +501,25 @@ class Engine:
             self._last_resort = True
             self._lanes.abandon()
         else:
-            self._fail_oldest(reason, plain)
+            self._last_attempt(reason, plain)
         give_back(self._executor.device)
 
-    def _fail_oldest(self, reason: str, plain: Request | None) -> None:
-        """Not even one row fits: end the request that was being computed, with the reason."""
-        error = _one_row_does_not_fit(reason)
-        if plain is not None:
-            self._queue.popleft()
-            self._fail(plain, error)
+    def _last_attempt(self, reason: str, plain: Request | None) -> None:
+        """Not even one row fits: try the request that was being computed once more without any scores, or end it."""
+        waiting = (w for w in self._walkers if any(node.scores is None for node in w.frontier))
+        walker = None if plain is not None else next(waiting, None)
+        request = plain if walker is None else walker.request
+        if request is None:
             return
-        for walker in self._walkers:
-            if any(node.scores is None for node in walker.frontier):
-                self._retire(walker)
-                self._fail(walker.request, error)
-                return
+        if request is not self._without_scores and (freed := self._store.release_scores()):
+            self._without_scores = request
+            logger.warning("out of memory with one row (%s): gave back %d bytes of next-token scores", reason, freed)
+            return
+        if walker is None:
+            self._queue.popleft()
+        else:
+            self._retire(walker)
+        self._fail(request, _one_row_does_not_fit(reason))
 
     def _relieved(self, work: Callable[[], T], release: Callable[[], int]) -> T:
         """Do what changes nothing before it is through; again whenever memory runs out and caches can be given up.
@@ -600,8 +627,8 @@ class Engine:
             per_token = cache_bytes_per_token(self.model.config, self.model.dtype.itemsize)
             if per_token is None:
                 return CAUTIOUS_ROWS
-            # `model.generate` leaves nothing for the cache, which therefore takes nothing
-            fitting = rows_that_fit(free_bytes(device), per_token, self._executor.vocab_size)
+            kept = budget if self.model.config.is_encoder_decoder else 0  # of a decoder nothing is kept here
+            fitting = rows_that_fit(free_bytes(device) - kept, per_token, self._executor.vocab_size)
         return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))
 
 

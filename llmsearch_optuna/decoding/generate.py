@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
+from transformers.modeling_outputs import BaseModelOutput
 
+from llmsearch_optuna.decoding.encodings import Encodings
 from llmsearch_optuna.decoding.fused import REASON, cannot_follow, is_fused, start_afresh
 from llmsearch_optuna.decoding.processors import own_processors
 from llmsearch_optuna.decoding.stopping import StopOnSequences, Stopper
@@ -57,6 +59,7 @@ def generate_plain(
     params: GenerationParams,
     row_keys: Sequence[int],
     decode_args: Mapping[str, Any] | None = None,
+    encodings: Encodings | None = None,
 ) -> list[PlainResult]:
     """Decode prompts through ``model.generate``, as if each were alone.
 
@@ -68,6 +71,7 @@ def generate_plain(
         params: One configuration for all of them.
         row_keys: One for each prompt; seeds what draws random numbers.
         decode_args: What the tokenizer's ``decode`` is called with.
+        encodings: What an encoder made of prompts earlier, and takes what it makes now; None keeps nothing.
 
     Returns:
         For each prompt its new tokens (the ending one included), why it ended, and the text.
@@ -80,7 +84,7 @@ def generate_plain(
         raise DecodingError(reason)
     config = _generation_config(params)
     stopper = Stopper(params, tokenizer, decode_args)
-    call = _Call(model, tokenizer, params, config, decode_args or {})
+    call = _Call(model, tokenizer, params, config, decode_args or {}, encodings or Encodings(0))
     results: list[PlainResult | None] = [None] * len(prompts_token_ids)
     with _without_own_defaults(call.holder):
         for rows in call.batches(prompts_token_ids):
@@ -123,6 +127,7 @@ class _Call:
         params: GenerationParams,
         config: GenerationConfig,
         decode_args: Mapping[str, Any],
+        encodings: Encodings,
     ) -> None:
         self.model: Any = model
         self.holder = _holder(model)
@@ -130,6 +135,7 @@ class _Call:
         self._params = params
         self._config = config
         self._decode_args = decode_args
+        self._encodings = encodings
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self._takes_mask = "attention_mask" in inspect.signature(self.holder.forward).parameters
         self._draws = params.kind in ("sampling", "beam_sampling") or (
@@ -157,7 +163,7 @@ class _Call:
     def run(self, prompts: Sequence[Sequence[int]], row_key: int) -> list[list[int]]:
         """The new tokens of each prompt; rows that ended early are followed by filling."""
         inputs = self._inputs(prompts)
-        extra: dict[str, Any] = {}
+        extra = self._encoder_outputs(prompts)
         if self._params.stop or self._params.stop_token_sequences:
             stop = StopOnSequences(
                 prompt_length=self._prompt_length(prompts),
@@ -179,6 +185,20 @@ class _Call:
             except (ValueError, NotImplementedError) as refusal:
                 raise DecodingError(f"Hugging Face refuses {dict(self._params)!r}: {refusal}") from refusal
         return [list(row) for row in output[:, self._prompt_length(prompts) :].tolist()]
+
+    def _encoder_outputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """What `generate` need not ask the encoder for; empty for a decoder."""
+        states = self._encodings.of(prompts, self._encode) if self._is_encoder_decoder else None
+        return {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor] | None:
+        """The encoder's states of each prompt; None where it makes more than states."""
+        made = self.holder.get_encoder()(**self._inputs(prompts), return_dict=True)
+        if set(made) != {"last_hidden_state"}:
+            return None
+        # Copies: a slice would keep the whole batch with its filling alive.
+        return [states[: len(prompt)].clone() for states, prompt in zip(made.last_hidden_state, prompts, strict=True)]
 
     def _prompt_length(self, prompts: Sequence[Sequence[int]]) -> int:
         """What stands before the new tokens in the output: the prompt, or the decoder's one start token."""

@@ -420,6 +420,10 @@ class ReplayStore:
         """Give stored keys and values back because memory is short; scores stay. Returns the bytes freed."""
         return self.runs.shrink(0)
 
+    def release_scores(self) -> int:
+        """Give stored next-token scores back as well; what rows stand on is computed again."""
+        return self.scores.shrink(0)
+
     def release_host(self) -> int:
         """The same because the host's memory is short: where that is another, nothing may move there now."""
         return self.runs.shrink(0) if self._host is None else self.host_runs.shrink(0)

@@ -14,6 +14,7 @@ import optuna
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.objectives import Objectives
 from llmsearch_optuna.pruning import PairedPruner
+from llmsearch_optuna.rows import requests_for
 from llmsearch_optuna.samplers import GridSuggester, Suggester, make_suggester
 from llmsearch_optuna.space import Space
 from llmsearch_optuna.study.planning import Plan, make_plan
@@ -99,6 +100,7 @@ def prepare(
     served = serve(model, tokenizer, engine=engine, loading=loading)
     ready = task.prepare(served.tokenizer)
     plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)
+    served.expect(requests_for(plan.rows, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester = None
     if isinstance(sampler, str):
         suggester = make_suggester(

@@ -8,14 +8,14 @@ engines stay small.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.decoding.one_method import FunctionEngine, OneMethodServer
-from llmsearch_optuna.decoding.requests import RequestServer
+from llmsearch_optuna.decoding.requests import Request, RequestServer
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.inputs.callables import describe_callable
 from llmsearch_optuna.scores.answers import short
@@ -50,6 +50,12 @@ class Served:
         """The engine's counters for one trial, where it keeps any."""
         stats = getattr(self.engine, "tag_stats", None)
         return _counters(stats(tag)) if callable(stats) else {}
+
+    def expect(self, requests: Iterable[Request]) -> None:
+        """Tell an engine that wants to know it what it will be asked for in the long run."""
+        expect = getattr(self.engine, "expect", None)
+        if callable(expect):
+            expect(requests)
 
     def capacity(self) -> int:
         """How many requests the server can make use of at the moment."""

@@ -345,6 +345,23 @@ def test_bad_arguments_are_named(tiny_llama: LlamaForCausalLM, tiny_tokenizer: P
         Engine(tiny_llama, tiny_tokenizer, cache_budget=-1)
 
 
+def test_what_all_expected_prompts_share_is_computed_once_however_few_are_asked_for_at_a_time(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prefix = "Summarize the dialogue in one sentence: they will meet at the station. " * 3
+    prompts = [prefix + "Anna " + prompt for prompt in PROMPTS[:2]] + [prefix + prompt for prompt in PROMPTS]
+    params = GenerationParams.of({"max_new_tokens": 4})
+    requests = [Request("t", row, prompt, params) for row, prompt in enumerate(prompts)]
+    engines = [Engine(tiny_llama, tiny_tokenizer, batch_size=1) for _ in range(2)]
+    engines[0].expect(requests)
+    texts = [[engine.generate([prompt], params)[0] for prompt in prompts] for engine in engines]
+    assert texts[0] == texts[1]
+    whole = sum(len(tiny_tokenizer(prompt)["input_ids"]) for prompt in prompts)
+    shared = len(tiny_tokenizer(prefix)["input_ids"]) - 2  # the last token may grow into the next word
+    assert engines[0].stats.prefill_tokens <= whole - (len(prompts) - 1) * shared
+    assert engines[1].stats.prefill_tokens == whole
+
+
 def test_a_shared_prefix_is_computed_once(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -879,3 +896,29 @@ def test_a_model_that_keeps_its_cache_to_itself_is_decoded_by_generate_and_says_
     assert engine.stats.plain_requests == 9
     assert len([r for r in caplog.records if "LlamaForCausalLM" in r.getMessage()]) == 1
     assert "model.generate" in caplog.text
+
+
+def test_a_row_gets_the_room_of_stored_scores_before_it_fails(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device on which nothing can be computed beside more than these scores."""
+    params = {"max_new_tokens": 6}
+    alone = [hf_generate(tiny_llama, tiny_tokenizer(prompt).input_ids, **params) for prompt in PROMPTS]
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=1)
+    engine.generate(PROMPTS[:1], params)
+    room = 2 * engine._store.scores.nbytes
+
+    def refuse(*_: Any) -> None:
+        if engine._store.scores.nbytes > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = tiny_llama.model.norm.register_forward_hook(refuse)
+    try:
+        assert [list(c.token_ids) for c in engine.generate(PROMPTS, params)] == alone
+        room = -1
+        with pytest.raises(DecodingError, match="one row alone does not fit"):
+            engine.generate(["Something else"], params)
+    finally:
+        handle.remove()
+    assert "bytes of next-token scores" in caplog.text
+    assert [list(c.token_ids) for c in engine.generate(PROMPTS, params)] == alone

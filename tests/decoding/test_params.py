@@ -114,7 +114,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("cache_implementation", "huge"),
     ("prompt_lookup_num_tokens", 0),
     ("num_assistant_tokens_schedule", "often"),
-    ("watermarking_config", object()),
+    pytest.param("watermarking_config", object(), id="watermarking_config-object"),
 ]
 
 
