@@ -166,6 +166,7 @@ def test_encoder_decoder_models_are_searched_and_scored(
         storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
     )  # fmt: skip
     assert {t.state.name for t in result.trials} == {"COMPLETE"}
+    assert all(t.user_attrs["engine"]["tokens"] for t in result.trials)
     assert sum(encoded) == len(rows), "the encoder's output is computed once a study"
     hook.remove()
     found = score(engine, rows, {"max_new_tokens": 8}, metric="contains")

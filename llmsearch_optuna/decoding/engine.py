@@ -460,8 +460,7 @@ class Engine:
             self._executor.seconds += time.perf_counter() - started
         self._passed(limit)
         for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
-            self._stats.plain_requests += 1
-            self._stats.tokens += len(tokens)
+            self._counters.generated(request.tag, len(tokens))
             self._done.append(Finished(request, Completion(text, tokens, reason, len(ids))))
 
     # running out of memory

@@ -97,6 +97,12 @@ class Counters:
             stats.tokens += 1
             stats.replayed_tokens += 1
 
+    def generated(self, tag: Hashable, tokens: int) -> None:
+        """A request went through ``model.generate`` and got so many tokens."""
+        for stats in (self.total, self._tags.setdefault(tag, EngineStats())):
+            stats.plain_requests += 1
+            stats.tokens += tokens
+
     def computed(self, tag: Hashable, *, first_time: bool) -> None:
         """Scores were computed, on behalf of this tag: the token picked from them is not replayed."""
         for stats in (self.total, self._tags.setdefault(tag, EngineStats())):

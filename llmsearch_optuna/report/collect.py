@@ -200,10 +200,18 @@ def _costs(engine: Mapping[str, Any], trials: Sequence[TrialPoint]) -> tuple[tup
     if engine.get("distinct_prefixes") and engine.get("forward_tokens"):
         floor = engine["forward_tokens"] / engine["distinct_prefixes"]
         lines.append(("distance from the floor", f"{floor:.2f} forwards for each distinct prefix (1 is the least)"))
+    if engine.get("prefill_tokens"):
+        asked = engine["prefill_tokens"] + engine.get("prefill_tokens_saved", 0)
+        lines.append(("prompt tokens through the model", f"{engine['prefill_tokens']:,} of {asked:,} asked for"))
+    if engine.get("plain_requests"):
+        lines.append(("rows through model.generate", f"{engine['plain_requests']:,}"))
     if engine.get("steps"):
         lines.append(("rows per decoding step", f"{engine['step_rows'] / engine['steps']:.1f}"))
     if engine.get("seconds") and engine.get("forward_seconds"):
         lines.append(("time outside the model", f"{1 - engine['forward_seconds'] / engine['seconds']:.0%}"))
+    if engine.get("cache_bytes"):
+        given_up = f", {engine['evictions']:,} pieces given up" if engine.get("evictions") else ""
+        lines.append(("kept for later trials", f"{engine['cache_bytes'] / 1e6:,.0f} MB{given_up}"))
     if engine.get("out_of_memory"):
         lines.append(("times that memory ran out", str(engine["out_of_memory"])))
     return tuple(lines)

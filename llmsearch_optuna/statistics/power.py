@@ -167,8 +167,13 @@ def _rows_needed(spread: float, gain: float, power: float, alpha: float) -> int:
 def _rows_text(needed: dict[int, int]) -> str:
     if not needed:
         return "How many rows a gain would need cannot be said while the baseline scores 0"
-    listed = [f"{p} point{'s' if p > 1 else ''} about {rows:,}" for p, rows in needed.items()]
-    return f"Rows needed to find a gain of {', of '.join(listed)}"
+    (first, rows), *others = needed.items()
+    listed = [f"A gain of {_points(first)} takes about {rows:,} rows to find"]
+    return ", of ".join([*listed, *(f"{_points(p)} about {rows:,}" for p, rows in others)])
+
+
+def _points(count: int) -> str:
+    return f"{count} point{'s' if count > 1 else ''}"
 
 
 def _times(replicates: int) -> str:

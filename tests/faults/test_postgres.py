@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from llmsearch_optuna import dashboard
+from llmsearch_optuna.bundling import open_bundle, write_bundle
 from llmsearch_optuna.database.claims import ClaimLostError, Session
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request
@@ -18,6 +22,7 @@ from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.result import load_result
 from llmsearch_optuna.storage import OpenedStudy, open_study
+from tests.dashboard.test_serving import free_port, get
 from tests.faults.study_child import run
 from tests.faults.test_kill import kill_again_and_again, lines, signature, start, wait_for
 from tests.postgres import empty_database, server
@@ -97,6 +102,31 @@ def test_text_that_postgres_refuses_is_stored_all_the_same(url: str) -> None:
     opened.ledger.record("search", 0, [RowRecord.of(Finished(request, Completion("a\x00b \ud83d")))])
     assert [r.text for r in opened.ledger.rows("search", 0)] == ["a\ufffdb ?"]
     opened.close()
+
+
+def test_a_bundle_is_the_study_on_the_server_as_a_file(url: str, tmp_path: Path, on_sqlite: list[Any]) -> None:
+    on_server = run(url, None, TRIALS)
+    moved = open_bundle(write_bundle(on_server, tmp_path / "study.zip"), tmp_path / "moved")
+    assert signature(moved) == on_sqlite
+    assert moved.completions().equals(on_server.completions())
+    artifacts = {path.name for path in on_server.opened.artifacts_folder.iterdir()}
+    assert {path.name for path in moved.opened.artifacts_folder.iterdir()} == artifacts != set()
+    (tmp_path / "again").mkdir()
+    assert "<html" in moved.save_report(tmp_path / "again" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_dashboard_shows_what_is_on_the_server(url: str) -> None:
+    pytest.importorskip("optuna_dashboard", reason="needs the extra dashboard")
+    result, port = run(url, None, TRIALS), free_port()
+    threading.Thread(target=dashboard.serve, args=(result.opened,), kwargs={"port": port}, daemon=True).start()
+    root = f"http://127.0.0.1:{port}"
+    study = json.loads(get(f"{root}/api/studies"))["study_summaries"][0]["study_id"]
+    detail = json.loads(get(f"{root}/api/studies/{study}?after=0"))
+    assert len(detail["trials"]) == TRIALS
+    assert "the winner beats the baseline on 18 rows that no trial saw" in detail["note"]["body"]
+    trial = detail["trials"][0]
+    rows = get(f"{root}/artifacts/{study}/{trial['trial_id']}/{trial['artifacts'][0]['artifact_id']}").decode()
+    assert len(rows.splitlines()) == len(result.records(0))
 
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_do() -> None:

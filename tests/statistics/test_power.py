@@ -62,8 +62,9 @@ def test_the_text_speaks_of_points() -> None:
     text = minimum_detectable(np.random.default_rng(4).random(50), rows=18, replicates=3, bounds=(0, 1)).text
     assert "18 held-out rows, decoded 3 times" in text
     assert "points) would be found in 80% of cases" in text
-    assert "1 point about" in text
-    assert "5 points about" in text
+    assert "A gain of 1 point takes about " in text
+    assert " rows to find, of 2 points about " in text
+    assert ", of 5 points about " in text
 
 
 def test_no_holdout_no_scores_no_power() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -134,9 +135,10 @@ def test_what_an_earlier_version_stored_is_one_session() -> None:
 def test_a_trial_counts_its_own_work_whatever_the_engine_did_before(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    engine = Engine(tiny_llama, tiny_tokenizer)
+    engine, result = Engine(tiny_llama, tiny_tokenizer), None
 
     def tokens(name: str) -> list[int]:
+        nonlocal result
         result = search(
             engine,
             [{"prompt": sentence} for sentence in SENTENCES * 4],
@@ -151,3 +153,10 @@ def test_a_trial_counts_its_own_work_whatever_the_engine_did_before(
         return [trial.user_attrs["engine"]["tokens"] for trial in result.trials]
 
     assert tokens("first") == tokens("second")
+    assert result is not None
+    costs = dict(collect(result).costs)
+    assert re.fullmatch(r"0 \(0%\)|[\d,]+ \(\d+%\)", costs["of these replayed, not computed"])
+    assert {"tokens generated", "kept for later trials"} <= set(costs)
+    first = dict(collect(load_result(f"sqlite:///{tmp_path}/first.db")).costs)
+    computed, asked = re.fullmatch(r"([\d,]+) of ([\d,]+) asked for", first["prompt tokens through the model"]).groups()  # type: ignore[union-attr]
+    assert 0 < int(computed.replace(",", "")) < int(asked.replace(",", ""))
