@@ -215,14 +215,7 @@ def _scores(result: SearchResult) -> Table:
 
 def _interval(verdict: Verdict) -> str:
     low, high = ("no limit" if end is None else f"{end:+.4f}" for end in (verdict.low, verdict.high))
-    return f"{low} to {high} ({verdict.confidence:.0%}){p_value(verdict.p_value)}"
-
-
-def p_value(value: float | None) -> str:
-    """``, p = 0.021``, as it goes behind an interval; empty without one."""
-    if value is None:
-        return ""
-    return ", p < 0.001" if value < 0.001 else f", p = {value:.3f}"
+    return f"{low} to {high} ({verdict.confidence:.0%})"
 
 
 def _places(result: SearchResult, report: Path) -> Group:
