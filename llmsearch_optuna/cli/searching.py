@@ -155,15 +155,17 @@ def _search_and_tell(
 
 
 def _count_of(workers: str, ray: str | None, device: str | None) -> int:
-    """How many workers a number or "auto" stands for; raises BadParameter where it stands for none."""
+    """How many workers a number or "auto" stands for; raises InputError where it stands for none."""
+    from llmsearch_optuna.errors import InputError
+
     if workers == "auto" and ray is None:
         from llmsearch_optuna.workers.devices import visible_gpus
 
         return max(1, len(visible_gpus(device)))
     if workers == "auto":
-        raise typer.BadParameter("auto counts this machine's GPUs; with --ray say how many.", param_hint="--workers")
+        raise InputError("--workers auto counts this machine's GPUs; with --ray say how many")
     if not workers.isdecimal() or int(workers) < 1:
-        raise typer.BadParameter(f"{workers!r} must be auto, or 1 or more.", param_hint="--workers")
+        raise InputError(f"--workers {workers} must be auto, or a number from 1 on")
     return int(workers)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import optuna
 import pytest
-from typer import BadParameter
 
 from llmsearch_optuna.cli.searching import _count_of
+from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.result import load_result
 from llmsearch_optuna.workers import devices
 from tests.cli.conftest import Stopped  # by the name under which a worker finds it
@@ -312,8 +312,13 @@ def test_auto_is_one_worker_for_each_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("workers", "ray", "why"), [("0", None, "1 or more"), ("x", None, "1 or more"), ("auto", "auto", "say how many")]
+    ("workers", "ray", "why"),
+    [("0", None, "number from 1 on"), ("x", None, "number from 1 on"), ("auto", "auto", "say how many")],
 )
-def test_what_stands_for_no_workers_is_refused(workers, ray, why):
-    with pytest.raises(BadParameter, match=why):
+def test_what_stands_for_no_workers_is_refused(capsys, workplace, workers, ray, why):
+    with pytest.raises(InputError, match=why):
         _count_of(workers, ray, None)
+    if ray is None:
+        code, _, err = run(capsys, "run", "study.toml", "--workers", workers)
+        assert code != 0
+        assert err == f"error: --workers {workers} must be auto, or a number from 1 on\n"
