@@ -38,8 +38,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## tune a small chat model on bundled dialogues (about 4 minutes on 2 cores, once installed)
 	$(BIN)/llmsearch-optuna demo $(ARGS)
 
-test: $(STAMP)  ## the tests that run on every change (less than 10 minutes on 2 cores)
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not slow and not faults" $(ARGS)
+test: $(STAMP)  ## the tests that run on every change, on two cores (less than 10 minutes)
+	$(OFFLINE) $(BIN)/python -m pytest -q -n 2 -m "not slow and not faults" $(ARGS)
 
 test-faults: $(STAMP)  ## kills, blocks and starves on purpose
 	$(OFFLINE) $(BIN)/python -m pytest -q -m "faults and not slow" $(ARGS) || [ $$? -eq 5 ]  # 5: there is none

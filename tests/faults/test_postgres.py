@@ -104,20 +104,16 @@ def test_text_that_postgres_refuses_is_stored_all_the_same(url: str) -> None:
     opened.close()
 
 
-def test_a_bundle_is_the_study_on_the_server_as_a_file(url: str, tmp_path: Path, on_sqlite: list[Any]) -> None:
-    on_server = run(url, None, TRIALS)
-    moved = open_bundle(write_bundle(on_server, tmp_path / "study.zip"), tmp_path / "moved")
-    assert signature(moved) == on_sqlite
-    assert moved.completions().equals(on_server.completions())
-    artifacts = {path.name for path in on_server.opened.artifacts_folder.iterdir()}
-    assert {path.name for path in moved.opened.artifacts_folder.iterdir()} == artifacts != set()
-    (tmp_path / "again").mkdir()
-    assert "<html" in moved.save_report(tmp_path / "again" / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_dashboard_shows_what_is_on_the_server(url: str) -> None:
+def test_the_study_is_shared_as_a_bundle_and_shown_by_the_dashboard(
+    url: str, tmp_path: Path, on_sqlite: list[Any]
+) -> None:
     pytest.importorskip("optuna_dashboard", reason="needs the extra dashboard")
     result, port = run(url, None, TRIALS), free_port()
+    moved = open_bundle(write_bundle(result, tmp_path / "study.zip"), tmp_path / "moved")
+    assert signature(moved) == on_sqlite
+    assert moved.completions().equals(result.completions())
+    artifacts = {path.name for path in result.opened.artifacts_folder.iterdir()}
+    assert {path.name for path in moved.opened.artifacts_folder.iterdir()} == artifacts != set()
     threading.Thread(target=dashboard.serve, args=(result.opened,), kwargs={"port": port}, daemon=True).start()
     root = f"http://127.0.0.1:{port}"
     study = json.loads(get(f"{root}/api/studies"))["study_summaries"][0]["study_id"]

@@ -73,8 +73,16 @@ def command(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def trials_ended(folder: Path) -> int:
+    return counted(folder, "SELECT COUNT(*) FROM trials WHERE state NOT IN ('RUNNING', 'WAITING')")
+
+
+def has_study_file(folder: Path) -> bool:
+    """Whether the parent has written what it writes; a worker suspended in a commit would let it wait for a minute."""
+    return bool(counted(folder, "SELECT COUNT(*) FROM study_user_attributes WHERE key = 'study_file'"))
+
+
+def counted(folder: Path, query: str) -> int:
     """Counted without the library, which would compete with the workers for the processor."""
-    query = "SELECT COUNT(*) FROM trials WHERE state NOT IN ('RUNNING', 'WAITING')"
     try:
         with contextlib.closing(sqlite3.connect(f"file:{folder}/studies/tiny.db?mode=ro", uri=True)) as database:
             return int(database.execute(query).fetchone()[0])
@@ -114,7 +122,7 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on_to_the_study_of_on
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = command(folder, "--workers", "2")
-    wait_for(lambda: trials_ended(folder) >= 3, 200)
+    wait_for(lambda: trials_ended(folder) >= 3 and has_study_file(folder), 200)
     workers = workers_of(program)
     assert len(workers) == 2
     # Suspended, they cannot be done before they are told to end.
