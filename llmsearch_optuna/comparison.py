@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.ledger import Part
 from llmsearch_optuna.result import SearchResult
+from llmsearch_optuna.statistics.paired_tests import FEWEST_CLUSTERS
 from llmsearch_optuna.verdict import Verdict, compare
 
 FEWEST_ROWS = 2
-FEWEST_PROMPTS = 6
-"""With fewer no test of paired differences can reject: of 2⁵ patterns of signs each is likelier than 2.5 %."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ class Comparison:
     def caution(self) -> str | None:
         """What to know before anything is read into the differences; None where there are rows enough."""
         prompts = self.pairs[0].prompts
-        if prompts >= FEWEST_PROMPTS:
+        if prompts >= FEWEST_CLUSTERS:
             return None
         return (
-            f"{prompts} different prompts are too few to show anything ({FEWEST_PROMPTS} are the least): give the "
+            f"{prompts} different prompts are too few to show anything ({FEWEST_CLUSTERS} are the least): give the "
             "studies the same seed and holdout, so that they lock the same rows away"
         )
 

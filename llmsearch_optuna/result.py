@@ -20,6 +20,7 @@ from llmsearch_optuna.front import FrontPoint, front_of, pick
 from llmsearch_optuna.ledger import Item, Look, Part, RowRecord
 from llmsearch_optuna.metrics import Metric
 from llmsearch_optuna.objectives import Direction, direction_of, score_of
+from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.rows import by_row, mean, score_table
 from llmsearch_optuna.shipping import save_generation_config
 from llmsearch_optuna.statistics.finalists import Selection, VarianceSplit, split_variance
@@ -399,11 +400,6 @@ class SearchResult:
         if not 0 <= number < len(self.trials):
             raise InputError(f"there is no trial {number}; the study has {len(self.trials)}")
         return self.trials[number]
-
-
-def with_error(score: float, error: float | None) -> str:
-    """``0.2541 ± 0.0123``; the score alone where its error is not known."""
-    return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
 
 
 def _has_no_errors(selection: Selection) -> bool:

@@ -27,8 +27,8 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     from llmsearch_optuna.study_file import check_space
 
     study, model, data = file.study, file.model, file.data
-    budgets = ["the whole grid" if study.sampler == "grid" else f"{DEFAULT_TRIALS} trials"]
-    budgets = budgets if study.n_trials is None else [f"{study.n_trials} trials"]
+    whole_grid = study.n_trials is None and study.sampler == "grid"
+    budgets = ["the whole grid" if whole_grid else f"{study.n_trials or DEFAULT_TRIALS} trials"]
     budgets += [f"at most {study.timeout:g} s"] if study.timeout is not None else []
     budgets += [f"at most {study.max_tokens:,} tokens"] if study.max_tokens is not None else []
     loading = [f"{name} {value}" for name, value in (("dtype", model.dtype), ("on", model.device)) if value]

@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmsearch_optuna.objectives import score_of
-from llmsearch_optuna.progress import describe_params, describe_work, printable, short_time, trial_line
-from llmsearch_optuna.result import with_error
+from llmsearch_optuna.progress import describe_params, describe_work, printable, short_time, trial_line, with_error
 from llmsearch_optuna.study.standing import Standing, standing
 
 if TYPE_CHECKING:

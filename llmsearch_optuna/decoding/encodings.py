@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+
+from llmsearch_optuna.decoding.least_recently_used import LeastRecentlyUsed
 
 Encode = Callable[[Sequence[tuple[int, ...]]], "list[torch.Tensor] | None"]
 
@@ -18,13 +20,13 @@ class Encodings:
     """
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._kept: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._kept: dict[tuple[int, ...], _Encoding] = {}
+        self._budgeted: LeastRecentlyUsed[_Encoding] = LeastRecentlyUsed(budget)
 
     @property
     def nbytes(self) -> int:
         """What they take."""
-        return sum(states.nbytes for states in self._kept.values())
+        return self._budgeted.nbytes
 
     def of(self, prompts: Sequence[Sequence[int]], encode: Encode) -> torch.Tensor | None:
         """Return the states of these prompts, ``[rows, longest, width]``, filled with zeros on the right.
@@ -41,16 +43,30 @@ class Encodings:
             made = encode(missing)
             if made is None:
                 return None
-            found |= zip(missing, made, strict=True)
-        for ids in found:
-            self._kept[ids] = found[ids]
-            self._kept.move_to_end(ids)
-        while self._kept and self.nbytes > self._budget:
-            self._kept.popitem(last=False)
-        return torch.nn.utils.rnn.pad_sequence([found[ids] for ids in asked], batch_first=True)
+            found |= {ids: _Encoding(ids, states, self._kept) for ids, states in zip(missing, made, strict=True)}
+        for encoding in found.values():
+            self._kept[encoding.ids] = encoding
+            self._budgeted.add(encoding)
+        return torch.nn.utils.rnn.pad_sequence([found[ids].states for ids in asked], batch_first=True)
 
     def release(self) -> int:
         """Give all of them up; returns how many bytes that were."""
-        freed = self.nbytes
-        self._kept.clear()
-        return freed
+        return self._budgeted.shrink(0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoding:
+    """One prompt's states, and where they are found."""
+
+    ids: tuple[int, ...]
+    states: torch.Tensor
+    kept: dict[tuple[int, ...], _Encoding]
+
+    @property
+    def nbytes(self) -> int:
+        """What the states take."""
+        return self.states.nbytes
+
+    def drop(self) -> None:
+        """Leave."""
+        del self.kept[self.ids]

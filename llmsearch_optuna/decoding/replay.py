@@ -7,10 +7,8 @@ keys and values of its token. Nothing here runs a model or picks a token.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from llmsearch_optuna.decoding.host_memory import HostMemory
 from llmsearch_optuna.decoding.kv_cache import Segment
+from llmsearch_optuna.decoding.least_recently_used import LeastRecentlyUsed
 from llmsearch_optuna.decoding.memory import forget_traceback, is_out_of_memory
 
 
@@ -194,15 +193,6 @@ class ScoreBlock:
                 forget_if_bare(node)
 
 
-class Evictable(Protocol):
-    """What a budget can hold and drop."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def drop(self) -> None: ...
-
-
 def forget_if_bare(node: Node) -> None:
     """Take a node out of its tree when nothing is stored at it or below, and so on upwards."""
     while node.parent is not None and not (node.children or node.scores or node.run or node.visitors or node.lane):
@@ -210,65 +200,6 @@ def forget_if_bare(node: Node) -> None:
         if parent.children.get(node.token) is node:
             del parent.children[node.token]
         node = parent
-
-
-def _drop(entry: Evictable) -> None:
-    entry.drop()
-
-
-Entry = TypeVar("Entry", bound=Evictable)
-
-
-class LeastRecentlyUsed(Generic[Entry]):
-    """A set of evictable things with a limit in bytes; what was used longest ago goes first.
-
-    Args:
-        limit: The most bytes that it keeps.
-        evict: What becomes of a thing that has to go.
-    """
-
-    def __init__(self, limit: int, evict: Callable[[Entry], None] = _drop) -> None:
-        self.limit = limit
-        self.nbytes = 0
-        self.evictions = 0
-        self._evict = evict
-        self._entries: OrderedDict[int, tuple[Entry, int]] = OrderedDict()
-
-    def __contains__(self, entry: Entry) -> bool:
-        return id(entry) in self._entries
-
-    def add(self, entry: Entry) -> bool:
-        """Keep an entry, evicting others for it; False (and evicted) when it alone is over the limit."""
-        if entry in self:
-            self.touch(entry)
-            return True
-        size = entry.nbytes
-        if size > self.limit:
-            self.evictions += 1
-            self._evict(entry)
-            return False
-        self._entries[id(entry)] = (entry, size)
-        self.nbytes += size
-        self.shrink(self.limit)
-        return True
-
-    def touch(self, entry: Entry) -> None:
-        """Note that an entry was used now."""
-        if entry in self:
-            self._entries.move_to_end(id(entry))
-
-    def shrink(self, limit: int) -> int:
-        """Evict until at most ``limit`` bytes are kept; returns the bytes that were given back."""
-        before = self.nbytes
-        while self.nbytes > limit and self._entries:
-            _, (entry, size) = self._entries.popitem(last=False)
-            self.nbytes -= size
-            self.evictions += 1
-            self._evict(entry)
-        return before - self.nbytes
-
-    def __iter__(self) -> Iterator[Entry]:
-        return (entry for entry, _ in self._entries.values())
 
 
 class ReplayStore:

@@ -23,7 +23,7 @@ from llmsearch_optuna.progress.events import (
 )
 from llmsearch_optuna.progress.terminal import Terminal
 from llmsearch_optuna.progress.view import InHand, TimeLeft, View, trial_line
-from llmsearch_optuna.progress.words import describe_params, describe_work, printable, short_time
+from llmsearch_optuna.progress.words import describe_params, describe_work, printable, short_time, with_error
 
 __all__ = [
     "Event",
@@ -48,4 +48,5 @@ __all__ = [
     "printable",
     "short_time",
     "trial_line",
+    "with_error",
 ]

@@ -50,6 +50,11 @@ def describe_work(work: WorkMeasured) -> str:
     return "   ".join(words)
 
 
+def with_error(score: float, error: float | None) -> str:
+    """``0.2541 ± 0.0123``; the score alone where its error is not known."""
+    return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
+
+
 def printable(text: str) -> str:
     """The text with control characters shown as escapes, so that no text can drive the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -21,9 +21,8 @@ from llmsearch_optuna.database.fingerprints import digest
 from llmsearch_optuna.database.optuna_logs import quiet_optuna
 from llmsearch_optuna.ledger import RowRecord
 from llmsearch_optuna.objectives import Direction, score_of, tokens_a_row
-from llmsearch_optuna.progress import short_time
+from llmsearch_optuna.progress import short_time, with_error
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
-from llmsearch_optuna.result import with_error
 from llmsearch_optuna.study.schedule import rows_counted
 from llmsearch_optuna.study.tallying import engine_work
 

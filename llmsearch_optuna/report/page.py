@@ -11,6 +11,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
 from llmsearch_optuna.report.figures import FIGURES, drawable
 from llmsearch_optuna.report.style import CSS, SCRIPT
@@ -119,12 +120,8 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
         numbers.append(("baseline, search rows", f"{baseline.value:.4f}", data.metric))
     if best is not None and best.value is not None:
         expected = "" if data.expected_score is None else f"; expected, luck taken out: {data.expected_score:.4f}"
-        numbers.append(("best, search rows", _best_score(best.value, data), data.metric + expected))
+        numbers.append(("best, search rows", with_error(best.value, data.best_score_error), data.metric + expected))
     return numbers
-
-
-def _best_score(score: float, data: ReportData) -> str:
-    return f"{score:.4f}" if data.best_score_error is None else f"{score:.4f} ± {data.best_score_error:.4f}"
 
 
 def _interval(held: Holdout) -> str:
@@ -179,9 +176,9 @@ def _won_with(data: ReportData) -> str:
     if best is None or best.value is None or data.best_score_error is None or data.expected_score is None:
         return ""
     return (
-        f"<p>Trial {best.number} scored {_best_score(best.value, data)} on the search rows. The error is that of its "
-        "mean on fresh replicates, rows included. Expected of it on these rows, luck taken out: "
-        f"{data.expected_score:.4f}.</p>"
+        f"<p>Trial {best.number} scored {with_error(best.value, data.best_score_error)} on the search rows. "
+        "The error is that of its mean on fresh replicates, rows included. "
+        f"Expected of it on these rows, luck taken out: {data.expected_score:.4f}.</p>"
     )
 
 

@@ -16,6 +16,9 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 
+FEWEST_CLUSTERS = 6
+"""With fewer no test of paired differences can reject: of 2⁵ patterns of signs each is likelier than 2.5 %."""
+
 _MOST_ENUMERATED = 14
 _DRAWS = 9_999
 _CHUNK = 1 << 21

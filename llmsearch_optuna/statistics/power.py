@@ -16,6 +16,7 @@ from scipy import stats
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.pruning import Bounds
 from llmsearch_optuna.statistics.finalists import split_variance
+from llmsearch_optuna.statistics.paired_tests import FEWEST_CLUSTERS
 
 ASSUMED_CORRELATION = 0.5
 """Between two configurations' scores by row, where only one has been seen; cautious for neighbouring settings."""
@@ -153,8 +154,8 @@ def _detectable(standard_error: float, degrees: int, power: float, alpha: float)
 
 
 def _rows_needed(spread: float, gain: float, power: float, alpha: float) -> int:
-    """The fewest rows on which the gain is detectable; never below 6, where no permutation test can reject."""
-    low, high = 6, _MOST_ROWS
+    """The fewest rows on which the gain is detectable; never so few that no permutation test can reject."""
+    low, high = FEWEST_CLUSTERS, _MOST_ROWS
     while low < high:
         middle = (low + high) // 2
         if _detectable(spread / math.sqrt(middle), middle - 1, power, alpha) <= gain:

@@ -245,9 +245,9 @@ class Decider:
         searched = score_of(trials[look.winner])
         assert searched is not None
         if self.rows.metric.per_row is False:
-            held = self._corpus_mean(kept[look.winner])
-            self._corpus_mean(kept[0])  # what cannot be computed at all is an error, not an open interval
-            common["optimism"] = optimism(searched, held, direction=self.rows.direction)
+            # Of both: what cannot be computed at all is an error, not an open interval.
+            held = {n: self._corpus_mean(records) for n, records in kept.items()}
+            common["optimism"] = optimism(searched, held[look.winner], direction=self.rows.direction)
             texts = {n: _texts(records, order) for n, records in kept.items()}
             return compare_corpus(
                 self._corpus_score,
@@ -258,8 +258,8 @@ class Decider:
                 **common,
             )
         tables = {n: score_table(records, order) for n, records in kept.items()}
-        held = mean([score for row in tables[look.winner] for score in row])
-        common["optimism"] = optimism(searched, held, direction=self.rows.direction)
+        winners = mean([score for row in tables[look.winner] for score in row])
+        common["optimism"] = optimism(searched, winners, direction=self.rows.direction)
         return compare(tables[0], tables[look.winner], **common)
 
     def _corpus_score(

@@ -442,6 +442,17 @@ def test_running_out_of_memory_changes_no_token(
         assert engine.stats.forward_tokens == engine.stats.distinct_prefixes, "only what failed is repeated"
 
 
+def shuffled_requests(engine: Engine, choice: Sequence[int], dice: random.Random) -> list[Request]:
+    """All prompts under these configurations, each tagged with its configuration's number."""
+    requests = [
+        Request(index, row, prompt, GenerationParams.of(CONFIGURATIONS[index], engine.default_params))
+        for index in choice
+        for row, prompt in enumerate(PROMPTS)
+    ]
+    dice.shuffle(requests)
+    return requests
+
+
 @settings(max_examples=10)
 @given(
     places=st.sets(st.sampled_from(["head", "embedding", "read", "make_room", "extend"]), min_size=1),
@@ -482,12 +493,7 @@ def test_running_out_of_memory_anywhere_changes_no_token(
         for place, module in (("head", tiny_llama.lm_head), ("embedding", tiny_llama.model.embed_tokens))
         if place in places
     ]
-    requests = [
-        Request(index, row, prompt, GenerationParams.of(CONFIGURATIONS[index], engine.default_params))
-        for index in choice
-        for row, prompt in enumerate(PROMPTS)
-    ]
-    dice.shuffle(requests)
+    requests = shuffled_requests(engine, choice, dice)
     finished = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmsearch_optuna.decoding.engine.give_back", lambda device: None)  # collecting takes minutes
@@ -621,12 +627,7 @@ def test_running_out_of_memory_while_picking_changes_no_token(
 
         return call
 
-    requests = [
-        Request(index, row, prompt, GenerationParams.of(CONFIGURATIONS[index], engine.default_params))
-        for index in choice
-        for row, prompt in enumerate(PROMPTS)
-    ]
-    dice.shuffle(requests)
+    requests = shuffled_requests(engine, choice, dice)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "give_back", lambda device: None)
         for place in places:
