@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,13 @@ from llmsearch_optuna.decoding.memory import (
     device_name,
     forget_traceback,
     free_bytes,
-    give_back,
     is_out_of_memory,
     rows_that_fit,
 )
 from llmsearch_optuna.decoding.noise import row_key
 from llmsearch_optuna.decoding.one_method import FunctionEngine
 from llmsearch_optuna.decoding.params import GenerationParams, model_defaults
+from llmsearch_optuna.decoding.relief import NoRoomError, Relief
 from llmsearch_optuna.decoding.replay import Node, PromptTree, ReplayStore
 from llmsearch_optuna.decoding.requests import Completion, Finished, Request, log_finished
 from llmsearch_optuna.decoding.seq2seq import executor_for
@@ -57,8 +57,6 @@ MOST_ROWS = {"cpu": 64, "cuda": 256, "mps": 64}
 
 CAUTIOUS_ROWS = 16
 """Where nothing says what a row takes."""
-
-T = TypeVar("T")
 
 
 class Engine:
@@ -125,7 +123,7 @@ class Engine:
         self._queue: deque[tuple[Request, TokenIds]] = deque()
         self._walkers: list[Walker] = []
         self._done: list[Finished] = []
-        self._last_resort = False
+        self._relief = Relief(self._sizes, self._store, self._encodings, self._lanes, self._stats, device)
         self._without_scores: Request | None = None
         self._encoder = PromptEncoder(tokenizer, Positions.of(model.config))
         self._expected: TokenIds | None = None
@@ -337,8 +335,8 @@ class Engine:
         if not walkers:
             return
         try:
-            tokens, lookups = self._relieved(lambda: self._pick(walkers), self._store.release_host)
-        except _NoRoomError as error:
+            tokens, lookups = self._relief.relieved(lambda: self._pick(walkers), self._store.release_host)
+        except NoRoomError as error:
             if len(walkers) == 1:
                 self._give_up(walkers[0], error)
             else:
@@ -368,8 +366,8 @@ class Engine:
     def _advance_beam(self, walker: BeamWalker) -> None:
         running = len(walker.frontier)
         try:
-            looked_up = self._relieved(lambda: walker.advance(self._logits), self._store.release_host)
-        except _NoRoomError as error:
+            looked_up = self._relief.relieved(lambda: walker.advance(self._logits), self._store.release_host)
+        except NoRoomError as error:
             self._give_up(walker, error)
             return
         for _ in range(running):
@@ -454,11 +452,11 @@ class Engine:
             return
         except Exception as error:
             self._queue.extendleft(reversed(batch))
-            self._relieve_or_raise(error, len(batch), limit, first)
+            self._make_room(error, len(batch), limit, first)
             return
         finally:
             self._executor.seconds += time.perf_counter() - started
-        self._passed(limit)
+        self._relief.passed(limit)
         for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
             self._counters.generated(request.tag, len(tokens))
             self._done.append(Finished(request, Completion(text, tokens, reason, len(ids))))
@@ -470,38 +468,20 @@ class Engine:
         try:
             work()
         except Exception as error:
-            self._relieve_or_raise(error, rows, limit, None)
+            self._make_room(error, rows, limit, None)
         else:
-            self._passed(limit)
+            self._relief.passed(limit)
 
-    def _passed(self, limit: BatchLimit) -> None:
-        """Note that a pass has fitted."""
-        limit.succeeded()
-        self._last_resort = False
-
-    def _relieve_or_raise(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
-        """Give up keys and values first, then half of the batch, then the buffer, and for a row that does not fit alone
-        the scores; one that fits nowhere fails.
+    def _make_room(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
+        """Make room for the pass that failed; where not even one row fits, for that row without any scores, or end it.
 
         Raises:
             Exception: The error itself when it is about something else than memory.
         """
-        if not is_out_of_memory(error):
-            raise error
-        reason = _named(error)
-        forget_traceback(error)
-        self._stats.out_of_memory += 1
-        freed = self._store.release() + self._encodings.release()
-        if freed:
-            logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
-        elif self._sizes.ran_out(limit, rows):
-            logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, limit.rows)
-        elif self._lanes is not None and not self._last_resort:
-            self._last_resort = True
-            self._lanes.abandon()
-        else:
-            self._last_attempt(reason, plain)
-        give_back(self._executor.device)
+        try:
+            self._relief.make_room(error, rows, limit)
+        except NoRoomError as full:
+            self._last_attempt(str(full), plain)
 
     def _last_attempt(self, reason: str, plain: Request | None) -> None:
         """Not even one row fits: try the request that was being computed once more without any scores, or end it."""
@@ -510,9 +490,8 @@ class Engine:
         request = plain if walker is None else walker.request
         if request is None:
             return
-        if request is not self._without_scores and (freed := self._store.release_scores()):
+        if request is not self._without_scores and self._relief.make_room_of_scores(reason):
             self._without_scores = request
-            logger.warning("out of memory with one row (%s): gave back %d bytes of next-token scores", reason, freed)
             return
         if walker is None:
             self._queue.popleft()
@@ -520,27 +499,7 @@ class Engine:
             self._retire(walker)
         self._fail(request, _one_row_does_not_fit(reason))
 
-    def _relieved(self, work: Callable[[], T], release: Callable[[], int]) -> T:
-        """Do what changes nothing before it is through; again whenever memory runs out and caches can be given up.
-
-        Raises:
-            _NoRoomError: There is nothing left to give up for it.
-        """
-        while True:
-            try:
-                return work()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = _named(error)
-                forget_traceback(error)
-            self._stats.out_of_memory += 1
-            freed = release()
-            give_back(self._executor.device)
-            if not freed:
-                raise _NoRoomError(reason)
-
-    def _give_up(self, walker: Walker, error: _NoRoomError) -> None:
+    def _give_up(self, walker: Walker, error: NoRoomError) -> None:
         """End a request that does not fit even alone."""
         self._retire(walker)
         self._fail(walker.request, _one_row_does_not_fit(str(error)))
@@ -590,12 +549,12 @@ class Engine:
         """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together.
 
         Raises:
-            _NoRoomError: Those of one node do not fit, and there is nothing left to give up for them.
+            NoRoomError: Those of one node do not fit, and there is nothing left to give up for them.
         """
         states = [node.scores.state for node in nodes if node.scores is not None]
         try:
-            return self._relieved(lambda: self._executor.all_logits(states), self._store.release)
-        except _NoRoomError:
+            return self._relief.relieved(lambda: self._executor.all_logits(states), self._store.release)
+        except NoRoomError:
             if len(nodes) == 1:
                 raise
         half = len(nodes) // 2
@@ -629,15 +588,6 @@ class Engine:
             kept = budget if self.model.config.is_encoder_decoder else 0  # of a decoder nothing is kept here
             fitting = rows_that_fit(free_bytes(device) - kept, per_token, self._executor.vocab_size)
         return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))
-
-
-class _NoRoomError(Exception):
-    """Not even one row fits into memory; the message names the error that said so."""
-
-
-def _named(error: Exception) -> str:
-    """An error's type and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 def _one_row_does_not_fit(reason: str) -> DecodingError:
