@@ -1,9 +1,10 @@
 """Who works on what: one lease a process, one claim a trial, and a token that tells a successor from a predecessor.
 
 A claim belongs to a worker. It is taken over when its worker has let its lease run out, has said goodbye, or is a
-process of this machine that is gone. Whoever takes over counts the token up, and every commit of a trial's rows
-checks the token first: a worker that was only slow finds its claim lost and drops its trial, it never writes over its
-successor. Nothing here knows what a trial is, and nothing that a study decides may depend on it.
+process of this machine that is gone. Leases are read by the database's clock, so that machines need not agree on the
+time. Whoever takes over counts the token up, and every commit of a trial's rows checks the token first: a worker that
+was only slow finds its claim lost and drops its trial, it never writes over its successor. Nothing here knows what a
+trial is, and nothing that a study decides may depend on it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import logging
 import os
 import socket
 import threading
-import time
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
@@ -151,10 +151,10 @@ class Session:
             "host": _this_host(),
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
-            "lease_end": time.time() + self._lease_seconds,
         }
         with self._engine.begin() as connection:
-            tables.upsert(connection, tables.workers, [value])
+            lease_end = tables.clock(connection) + self._lease_seconds
+            tables.upsert(connection, tables.workers, [{**value, "lease_end": lease_end}])
 
     def _beat(self) -> None:
         while not self._ended.wait(self._heartbeat_seconds):
@@ -169,7 +169,7 @@ def live_workers(engine: sa.Engine, study_key: str) -> dict[str, float]:
     t = tables.workers
     with engine.connect() as connection:
         found = connection.execute(sa.select(t).where(t.c.study == study_key)).all()
-    now = time.time()
+        now = tables.clock(connection)
     return {
         r.owner: float(r.started)
         for r in found

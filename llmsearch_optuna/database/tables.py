@@ -6,6 +6,7 @@ random word that Optuna keeps with the study, so that a study that is deleted an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,13 @@ batch_sizes = sa.Table(
     sa.Column("beams", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("size", sa.Integer, nullable=False),
 )
+
+
+def clock(connection: sa.Connection) -> float:
+    """Seconds since 1970 by one clock for all who work on a study: the server's, or this machine's for a file."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
+    return time.time()
 
 
 def upsert(

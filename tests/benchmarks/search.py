@@ -150,7 +150,7 @@ def described(result: SearchResult, engine: Engine) -> str:
     return (
         f"{states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, best {result.best_score:.4f}; "
         f"{work.forward_tokens} forwards, {work.replayed_tokens} of {work.tokens} tokens replayed, "
-        f"{work.outside_share:.0%} outside forward"
+        f"{work.rows_per_step:.1f} rows a step, {work.outside_share:.0%} outside forward"
     )
 
 

@@ -96,6 +96,23 @@ def test_work_is_claimed_once_and_a_slow_worker_does_not_write_over_its_successo
     opened.close()
 
 
+def test_machines_need_not_agree_on_the_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease of a worker elsewhere holds for one whose clock is an hour ahead, and theirs for it."""
+    opened, now = opened_at(url), time.time
+    with Session(opened.engine, opened.key) as a:
+        assert a.claim(3) is not None
+        with opened.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE llmsearch_workers SET host = 'elsewhere'")
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        with Session(opened.engine, opened.key) as b:
+            assert b.claim(3) is None
+            assert b.claim(4) is not None
+            monkeypatch.undo()
+            assert a.live_owners() == {a.owner, b.owner}
+        assert a.claim(4) is not None
+    opened.close()
+
+
 def test_text_that_postgres_refuses_is_stored_all_the_same(url: str) -> None:
     opened = opened_at(url)
     request = Request("", 0, "prompt", GenerationParams.of({"max_new_tokens": 4}))
