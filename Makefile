@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (the first time takes some minutes)"
 	@$(PIP_INSTALL) $(TORCH)
-	@$(PIP_INSTALL) -e '.[dashboard,gguf,notebooks,peft,ray,test,dev]'
+	@$(PIP_INSTALL) -e '.[bitsandbytes,dashboard,gguf,notebooks,peft,ray,test,dev]'
 	@$(PIP_INSTALL) --no-deps $(BARE)
 	@touch $@
 
@@ -54,7 +54,7 @@ notebooks: $(STAMP)  ## run the notebooks and keep their outputs (small: the dem
 	rm -rf notebooks/studies
 	cd notebooks && SMALL=1 $(OFFLINE) $(abspath $(BIN))/jupyter execute --inplace *.ipynb
 
-test-awq: $(AWQ_STAMP)  ## AWQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
+test-awq: $(AWQ_STAMP)  ## AWQ and GPTQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
 	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/test_checkpoints.py $(ARGS)
 
 # gptqmodel builds against the torch that is there, and wants a newer one than the rest is tested with.
@@ -64,7 +64,7 @@ $(AWQ_STAMP): pyproject.toml constraints.txt
 	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 setuptools wheel
 	@BUILD_CUDA_EXT=0 $(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c $(AWQ)/constraints.txt --no-build-isolation gptqmodel==7.7.0
-	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check -c $(AWQ)/constraints.txt -e '.[test]' accelerate
+	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check -c $(AWQ)/constraints.txt -e '.[test]' accelerate optimum
 	@touch $@
 
 coverage: $(STAMP)  ## tests with a coverage report in htmlcov/

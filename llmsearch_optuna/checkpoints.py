@@ -41,7 +41,7 @@ NEEDS: dict[str, Needs] = {
         ("accelerate",),
     ),
     "gptq": Needs(("gptqmodel",), f"{_GPTQMODEL}, and pip install accelerate optimum", ("accelerate", "optimum")),
-    "bitsandbytes": Needs(("bitsandbytes",), "pip install accelerate bitsandbytes", ("accelerate",)),
+    "bitsandbytes": Needs(("bitsandbytes",), 'pip install "llmsearch-optuna[bitsandbytes]"', ("accelerate",)),
     "gguf": Needs(("gguf",), 'pip install "llmsearch-optuna[gguf]"', ("accelerate",)),
     "peft": Needs(("peft",), 'pip install "llmsearch-optuna[peft]"'),
 }

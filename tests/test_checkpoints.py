@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import Engine, models, search
 from llmsearch_optuna.checkpoints import require
@@ -18,13 +18,17 @@ from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.models import load
 from llmsearch_optuna.weights import hash_weights
-from tests.awq_checkpoint import save_awq_checkpoint
+from tests.packed_checkpoints import make_small_llama, save_awq_checkpoint, save_gptq_checkpoint
+from tests.tiny import make_tokenizer
 
 PROMPTS = ["Anna asks Ben whether the train", "How many apples", "The quick brown fox jumps over"]
 NEW_TOKENS = 12
 
 has_autoawq = pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="autoawq is not installed")
 has_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
+has_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
 has_gptqmodel = pytest.mark.skipif(
     importlib.util.find_spec("gptqmodel") is None, reason="gptqmodel is not installed: make test-awq"
 )
@@ -311,6 +315,39 @@ def test_a_folder_is_loaded_with_gptqmodel(checkpoint: tuple[Path, LlamaForCausa
     assert loaded.description["quantization"] == "awq"
     assert "Awq" in type(loaded.model.model.layers[0].mlp.up_proj).__name__
     decodes_what_it_stands_for(loaded, plain)
+    is_searched(str(folder), tmp_path)
+
+
+@has_gptqmodel
+@pytest.mark.timeout(900)
+def test_a_gptq_checkpoint_is_loaded_and_decodes_what_it_stands_for(tmp_path: Path) -> None:
+    plain = save_gptq_checkpoint(tmp_path / "tiny-gptq")
+    loaded = load(tmp_path / "tiny-gptq", device="cpu")
+    assert loaded.description["quantization"] == "gptq"
+    decodes_what_it_stands_for(loaded, plain)
+    is_searched(str(tmp_path / "tiny-gptq"), tmp_path)
+
+
+@has_bitsandbytes
+@pytest.mark.parametrize("bits", [{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"load_in_8bit": True}])
+def test_a_bitsandbytes_checkpoint_is_loaded_and_decodes_as_transformers_alone_does(
+    tmp_path: Path, bits: dict[str, Any]
+) -> None:
+    plain, folder = make_small_llama(), tmp_path / "packed"
+    plain.save_pretrained(tmp_path / "plain")
+    make_tokenizer().save_pretrained(folder)
+    packed = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain", quantization_config=BitsAndBytesConfig(**bits), dtype=torch.float32, device_map={"": "cpu"}
+    )
+    packed.save_pretrained(folder)
+    loaded = load(folder, device="cpu")
+    assert loaded.description["quantization"] == "bitsandbytes"
+    assert type(loaded.model.model.layers[0].mlp.up_proj).__module__.startswith("bitsandbytes")
+    assert loaded.fingerprint not in (hash_weights(plain), None)
+    engine = Engine(loaded.model, loaded.tokenizer)
+    tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+    assert engine.stats.plain_requests == 0
+    assert tokens == greedy(packed, loaded.tokenizer)
     is_searched(str(folder), tmp_path)
 
 

@@ -192,7 +192,7 @@ def test_code_of_a_checkpoint_runs_only_when_allowed(tmp_path: Path, folder: Pat
     [
         ("awq", {"gptqmodel", "awq"}, r"llmsearch-optuna\[awq\]"),
         ("gptq", {"gptqmodel"}, "pip install --no-build-isolation gptqmodel, and pip install accelerate optimum"),
-        ("bitsandbytes", {"bitsandbytes"}, "pip install accelerate bitsandbytes"),
+        ("bitsandbytes", {"bitsandbytes"}, r"llmsearch-optuna\[bitsandbytes\]"),
     ],
 )
 def test_packed_checkpoints_name_the_package_they_need(

@@ -1,16 +1,14 @@
 """What a whole search costs, everything on, against the same search without reuse, trials in flight or pruning.
 
     python -m tests.benchmarks.search [--rows 60] [--trials 40] [--tokens 48] [--sample 4] [--seeds 5]
-        [--parts price,loop,winners]
+        [--parts price,winners]
 
 SmolLM2-135M-Instruct in float32 on the bundled dialogues, rouge1, the demo's space (greedy, sampling and beams).
 
 **price**: one search with everything on and one with our engine but no reuse, no trials in flight and no pruning, each
-on a fresh engine. One evaluation is one trial of the slow search.
-
-**loop**: one search with everything on, whose configurations are then timed (every ``--sample``-th, scaled) in a good
-engineer's loop over the search rows: ``model.generate`` in left-padded, length-sorted batches of 16. The search's time
-holds its verdict, the loop's does not.
+on a fresh engine and with its verdict. In between, the configurations of the first are timed (every ``--sample``-th,
+scaled) in a good engineer's loop over the search rows: ``model.generate`` in left-padded, length-sorted batches of 16,
+without a verdict. One evaluation is one trial of the slow side.
 
 **winners**: for each seed, does the fast search choose a worse winner? Both are searched with one engine that keeps
 everything, which changes no token, and their winners are compared by row on the search rows, which both have done.
@@ -101,20 +99,23 @@ def one_search(engine: Engine, options: dict[str, Any], arguments: argparse.Name
 
 
 def price(arguments: argparse.Namespace) -> None:
-    """How many evaluations the whole search costs."""
+    """How many evaluations the whole search costs, with our engine and in a loop around ``model.generate``."""
     model, tokenizer = load()
-    _, fast = everything_on(model, tokenizer, arguments)
+    engine = Engine(model, tokenizer)
+    with Stopwatch() as fast:
+        result = one_search(engine, EVERYTHING, arguments, 0)
+    print(f"  everything on  {fast.spent}; {described(result, engine)}", flush=True)
+    del engine  # what it keeps takes room, and half of what is left is what the next one would take
+    compared("generate loop", by_hand(model, tokenizer, result, arguments), fast.spent, arguments)
     engine = Engine(model, tokenizer, cache_budget=0)
     with Stopwatch() as slow:
         result = one_search(engine, ONE_BY_ONE, arguments, 0)
     print(f"  one by one     {slow.spent}; {described(result, engine)}", flush=True)
-    compared("one by one", slow.spent, fast, arguments)
+    compared("one by one", slow.spent, fast.spent, arguments)
 
 
-def by_hand(arguments: argparse.Namespace) -> None:
-    """How many evaluations in a loop around ``model.generate`` the whole search costs."""
-    model, tokenizer = load()
-    result, fast = everything_on(model, tokenizer, arguments)
+def by_hand(model: Any, tokenizer: Any, result: SearchResult, arguments: argparse.Namespace) -> Spent:
+    """What the search's configurations cost in a good engineer's loop, from every ``--sample``-th of them."""
     prompts = [
         chat(tokenizer, PROMPT.format(**demo_dialogues()[row])) for row in sorted(set(result.completions(0).row))
     ]
@@ -127,15 +128,7 @@ def by_hand(arguments: argparse.Namespace) -> None:
     beams = [sum(int(c.get("num_beams") or 1) > 1 for c in some) for some in (sampled, configurations)]
     timed_share = f"{len(sampled)} of {len(configurations)} timed ({beams[0]} of {beams[1]} with beams)"
     print(f"  generate loop  {slow}; {timed_share}, scaled", flush=True)
-    compared("generate loop", slow, fast, arguments)
-
-
-def everything_on(model: Any, tokenizer: Any, arguments: argparse.Namespace) -> tuple[SearchResult, Spent]:
-    engine = Engine(model, tokenizer)
-    with Stopwatch() as fast:
-        result = one_search(engine, EVERYTHING, arguments, 0)
-    print(f"  everything on  {fast.spent}; {described(result, engine)}", flush=True)
-    return result, fast.spent
+    return slow
 
 
 def compared(name: str, slow: Spent, fast: Spent, arguments: argparse.Namespace) -> None:
@@ -187,14 +180,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--sample", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--parts", default="price,loop,winners")
+    parser.add_argument("--parts", default="price,winners")
     arguments = parser.parse_args()
     work = f"{arguments.rows} rows, {arguments.trials} trials, {arguments.tokens} new tokens"
     print(f"{torch.get_num_threads()} threads, {work}")
     with tempfile.TemporaryDirectory() as arguments.folder:
         for part in arguments.parts.split(","):
             print(part, flush=True)
-            {"price": price, "loop": by_hand, "winners": winners}[part](arguments)
+            {"price": price, "winners": winners}[part](arguments)
 
 
 if __name__ == "__main__":
