@@ -21,6 +21,7 @@ from scipy import stats
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteriaList
 
 from llmsearch_optuna.decoding import engine as engine_module
+from llmsearch_optuna.decoding import relief as relief_module
 from llmsearch_optuna.decoding.beam import BeamSearch
 from llmsearch_optuna.decoding.engine import CAUTIOUS_ROWS, MOST_ROWS, Engine
 from llmsearch_optuna.decoding.executor import Executor
@@ -496,7 +497,7 @@ def test_running_out_of_memory_anywhere_changes_no_token(
     requests = shuffled_requests(engine, choice, dice)
     finished = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmsearch_optuna.decoding.engine.give_back", lambda device: None)  # collecting takes minutes
+        patch.setattr("llmsearch_optuna.decoding.relief.give_back", lambda device: None)  # collecting takes minutes
         for place in places & {"read", "make_room"}:
             patch.setattr(SlotBuffer, place, failing(getattr(SlotBuffer, place)))
         if "extend" in places:
@@ -576,7 +577,7 @@ def numpy_has_no_memory() -> None:
 @pytest.fixture
 def _collecting_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collecting garbage takes a tenth of a second, and every shortage of memory asks for it."""
-    monkeypatch.setattr(engine_module, "give_back", lambda device: None)
+    monkeypatch.setattr(relief_module, "give_back", lambda device: None)
 
 
 HOST_STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
@@ -629,7 +630,7 @@ def test_running_out_of_memory_while_picking_changes_no_token(
 
     requests = shuffled_requests(engine, choice, dice)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "give_back", lambda device: None)
+        patch.setattr(relief_module, "give_back", lambda device: None)
         for place in places:
             for owner, name in HOST_STEPS[place]:
                 patch.setattr(owner, name, failing(getattr(owner, name)))
