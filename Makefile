@@ -64,7 +64,8 @@ $(AWQ_STAMP): pyproject.toml constraints.txt
 	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 setuptools wheel
 	@BUILD_CUDA_EXT=0 $(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c $(AWQ)/constraints.txt --no-build-isolation gptqmodel==7.7.0
-	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check -c $(AWQ)/constraints.txt -e '.[test]' accelerate optimum
+	@$(AWQ)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(AWQ)/constraints.txt -e '.[test]' accelerate optimum
 	@touch $@
 
 coverage: $(STAMP)  ## tests with a coverage report in htmlcov/

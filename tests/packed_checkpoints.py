@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from tests.tiny import VOCABULARY, make_tokenizer
+from tests.tiny import llama_config, make_tokenizer, random_llama
 
 GROUP = 32
 IN_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
@@ -53,7 +53,7 @@ def save_gptq_checkpoint(folder: Path) -> LlamaForCausalLM:
 
 
 def _save(folder: Path, quantization: Mapping[str, Any], packed: Callable[[Steps, Steps], Packed]) -> LlamaForCausalLM:
-    model = make_small_llama()
+    model = make_packable_llama()
     tensors: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for name, weight in model.state_dict().items():
@@ -74,28 +74,9 @@ def _save(folder: Path, quantization: Mapping[str, Any], packed: Callable[[Steps
     return model
 
 
-def make_small_llama() -> LlamaForCausalLM:
+def make_packable_llama() -> LlamaForCausalLM:
     """A random float32 Llama whose weights are wide enough to be packed."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(20240530)
-        model = LlamaForCausalLM(config).to(torch.float32)
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(0.0, 0.2)
-    return model.eval()
+    return random_llama(llama_config(hidden_size=64, intermediate_size=128))
 
 
 def _round(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from llmsearch_optuna.decoding.encoding import Positions
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.models import load
 from llmsearch_optuna.weights import hash_weights
-from tests.packed_checkpoints import make_small_llama, save_awq_checkpoint, save_gptq_checkpoint
+from tests.packed_checkpoints import make_packable_llama, save_awq_checkpoint, save_gptq_checkpoint
 from tests.tiny import make_tokenizer
 
 PROMPTS = ["Anna asks Ben whether the train", "How many apples", "The quick brown fox jumps over"]
@@ -79,9 +79,14 @@ def greedy(model: Any, tokenizer: Any) -> list[list[int]]:
     return found
 
 
+def decoded(engine: Engine) -> list[list[int]]:
+    """What our engine makes of them."""
+    return [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+
+
 def decodes_what_it_stands_for(loaded: Any, plain: LlamaForCausalLM) -> None:
     engine = Engine(loaded.model, loaded.tokenizer)
-    tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+    tokens = decoded(engine)
     assert engine.stats.plain_requests == 0
     assert tokens == greedy(loaded.model, loaded.tokenizer)
     assert tokens == greedy(plain, loaded.tokenizer)
@@ -213,7 +218,7 @@ def test_a_fused_model_takes_the_plain_path_and_says_so_once(
     engine = Engine(loaded.model, loaded.tokenizer)
     assert type(loaded.model.model).__name__ == "LlamaLikeModel"
     for _ in range(2):
-        tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+        tokens = decoded(engine)
         assert tokens == greedy(plain, loaded.tokenizer)
     assert engine.stats.plain_requests == 2 * len(PROMPTS)
     (said,) = [record.message for record in caplog.records if "decodes through model.generate" in record.message]
@@ -293,8 +298,7 @@ def test_a_gguf_file_is_loaded_and_decodes_as_the_model_in_it(
     for place, file in ((tmp_path / "tiny.Q8.gguf", None), (tmp_path, "tiny.Q8.gguf")):
         loaded = load(str(place), tiny_tokenizer, device="cpu", gguf_file=file)
         assert loaded.fingerprint == hash_weights(tiny_llama)
-        found = Engine(loaded.model, loaded.tokenizer).generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})
-        assert [list(completion.token_ids) for completion in found] == wanted
+        assert decoded(Engine(loaded.model, loaded.tokenizer)) == wanted
 
 
 def test_packages_that_must_be_there_besides_are_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +341,7 @@ def test_a_gptq_checkpoint_is_loaded_and_decodes_what_it_stands_for(tmp_path: Pa
 def test_a_bitsandbytes_checkpoint_is_loaded_and_decodes_as_transformers_alone_does(
     tmp_path: Path, bits: dict[str, Any], row_by_row: bool
 ) -> None:
-    plain, folder = make_small_llama(), tmp_path / "packed"
+    plain, folder = make_packable_llama(), tmp_path / "packed"
     plain.save_pretrained(tmp_path / "plain")
     make_tokenizer().save_pretrained(folder)
     packed = AutoModelForCausalLM.from_pretrained(
@@ -349,7 +353,7 @@ def test_a_bitsandbytes_checkpoint_is_loaded_and_decodes_as_transformers_alone_d
     assert type(loaded.model.model.layers[0].mlp.up_proj).__module__.startswith("bitsandbytes")
     assert loaded.fingerprint not in (hash_weights(plain), None)
     engine = Engine(loaded.model, loaded.tokenizer)
-    tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+    tokens = decoded(engine)
     assert (engine.stats.plain_requests == 0) is row_by_row
     assert row_by_row or "rows of different lengths in one batch change its logits" in engine.capabilities
     assert tokens == greedy(packed, loaded.tokenizer)
@@ -361,5 +365,5 @@ def test_a_bitsandbytes_checkpoint_is_loaded_and_decodes_as_transformers_alone_d
 def test_a_folder_is_loaded_to_a_gpu(checkpoint: tuple[Path, LlamaForCausalLM]) -> None:
     loaded = load(checkpoint[0], device="cuda")
     engine = Engine(loaded.model, loaded.tokenizer)
-    tokens = [list(c.token_ids) for c in engine.generate(PROMPTS, {"max_new_tokens": NEW_TOKENS})]
+    tokens = decoded(engine)
     assert tokens == greedy(loaded.model, loaded.tokenizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -18,34 +20,44 @@ SENTENCES = (
 )
 
 
-def make_llama() -> LlamaForCausalLM:
-    """A random float32 Llama with 199 tokens; eos 1, bos 0, pad 2, as `tiny_tokenizer` has them.
+def llama_config(**changes: Any) -> LlamaConfig:
+    """The shape of the tests' Llamas, but for these changes; eos 1, bos 0, pad 2, as `tiny_tokenizer` has them."""
+    usual = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        "tie_word_embeddings": False,
+    }
+    return LlamaConfig(**usual | changes)
 
-    The weights are scaled up, so that its logits are far from flat and its greedy choices far from ties. Shared by
-    all tests of a session: do not change its weights or its generation config.
-    """
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]):
+
+def random_llama(config: LlamaConfig) -> LlamaForCausalLM:
+    """A float32 Llama whose weights are scaled up, so that its logits are far from flat."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(20240530)
         model = LlamaForCausalLM(config).to(torch.float32)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 2:
-                    parameter.normal_(0.0, 0.2)
-            model.lm_head.weight.mul_(2.0)
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, 0.2)
     return model.eval()
+
+
+def make_llama() -> LlamaForCausalLM:
+    """A random float32 Llama with 199 tokens, whose greedy choices are far from ties.
+
+    Shared by all tests of a session: do not change its weights or its generation config.
+    """
+    model = random_llama(llama_config())
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    return model
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -145,16 +145,16 @@ class Session:
         return None if found is None else (found.owner, found.token)
 
     def _renew(self) -> None:
-        value = {
-            "study": self._key,
-            "owner": self.owner,
-            "host": _this_host(),
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-        }
         with self._engine.begin() as connection:
-            lease_end = tables.clock(connection) + self._lease_seconds
-            tables.upsert(connection, tables.workers, [{**value, "lease_end": lease_end}])
+            value = {
+                "study": self._key,
+                "owner": self.owner,
+                "host": _this_host(),
+                "pid": os.getpid(),
+                "started": psutil.Process().create_time(),
+                "lease_end": tables.clock(connection) + self._lease_seconds,
+            }
+            tables.upsert(connection, tables.workers, [value])
 
     def _beat(self) -> None:
         while not self._ended.wait(self._heartbeat_seconds):

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, StoppingCriteria
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, StoppingCriteria
 
 from llmsearch_optuna.decoding.beam import BeamSearch
 from llmsearch_optuna.decoding.params import GenerationParams
 from llmsearch_optuna.decoding.warpers import Candidates
 from llmsearch_optuna.errors import DecodingError
 from tests.oracle import hf_generate
+from tests.tiny import VOCABULARY, llama_config
 
-VOCABULARY = 199
 LogitsOf = Callable[[Sequence[tuple[int, ...]]], np.ndarray]
 PROMPT = (7, 31, 8, 31, 8, 99, 150)
 
@@ -28,22 +28,11 @@ def make_model(seed: int, sharpness: float = 2.0, architecture: str = "llama") -
     """A random model; with a low sharpness its logits are nearly flat, so that beams compete."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
         if architecture == "gpt2":
+            ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
             model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, **ids))
         else:
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=VOCABULARY,
-                    hidden_size=32,
-                    intermediate_size=48,
-                    num_hidden_layers=2,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    tie_word_embeddings=False,
-                    **ids,
-                )
-            )
+            model = LlamaForCausalLM(llama_config(intermediate_size=48, max_position_embeddings=2048))
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, 0.0, 0.2)

@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 import torch
 from optuna.distributions import FloatDistribution
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.decoding.engine import Engine
 from llmsearch_optuna.result import SearchResult
 from llmsearch_optuna.search import search
-from tests.tiny import SENTENCES, VOCABULARY, make_llama, make_tokenizer
+from tests.tiny import SENTENCES, VOCABULARY, llama_config, make_llama, make_tokenizer
 
 SPACE = {"max_new_tokens": 6, "do_sample": True, "temperature": FloatDistribution(0.5, 1.5)}
 BATCH = 64
@@ -30,18 +30,13 @@ def make_wide_llama() -> LlamaForCausalLM:
 
     What the tokenizer does not know is never among the likely tokens.
     """
-    config = LlamaConfig(
+    config = llama_config(
         vocab_size=WIDE_VOCABULARY,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        num_key_value_heads=2,
         max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        tie_word_embeddings=False,
     )
     torch.manual_seed(5)
     model = LlamaForCausalLM(config).to(torch.float32)
