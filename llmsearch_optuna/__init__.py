@@ -7,29 +7,27 @@ answers ``--help`` without loading a machine learning framework.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llmsearch_optuna import presets
-    from llmsearch_optuna.decoding.engine import Engine
-    from llmsearch_optuna.forecast import forecast
-    from llmsearch_optuna.result import SearchResult
-    from llmsearch_optuna.search import score, search
-    from llmsearch_optuna.task import Task
+    from llmsearch_optuna.engine.engine import Engine
+    from llmsearch_optuna.optimize.forecast import forecast
+    from llmsearch_optuna.optimize.run import score, search
+    from llmsearch_optuna.search_result import SearchResult
+    from llmsearch_optuna.task.task import Task
     from llmsearch_optuna.verbosity import set_verbosity
 
 __version__ = "0.1.0"
 __all__ = ["Engine", "SearchResult", "Task", "forecast", "presets", "score", "search", "set_verbosity"]
 
 _HOMES = {
-    "Engine": "llmsearch_optuna.decoding.engine",
-    "SearchResult": "llmsearch_optuna.result",
-    "Task": "llmsearch_optuna.task",
-    "forecast": "llmsearch_optuna.forecast",
-    "score": "llmsearch_optuna.search",
-    "search": "llmsearch_optuna.search",
+    "Engine": "llmsearch_optuna.engine.engine",
+    "SearchResult": "llmsearch_optuna.search_result",
+    "Task": "llmsearch_optuna.task.task",
+    "forecast": "llmsearch_optuna.optimize.forecast",
+    "score": "llmsearch_optuna.optimize.score",
+    "search": "llmsearch_optuna.optimize.run",
     "set_verbosity": "llmsearch_optuna.verbosity",
 }
 
@@ -46,15 +44,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    """Keeps ``llmsearch_optuna.search`` the function: importing the room of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in ("search", "forecast") and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from llmsearch_optuna.space import BranchedSpace, Space
+from llmsearch_optuna.space.space import BranchedSpace, Space
 
 __all__ = ["arena", "beam", "demo", "greedy", "sampling", "wide"]
 

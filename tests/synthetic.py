@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from llmsearch_optuna.decoding.one_method import params_of_replicate
-from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.backends.function import params_of_replicate
+from llmsearch_optuna.engine.request import Completion, Finished, Request
 
 Quality = Callable[[Mapping[str, Any]], float]
 

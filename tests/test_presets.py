@@ -11,8 +11,8 @@ import pytest
 from optuna.distributions import IntDistribution
 
 from llmsearch_optuna import presets
-from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.space import BRANCH, Space
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.space.space import BRANCH, Space
 
 NAMES = sorted(presets.__all__)
 

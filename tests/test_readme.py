@@ -50,8 +50,8 @@ def test_every_python_snippet_runs(workplace):
 
 
 def _space_and_metric_are_accepted(names):
-    from llmsearch_optuna.metrics import Metric
-    from llmsearch_optuna.space import Space
+    from llmsearch_optuna.metrics.metric import Metric
+    from llmsearch_optuna.space.space import Space
 
     assert len(Space.of(names["space"]).branches) == 2
     assert Metric.of(names["shortness"]).bounds == (0, 1)

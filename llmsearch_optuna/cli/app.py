@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llmsearch_optuna import __version__
-from llmsearch_optuna.cli import reading, scoring, searching, sharing
+from llmsearch_optuna.cli import inspect, run, score, share
 from llmsearch_optuna.errors import LlmsearchError
 
 PROGRAM = "llmsearch-optuna"
@@ -76,16 +76,16 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for _command, _short_help in (
-    (searching.init, "Write a study file to begin with."),
-    (searching.demo, "Tune a small chat model on bundled dialogues."),
-    (searching.run, None),
-    (scoring.score, None),
-    (reading.status, None),
-    (reading.report, None),
-    (reading.compare, "Compare studies of the same data, row by row."),
-    (reading.dashboard, "Open the study in optuna-dashboard."),
-    (sharing.export, "Write the recommended parameters, or the study as a zip."),
-    (sharing.import_, "Open a study that was exported as a zip."),
+    (run.init, "Write a study file to begin with."),
+    (run.demo, "Tune a small chat model on bundled dialogues."),
+    (run.run, None),
+    (score.score, None),
+    (inspect.status, None),
+    (inspect.report, None),
+    (inspect.compare, "Compare studies of the same data, row by row."),
+    (inspect.dashboard, "Open the study in optuna-dashboard."),
+    (share.export, "Write the recommended parameters, or the study as a zip."),
+    (share.import_, "Open a study that was exported as a zip."),
 ):
     app.command(_command.__name__.rstrip("_"), short_help=_short_help)(_told(_command))
 

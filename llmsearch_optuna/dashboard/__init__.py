@@ -4,7 +4,7 @@
 optuna-dashboard is an extra: without it nothing is written, and a study is none the worse for it.
 """
 
-from llmsearch_optuna.dashboard.serving import HOST, serve
-from llmsearch_optuna.dashboard.writing import NOT_INSTALLED, Described, TrialNotes, describe_all, is_installed
+from llmsearch_optuna.dashboard.notes_writer import NOT_INSTALLED, Described, TrialNotes, describe_all, is_installed
+from llmsearch_optuna.dashboard.server import HOST, serve
 
 __all__ = ["HOST", "NOT_INSTALLED", "Described", "TrialNotes", "describe_all", "is_installed", "serve"]

@@ -21,9 +21,9 @@ from llmsearch_optuna.progress.events import (
     VerdictStarted,
     WorkMeasured,
 )
+from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time, with_error
 from llmsearch_optuna.progress.terminal import Terminal
 from llmsearch_optuna.progress.view import InHand, TimeLeft, View, trial_line
-from llmsearch_optuna.progress.words import describe_params, describe_work, printable, short_time, with_error
 
 __all__ = [
     "Event",

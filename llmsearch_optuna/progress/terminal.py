@@ -19,8 +19,8 @@ from llmsearch_optuna.progress.events import (
     VerdictStarted,
     WorkMeasured,
 )
+from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time
 from llmsearch_optuna.progress.view import InHand, TimeLeft, View, trial_line
-from llmsearch_optuna.progress.words import describe_params, describe_work, printable, short_time
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

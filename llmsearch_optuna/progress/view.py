@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmsearch_optuna.progress.events import StudyStarted, VerdictStarted, WorkMeasured
-from llmsearch_optuna.progress.words import describe_params, describe_work, short_time
+from llmsearch_optuna.progress.format import describe_params, describe_work, short_time
 
 if TYPE_CHECKING:
     from rich.text import Text

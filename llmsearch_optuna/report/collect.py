@@ -16,22 +16,23 @@ import sqlalchemy as sa
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from llmsearch_optuna.database import tables
-from llmsearch_optuna.database.fingerprints import digest
-from llmsearch_optuna.database.optuna_logs import quiet_optuna
-from llmsearch_optuna.ledger import RowRecord
-from llmsearch_optuna.objectives import Direction, score_of, tokens_a_row
+from llmsearch_optuna.fingerprint.diff import digest
+from llmsearch_optuna.optimize.objectives import tokens_a_row
+from llmsearch_optuna.optimize.throughput import engine_work
 from llmsearch_optuna.progress import short_time, with_error
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
-from llmsearch_optuna.study.schedule import rows_counted
-from llmsearch_optuna.study.tallying import engine_work
+from llmsearch_optuna.storage import schema
+from llmsearch_optuna.storage.optuna_logging import quiet_optuna
+from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE
+from llmsearch_optuna.storage.trials import rows_counted, score_of
+from llmsearch_optuna.types import Direction
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.result import SearchResult
-    from llmsearch_optuna.storage import OpenedStudy
-    from llmsearch_optuna.verdict import Verdict
+    from llmsearch_optuna.search_result import SearchResult
+    from llmsearch_optuna.stats.verdict import Verdict
+    from llmsearch_optuna.storage.study import OpenedStudy
 
-STUDY_FILE_ATTRIBUTE = "study_file"
 """Study attribute with the study file's text, where the study was started from one."""
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -249,7 +250,7 @@ def _text(reference: Any) -> str:
 
 def _reproduction(opened: OpenedStudy) -> dict[str, Any]:
     with opened.engine.connect() as connection:
-        t = tables.meta
+        t = schema.meta
         fingerprint = connection.execute(sa.select(t.c.fingerprint).where(t.c.study == opened.key)).scalar_one()
     study_file = opened.study.user_attrs.get(STUDY_FILE_ATTRIBUTE)
     return {

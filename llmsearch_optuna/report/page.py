@@ -6,16 +6,23 @@ Every text that came from a model, a dataset or a user passes `words.safe` on it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from plotly.offline import get_plotlyjs
 
+from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.progress import with_error
-from llmsearch_optuna.report.data import Example, Holdout, ReportData, TrialPoint
+from llmsearch_optuna.report.collect import collect
+from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
 from llmsearch_optuna.report.figures import FIGURES, drawable
+from llmsearch_optuna.report.html_text import clip_tail, marked_words, safe
 from llmsearch_optuna.report.style import CSS, SCRIPT
-from llmsearch_optuna.report.words import clip_tail, marked_words, safe
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.search_result import SearchResult
 
 MAX_EXAMPLES = 200
 PROMPT_TAIL = 1200
@@ -353,3 +360,23 @@ def _json_block(params: Mapping[str, Any]) -> str:
 def _one_line(params: Mapping[str, Any]) -> str:
     items: Iterable[str] = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
     return ", ".join(items)
+
+
+def write_report(result: SearchResult, path: str | Path, others: Sequence[Rescored] = ()) -> Path:
+    """Write the page of a result and return its path.
+
+    Args:
+        result: The result.
+        path: Where to; folders are made.
+        others: The same completions by other metrics; see `rescored`.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(render(replace(collect(result), rescored=tuple(others))), encoding="utf-8")
+    except OSError as problem:
+        raise InputError(f"the report cannot be written to {target}: {problem.strerror}") from None
+    return target

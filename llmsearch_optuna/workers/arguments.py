@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from llmsearch_optuna.search import search
+from llmsearch_optuna.optimize.run import search
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 

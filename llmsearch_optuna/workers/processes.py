@@ -21,14 +21,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from llmsearch_optuna.interrupts import stop_if_asked, stoppable
+from llmsearch_optuna.optimize.signals import interruptible, stop_if_asked, stoppable
 from llmsearch_optuna.progress import Observer
-from llmsearch_optuna.result import SearchResult
-from llmsearch_optuna.study.interruption import interruptible
+from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
-from llmsearch_optuna.workers.following import Follower
-from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
-from llmsearch_optuna.workers.working import Logged, work
+from llmsearch_optuna.workers.study_watcher import Follower
+from llmsearch_optuna.workers.supervisor import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
+from llmsearch_optuna.workers.worker import Logged, work
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 

@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from llmsearch_optuna import __version__
-from llmsearch_optuna.database.problems import first_line
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.interrupts import stoppable
+from llmsearch_optuna.optimize.signals import interruptible, stoppable
 from llmsearch_optuna.progress import Observer
-from llmsearch_optuna.result import SearchResult
-from llmsearch_optuna.storage import storage_url
-from llmsearch_optuna.study.interruption import interruptible
-from llmsearch_optuna.workers.following import Follower
+from llmsearch_optuna.search_result import SearchResult
+from llmsearch_optuna.storage.errors import first_line
+from llmsearch_optuna.storage.study import storage_url
 from llmsearch_optuna.workers.ray_worker import INTERRUPTED, Began, Errand, Mailbox, work_on_node
-from llmsearch_optuna.workers.watching import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
-from llmsearch_optuna.workers.working import Logged
+from llmsearch_optuna.workers.study_watcher import Follower
+from llmsearch_optuna.workers.supervisor import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
+from llmsearch_optuna.workers.worker import Logged
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 

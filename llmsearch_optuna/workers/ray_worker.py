@@ -16,7 +16,7 @@ from typing import Any
 from llmsearch_optuna import __version__
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.progress import Quiet
-from llmsearch_optuna.workers.working import Logged, relay_logs, say
+from llmsearch_optuna.workers.worker import Logged, relay_logs, say
 
 INTERRUPTED = "it was interrupted"
 """What a task returns that was told to end."""
@@ -110,7 +110,7 @@ def work_on_node(errand: Errand, mailbox: Any) -> str | None:
         relay_logs(line)
         check_node(errand, node)
         os.chdir(errand.folder)
-        from llmsearch_optuna.search import StudyInterrupted, search
+        from llmsearch_optuna.optimize.run import StudyInterrupted, search
 
         try:
             search(**errand.arguments, observer=Quiet())

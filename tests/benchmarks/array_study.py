@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsearch_optuna.inputs.splits import split_rows
-from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.statistics.finalists import Selection, choose_finalists, pick_winner
-from llmsearch_optuna.verdict import Verdict, baseline_won, compare, no_holdout_verdict
+from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.stats.finalists import Selection, choose_finalists, pick_winner
+from llmsearch_optuna.stats.verdict import Verdict, baseline_won, compare, no_holdout_verdict
+from llmsearch_optuna.task.split import split_rows
 from tests.benchmarks.worlds import World
 
 REPLICATES, HOLDOUT_REPLICATES, IN_FLIGHT = 1, 3, 4

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from scipy import stats
 
-from llmsearch_optuna.pruning import PairedPruner
-from llmsearch_optuna.verdict import compare
+from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.stats.verdict import compare
 from tests.benchmarks.array_study import ArrayStudy, run_study, run_trials
 from tests.benchmarks.worlds import Shape, World, WorldServer, setting_of
 

@@ -30,10 +30,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from llmsearch_optuna.decoding.engine import Engine
-from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.requests import Request
 from llmsearch_optuna.demo.model import demo_model_folder
+from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 
 NEW_TOKENS = 48
 IN_FLIGHT = 4

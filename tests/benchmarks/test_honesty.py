@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmsearch_optuna.pruning import PairedPruner
+from llmsearch_optuna.optimize.pruner import PairedPruner
 from tests.benchmarks import honesty
 from tests.benchmarks.array_study import run_study
 from tests.benchmarks.worlds import SCALE, Shape, World

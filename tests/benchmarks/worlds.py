@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.engine.request import Completion, Finished, Request
 
 Floats = NDArray[np.float64]
 Shape = Literal["continuous", "0/1", "skewed"]

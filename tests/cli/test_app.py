@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llmsearch_optuna import __version__
 from llmsearch_optuna.cli import app as program
-from llmsearch_optuna.cli import reading, searching
+from llmsearch_optuna.cli import inspect
 from llmsearch_optuna.errors import InputError, StudyError
 
 from .conftest import run
@@ -104,7 +104,7 @@ def test_errors_become_one_message_and_a_code(capsys, monkeypatch, raised, code,
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(reading.options, "load", fail)
+    monkeypatch.setattr(inspect.options, "load", fail)
     got, _, err = run(capsys, "status", "x.db")
     assert got == code
     assert err.startswith(message)
@@ -112,12 +112,12 @@ def test_errors_become_one_message_and_a_code(capsys, monkeypatch, raised, code,
 
 
 def test_an_interrupted_study_is_code_130_and_no_error(capsys, monkeypatch, tmp_path):
-    from llmsearch_optuna.study.interruption import StudyInterrupted
+    from llmsearch_optuna.optimize.signals import StudyInterrupted
 
     def fail(*_: object, **__: object) -> None:
         raise StudyInterrupted("interrupted after 3 of 24 trials; run the same command again to go on")
 
-    monkeypatch.setattr(searching, "_search_and_tell", fail)
+    monkeypatch.setattr(run, "_search_and_tell", fail)
     code, _, err = run(capsys, "demo")
     assert code == 130
     assert err == "interrupted after 3 of 24 trials; run the same command again to go on\n"
@@ -127,7 +127,7 @@ def test_bugs_show_their_traceback_when_asked(monkeypatch):
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(reading.options, "load", fail)
+    monkeypatch.setattr(inspect.options, "load", fail)
     monkeypatch.setenv("LLMSEARCH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         program.main(["status", "x.db"])

@@ -13,10 +13,10 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import dashboard
-from llmsearch_optuna.result import SearchResult
-from llmsearch_optuna.search import search
+from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.search_result import SearchResult
 from tests.browser import browser, needs_driver
-from tests.dashboard.test_serving import free_port, get
+from tests.dashboard.test_server import free_port, get
 from tests.synthetic import TextEngine, dataset, number_metric
 
 pytestmark = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmsearch_optuna.demo.dialogues import demo_dialogues
-from llmsearch_optuna.task import Task
+from llmsearch_optuna.task.task import Task
 
 
 def test_there_are_sixty_different_dialogues_of_moderate_length() -> None:

@@ -15,9 +15,9 @@ from optuna.distributions import FloatDistribution
 from transformers import LlamaForCausalLM
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.decoding.engine import Engine
-from llmsearch_optuna.result import SearchResult
-from llmsearch_optuna.search import search
+from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.search_result import SearchResult
 from tests.tiny import SENTENCES, VOCABULARY, llama_config, make_llama, make_tokenizer
 
 SPACE = {"max_new_tokens": 6, "do_sample": True, "temperature": FloatDistribution(0.5, 1.5)}

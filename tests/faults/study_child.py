@@ -10,8 +10,8 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution
 
-from llmsearch_optuna.decoding.requests import Completion
-from llmsearch_optuna.search import StudyInterrupted, search
+from llmsearch_optuna.engine.request import Completion
+from llmsearch_optuna.optimize.run import StudyInterrupted, search
 from tests.synthetic import TextEngine, dataset, number_metric
 
 SPACE = [

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.result import load_result
+from llmsearch_optuna.search_result import load_result
 from tests.faults.study_child import run
 from tests.faults.test_kill import lines, signature, start, wait_for
 from tests.postgres import NOBODY

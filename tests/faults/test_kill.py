@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from llmsearch_optuna.decoding.one_method import params_of_replicate
-from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.requests import Request
+from llmsearch_optuna.backends.function import params_of_replicate
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.result import SearchResult, load_result
+from llmsearch_optuna.search_result import SearchResult, load_result
 from tests.faults.study_child import main
 
 pytestmark = pytest.mark.faults

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.decoding.engine import Engine
-from llmsearch_optuna.result import load_result
+from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.search_result import load_result
 from tests.faults import places_child
 from tests.faults.places_child import Place
 from tests.faults.test_kill import signature

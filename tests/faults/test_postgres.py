@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from llmsearch_optuna import dashboard
-from llmsearch_optuna.bundling import open_bundle, write_bundle
-from llmsearch_optuna.database.claims import ClaimLostError, Session
-from llmsearch_optuna.decoding.params import GenerationParams
-from llmsearch_optuna.decoding.requests import Completion, Finished, Request
+from llmsearch_optuna.cli.bundle import open_bundle, write_bundle
+from llmsearch_optuna.engine.request import Completion, Finished, Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.ledger import RowRecord
-from llmsearch_optuna.result import load_result
-from llmsearch_optuna.storage import OpenedStudy, open_study
-from tests.dashboard.test_serving import free_port, get
+from llmsearch_optuna.search_result import load_result
+from llmsearch_optuna.storage.leases import ClaimLostError, Session
+from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.study import OpenedStudy, open_study
+from tests.dashboard.test_server import free_port, get
 from tests.faults.study_child import run
 from tests.faults.test_kill import kill_again_and_again, lines, signature, start, wait_for
 from tests.postgres import empty_database, server

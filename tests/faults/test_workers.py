@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from llmsearch_optuna.result import load_result
+from llmsearch_optuna.search_result import load_result
 from tests.faults.test_kill import lines, signature, start, wait_for
 
 pytestmark = pytest.mark.faults

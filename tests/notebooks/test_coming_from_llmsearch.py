@@ -87,8 +87,8 @@ def test_nothing_of_llmsearch_is_left_unsaid() -> None:
 
 def test_every_name_of_ours_that_the_table_has_is_there() -> None:
     from llmsearch_optuna import Engine, SearchResult, Task
-    from llmsearch_optuna.decoding import mirostat
-    from llmsearch_optuna.decoding.params import GenerationParams
+    from llmsearch_optuna.engine.sampling import mirostat
+    from llmsearch_optuna.engine.sampling.params import GenerationParams
 
     here = "\n".join(line.split("|")[2] for line in PAGE.split("## Everything else")[1].splitlines() if "|" in line)
     owners = {"result": SearchResult, "engine": Engine, "Task(...)": Task}

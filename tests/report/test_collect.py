@@ -9,9 +9,10 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from llmsearch_optuna.errors import DecodingError
-from llmsearch_optuna.report import FIGURES, Plots, collect, render, summary, write_report
-from llmsearch_optuna.result import SearchResult, load_result
-from llmsearch_optuna.search import search
+from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.report import FIGURES, Plots, collect, render, summary
+from llmsearch_optuna.report.page import write_report
+from llmsearch_optuna.search_result import SearchResult, load_result
 from tests.synthetic import TextEngine, dataset, number_metric
 
 SPACE = [

@@ -18,13 +18,13 @@ import pytest
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.result import load_result
-from llmsearch_optuna.study.interruption import StudyInterrupted
+from llmsearch_optuna.optimize.signals import StudyInterrupted
+from llmsearch_optuna.search_result import load_result
 from llmsearch_optuna.workers import processes
 from llmsearch_optuna.workers.processes import SECONDS_TO_END, search_with_workers
 from tests.faults.study_child import SlowEngine, study_arguments
 from tests.faults.test_kill import lines, signature, start, wait_for
-from tests.test_search import Recorder
+from tests.optimize.test_run import Recorder
 
 pytestmark = pytest.mark.faults
 

@@ -17,17 +17,17 @@ import pytest
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.cli import app
-from llmsearch_optuna.decoding.requests import Completion
+from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.result import load_result
-from llmsearch_optuna.study.interruption import StudyInterrupted
+from llmsearch_optuna.optimize.signals import StudyInterrupted
+from llmsearch_optuna.search_result import load_result
 from llmsearch_optuna.workers.ray_tasks import Share, check_ray, room, search_on_ray, share
 from llmsearch_optuna.workers.ray_worker import Errand, check_node
 from tests.cli.conftest import write_study
 from tests.faults.study_child import SlowEngine, run, study_arguments
 from tests.faults.test_kill import lines, signature, wait_for
+from tests.optimize.test_run import Recorder
 from tests.postgres import empty_database, server
-from tests.test_search import Recorder
 from tests.workers.ray_cluster import NODE, cluster
 
 POSTGRES = "postgresql+psycopg://user@host/database"

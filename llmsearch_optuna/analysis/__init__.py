@@ -1,0 +1,1 @@
+"""Reads a study: views, comparison, the Pareto front, exports and its status."""

@@ -1,0 +1,159 @@
+"""Several studies of the same data side by side: what each recommends, compared row by row.
+
+Two models, two prompts, two spaces. Nothing is decoded: the rows that both have are paired. Rows of the holdout are
+taken where every study has them for what it recommends. Where one has none, the best trials are compared on the search
+rows, whose scores flatter whoever searched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.search_result import SearchResult
+from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
+from llmsearch_optuna.stats.verdict import Verdict, compare
+from llmsearch_optuna.storage.records import Part
+
+FEWEST_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One study among others.
+
+    Attributes:
+        name: Its name, told apart from equal ones.
+        result: The study.
+        trial: The number of the trial that is compared: on the holdout the one that it recommends, on search rows its
+            best one, which need not be the same.
+        scores: Row number -> score of that trial.
+    """
+
+    name: str
+    result: SearchResult
+    trial: int
+    scores: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Studies on the same rows.
+
+    Attributes:
+        metric: What all are scored by.
+        minimize: Whether a lower score is better.
+        part: Which rows were compared: the holdout's, or those of the search.
+        rows: Their numbers.
+        studies: The first one is what the others are compared with.
+        pairs: Each later study against the first: differences are its scores minus the first one's.
+    """
+
+    metric: str
+    minimize: bool
+    part: Part
+    rows: tuple[int, ...]
+    studies: tuple[Compared, ...]
+    pairs: tuple[Verdict, ...]
+
+    def mean(self, study: Compared) -> float:
+        """A study's score on the common rows."""
+        return sum(study.scores[row] for row in self.rows) / len(self.rows)
+
+    @property
+    def caution(self) -> str | None:
+        """What to know before anything is read into the differences; None where there are rows enough."""
+        prompts = self.pairs[0].prompts
+        if prompts >= FEWEST_CLUSTERS:
+            return None
+        return (
+            f"{prompts} different prompts are too few to show anything ({FEWEST_CLUSTERS} are the least): give the "
+            "studies the same seed and holdout, so that they lock the same rows away"
+        )
+
+
+def compare_studies(results: Sequence[SearchResult]) -> Comparison:
+    """Pair what studies recommend by row; their best trials where only search rows are common to them.
+
+    Args:
+        results: Two or more, with at least one complete trial each.
+
+    Raises:
+        InputError: They have other data, metrics or directions, or no rows in common.
+        StudyError: One of them has no complete trial.
+    """
+    if len(results) < 2:
+        raise InputError("give at least two studies to compare")
+    _check_alike(results)
+    for part in ("holdout", "search"):
+        studies = [_compared(result, name, part) for result, name in zip(results, _names(results), strict=True)]
+        rows = sorted(set.intersection(*(set(study.scores) for study in studies)))
+        if len(rows) >= FEWEST_ROWS:
+            return _comparison(studies, rows, part)
+    raise InputError(
+        f"the studies have no {FEWEST_ROWS} scored rows in common: they were split with other seeds or shares, or "
+        "their metric scores all rows at once"
+    )
+
+
+def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) -> Comparison:
+    first = studies[0].result
+    items, bounds = first.items, first.settings.get("metric_bounds")
+    minimize = first.direction == "minimize"
+    pairs = [
+        compare(
+            [studies[0].scores[row] for row in rows],
+            [study.scores[row] for row in rows],
+            prompts=[_content(items[row].columns) for row in rows],
+            bounds=None if bounds is None else (float(bounds[0]), float(bounds[1])),
+            direction="minimize" if minimize else "maximize",
+        )
+        for study in studies[1:]
+    ]
+    return Comparison(str(first.settings["metric"]), minimize, part, tuple(rows), tuple(studies), tuple(pairs))
+
+
+def _compared(result: SearchResult, name: str, part: Part) -> Compared:
+    winner = result.best_trial.number
+    verdict = result.verdict
+    compared = winner if part == "search" or (verdict is not None and verdict.recommends_winner) else 0
+    return Compared(name, result, compared, result.row_scores(compared, part))
+
+
+def _check_alike(results: Sequence[SearchResult]) -> None:
+    first, *others = results
+    for other in others:
+        for what in ("metric", "direction"):
+            mine, theirs = first.settings.get(what), other.settings.get(what)
+            if mine != theirs:
+                raise InputError(
+                    f"{_name(first)} has {what} {mine!r} and {_name(other)} {theirs!r}: their scores cannot be compared"
+                )
+        _check_data(first, other)
+
+
+def _check_data(first: SearchResult, other: SearchResult) -> None:
+    ours, theirs = first.items, other.items
+    for row in sorted(ours.keys() & theirs.keys()):
+        mine, their = ours[row], theirs[row]
+        if _content([mine.columns, mine.reference]) != _content([their.columns, their.reference]):
+            raise InputError(
+                f"{_name(first)} and {_name(other)} have other data: row {row} differs. Compare studies of the same "
+                "dataset, with the same references"
+            )
+
+
+def _content(value: object) -> str:
+    """As JSON, so that what is in memory equals what was read back."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _name(result: SearchResult) -> str:
+    return repr(result.study.study_name)
+
+
+def _names(results: Sequence[SearchResult]) -> list[str]:
+    names = [result.study.study_name for result in results]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]

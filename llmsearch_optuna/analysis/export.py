@@ -1,0 +1,61 @@
+"""Writes the recommended parameters so that plain `model.generate` uses them, and the evidence beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import GenerationConfig
+
+from llmsearch_optuna.engine.sampling.params import OWN_NAMES, GenerationParams
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.search_result import SearchResult
+
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def save_generation_config(result: SearchResult, folder: str | Path) -> Path:
+    """Write `generation_config.json` and `evidence.json` into a folder; returns the path of the first.
+
+    The configuration holds what plain ``model.generate(**inputs)`` applies. The rest (stop strings, which need the
+    tokenizer; parameters that are this library's own) stands in the evidence, with the call that applies it.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    params = GenerationParams.of(result.recommended_params)
+    defaults: Mapping[str, Any] = result.settings.get("model_defaults", {})
+    special = {name: defaults[name] for name in _SPECIAL_TOKENS if defaults.get(name) is not None}
+    plain = {name: value for name, value in params.to_hugging_face().items() if name != "stop_strings"}
+    GenerationConfig(**(special | plain)).save_pretrained(str(target))
+    evidence = target / "evidence.json"
+    evidence.write_text(json.dumps(_evidence(result, params), indent=2, default=str) + "\n", encoding="utf-8")
+    return target / "generation_config.json"
+
+
+def _evidence(result: SearchResult, params: GenerationParams) -> dict[str, Any]:
+    verdict = result.verdict
+    elsewhere = {name: value for name, value in params.canonical.items() if name in OWN_NAMES}
+    return {
+        "recommended_params": params.canonical,
+        "not_in_generation_config": elsewhere,
+        "call": _call(params, elsewhere),
+        "verdict": None if verdict is None else verdict.to_json(),
+        "summary": result.summary,
+        "best_params": result.best_params,
+        "baseline_params": result.baseline_params,
+        "study": {"name": result.study.study_name, "storage": result.opened.url, "trials": len(result.trials)},
+        "settings": result.settings,
+        "versions": result.opened.versions,
+    }
+
+
+def _call(params: GenerationParams, elsewhere: Mapping[str, Any]) -> str:
+    """The call that decodes with all recommended parameters, once the configuration is loaded."""
+    if not set(elsewhere) - {"generation_seed"}:
+        return "model.generate(**inputs)"
+    if set(elsewhere) <= {"stop", "generation_seed"}:
+        return f"model.generate(**inputs, stop_strings={list(params.stop)!r}, tokenizer=tokenizer)"
+    return f"llmsearch_optuna.Engine(model, tokenizer).generate(prompts, {params.canonical!r})"

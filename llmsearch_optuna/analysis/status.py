@@ -1,0 +1,189 @@
+"""How a study stands, read from its database: what is in hand, how the work goes, how long it will take.
+
+For whoever watches from another process; nothing is decided or written here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from optuna.trial import FrozenTrial, TrialState
+
+from llmsearch_optuna.progress import InHand, WorkMeasured
+from llmsearch_optuna.storage.leases import live_workers
+from llmsearch_optuna.storage.records import RowRecord, by_row, mean
+from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.storage.trials import best_complete, direction_of
+from llmsearch_optuna.types import Direction
+
+LATEST = 12
+"""Trials that tell how fast it goes: the first ones run in full, later ones are pruned and reuse what is known."""
+_RESUMED_AFTER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a study stands.
+
+    Attributes:
+        workers: Processes that are at work on it.
+        in_hand: Trials under way, or interrupted, by number.
+        work: How the work goes.
+        seconds_left: What the remaining trials will take; None where nobody is at work, or too little is known.
+    """
+
+    workers: int
+    in_hand: tuple[InHand, ...]
+    work: WorkMeasured
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A trial's time at work, and the rows that were decoded in it."""
+
+    begun: float
+    ended: float
+    rows: int
+
+
+def standing(opened: OpenedStudy, n_trials: int) -> Standing:
+    """Read how a study stands at this moment."""
+    trials = opened.study.get_trials(deepcopy=False)
+    begun = list(live_workers(opened.engine, opened.key).values())
+    counts = opened.ledger.row_counts("search")
+    in_flight, direction = int(opened.ledger.fingerprint()["trials_in_flight"]), direction_of(opened.study)
+    total = len(opened.ledger.items("search"))
+    in_hand = tuple(
+        _in_hand(trial, total, so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
+        for trial in trials
+        if trial.state is TrialState.RUNNING and "params" in trial.user_attrs
+    )
+    left = None
+    if begun and (pace := _trials_per_second(_ended(trials, counts))):
+        done = sum(trial.state.is_finished() for trial in trials)
+        left = max(0.0, n_trials - done - sum(t.rows_done / total for t in in_hand)) / pace or None
+    return Standing(len(begun), in_hand, work_of(trials, counts, begun), left)
+
+
+def work_of(trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_begun: Sequence[float]) -> WorkMeasured:
+    """How the work goes, by the latest trials.
+
+    Args:
+        trials: All trials of the study.
+        counts: Trial number -> rows that have been decoded for it.
+        workers_begun: When each process that is at work began.
+    """
+    stretches = _ended(trials, counts)[-LATEST:] + _under_way(trials, counts, workers_begun)
+    engines = [trial.user_attrs.get("engine", {}) for trial in trials]
+    tokens = sum(engine.get("tokens", 0) for engine in engines)
+    last = max((t for t in trials if t.datetime_complete), key=lambda t: _moment(t.datetime_complete), default=None)
+    memory = {} if last is None else last.user_attrs
+    return WorkMeasured(
+        rows_per_second=_rate(stretches),
+        replayed_share=sum(engine.get("replayed_tokens", 0) for engine in engines) / tokens if tokens else None,
+        memory=_bytes(memory.get("memory")),
+        gpu_memory=_bytes(memory.get("gpu_memory")),
+    )
+
+
+def incumbent_mean(
+    trials: Sequence[FrozenTrial], trial: FrozenTrial, in_flight: int, direction: Direction
+) -> float | None:
+    """The mean, over the rows that a trial has done, of the best trial that it is compared with."""
+    incumbent = best_complete(trials[: max(0, trial.number - in_flight + 1)], direction)
+    seen = max(trial.intermediate_values, default=0)
+    return None if incumbent is None else incumbent.intermediate_values.get(seen)
+
+
+def _mean_so_far(records: Sequence[RowRecord]) -> tuple[int, float | None]:
+    """Rows done and the mean over them, of a trial's rows in the ledger.
+
+    Rows are scored look by look, so those with a score count; a metric of all rows scores none of them, and there it
+    can only be said how many were decoded.
+    """
+    scored = [r for r in records if r.score is not None]
+    done = list(dict.fromkeys(r.row for r in scored or records))
+    return len(done), mean(by_row(scored, done)) if scored else None
+
+
+def so_far(opened: OpenedStudy, trial: FrozenTrial) -> tuple[int, float | None]:
+    """How many rows a trial has done, and its mean over them."""
+    if len(opened.study.directions) > 1:  # such trials cannot report
+        return _mean_so_far(opened.ledger.rows("search", trial.number))
+    seen = max(trial.intermediate_values, default=0)
+    return seen, trial.intermediate_values.get(seen)
+
+
+def _in_hand(trial: FrozenTrial, rows_total: int, done: tuple[int, float | None], compared: float | None) -> InHand:
+    rows_done, mean_of_rows = done
+    return InHand(
+        number=trial.number,
+        params=trial.user_attrs["params"],
+        kind=str(trial.user_attrs.get("kind", "")),
+        rows_total=rows_total,
+        rows_done=rows_done,
+        mean=mean_of_rows,
+        incumbent_mean=compared,
+    )
+
+
+def _ended(trials: Sequence[FrozenTrial], counts: Mapping[int, int]) -> list[_Stretch]:
+    """Trials that were run in one piece, in the order in which they ended."""
+    found = []
+    for trial in trials:
+        if trial.datetime_complete is None or trial.datetime_start is None or "seconds" not in trial.user_attrs:
+            continue
+        end, seconds = _moment(trial.datetime_complete), float(trial.user_attrs["seconds"])
+        # One that was interrupted brought rows along that cost this piece of it no time.
+        if end - seconds - _moment(trial.datetime_start) < _RESUMED_AFTER_SECONDS:
+            found.append(_Stretch(end - seconds, end, counts.get(trial.number, 0)))
+    return sorted(found, key=lambda stretch: stretch.ended)
+
+
+def _under_way(
+    trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_begun: Sequence[float]
+) -> list[_Stretch]:
+    """Trials in hand that were begun by processes which still are at work."""
+    if not workers_begun:
+        return []
+    now, first = time.time(), min(workers_begun)
+    return [
+        _Stretch(_moment(t.datetime_start), now, counts.get(t.number, 0))
+        for t in trials
+        if t.state is TrialState.RUNNING and t.datetime_start is not None and _moment(t.datetime_start) >= first
+    ]
+
+
+def _rate(stretches: Sequence[_Stretch]) -> float | None:
+    seconds, rows = _covered(stretches), sum(stretch.rows for stretch in stretches)
+    return rows / seconds if rows and seconds > 0 else None
+
+
+def _trials_per_second(ended: Sequence[_Stretch]) -> float | None:
+    """Of the latest trials; the time before the first of them ended belongs to the one before it."""
+    latest = ended[-LATEST:]
+    since = ended[-LATEST - 1].ended if len(ended) > LATEST else 0.0
+    seconds = _covered([_Stretch(max(since, s.begun), max(since, s.ended), 0) for s in latest])
+    return len(latest) / seconds if seconds > 0 else None
+
+
+def _covered(stretches: Sequence[_Stretch]) -> float:
+    """Seconds in which anything was at work: trials in hand together count once, and a pause not at all."""
+    covered, until = 0.0, float("-inf")
+    for stretch in sorted(stretches, key=lambda s: s.begun):
+        covered += max(0.0, stretch.ended - max(stretch.begun, until))
+        until = max(until, stretch.ended)
+    return covered
+
+
+def _moment(time_of_day: datetime | None) -> float:
+    return 0.0 if time_of_day is None else time_of_day.timestamp()
+
+
+def _bytes(text: str | None) -> int | None:
+    """``1.23 GB``, as a trial's attribute says it."""
+    return None if text is None else round(float(text.removesuffix(" GB")) * 1e9)

@@ -1,0 +1,1 @@
+"""What serves requests beside the Hugging Face engine."""

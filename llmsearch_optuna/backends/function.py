@@ -1,0 +1,128 @@
+"""Lets anything that has `generate(prompts, params)`, or is such a function, serve requests, a few rows at a time.
+
+First come, first served; rows of one batch share their parameters, so batches never mix trials. Such an engine knows
+no replicates: a fresh one gets another `generation_seed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmsearch_optuna.engine.request import Completion, Finished, Generator, Request, log_finished
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.errors import DecodingError
+
+logger = logging.getLogger("llmsearch_optuna.backends.function")
+
+BATCH_ROWS = 8
+
+
+@dataclass(frozen=True)
+class FunctionEngine:
+    """A plain function as an engine of one method; `Engine.from_function` makes it.
+
+    Attributes:
+        function: ``function(prompts, params)`` returns one text a prompt, in their order. ``params`` is a dict of
+            generation parameters under Hugging Face's names, defaults included and without what has no effect.
+        tokenizer: For chat templates and for counting tokens, where prompts need either.
+        default_params: What holds where a configuration is silent; the baseline.
+    """
+
+    function: Callable[[list[str], dict[str, Any]], Iterable[str]]
+    tokenizer: Any = None
+    default_params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the function is called."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__)).strip("<>")
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+        """Ask the function.
+
+        Raises:
+            DecodingError: It returned something else than texts.
+        """
+        texts = self.function(list(prompts), dict(params))
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise DecodingError(f"{self.name} must return a list with one text a prompt, but returned {texts!r:.200}")
+        texts = list(texts)
+        strange = next((text for text in texts if not isinstance(text, str)), None)
+        if strange is not None:
+            raise DecodingError(f"{self.name} must return texts, but one of them is {strange!r:.200}")
+        return [Completion(text) for text in texts]
+
+
+class OneMethodServer:
+    """A request server around an engine of one method.
+
+    Args:
+        generator: Decodes prompts, all under one set of parameters.
+        batch_rows: How many prompts it gets at most in one call.
+    """
+
+    def __init__(self, generator: Generator, *, batch_rows: int = BATCH_ROWS) -> None:
+        self._generator = generator
+        self._batch_rows = batch_rows
+        self._queue: deque[Request] = deque()
+
+    @property
+    def capacity(self) -> int:
+        """How many requests are worth having here; later ones may turn out to be needless."""
+        return 2 * self._batch_rows
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests; earlier ones are served first."""
+        self._queue.extend(requests)
+
+    def poll(self) -> list[Finished]:
+        """Decode the next rows of the oldest request's trial and replicate."""
+        if not self._queue:
+            return []
+        first = self._queue[0]
+        batch: list[Request] = []
+        kept: deque[Request] = deque()
+        for request in self._queue:
+            alike = (request.tag, request.replicate, request.params) == (first.tag, first.replicate, first.params)
+            if alike and len(batch) < self._batch_rows:
+                batch.append(request)
+            else:
+                kept.append(request)
+        self._queue = kept
+        finished = self._decode(batch)
+        log_finished(logger, finished)
+        return finished
+
+    def cancel(self, tag: Hashable) -> None:
+        """Drop all requests with this tag."""
+        self._queue = deque(request for request in self._queue if request.tag != tag)
+
+    def _decode(self, batch: Sequence[Request]) -> list[Finished]:
+        try:
+            completions = list(self._generator.generate([r.prompt for r in batch], params_of_replicate(batch[0])))
+            if len(completions) != len(batch):
+                raise DecodingError(f"the engine returned {len(completions)} completions for {len(batch)} prompts")
+        except DecodingError as error:
+            return [Finished(request, None, error) for request in batch]
+        except Exception as error:
+            told = DecodingError(f"the engine raised {type(error).__name__}: {error}")
+            return [Finished(request, None, told) for request in batch]
+        return [Finished(request, _completion(given)) for request, given in zip(batch, completions, strict=True)]
+
+
+def params_of_replicate(request: Request) -> GenerationParams:
+    """The request's parameters; a fresh replicate of something sampled has a seed of its own."""
+    params = request.params
+    if request.replicate == 0 or params.get("do_sample") is not True:
+        return params
+    mixed = hashlib.sha256(f"{params.generation_seed} {request.replicate}".encode()).digest()
+    return GenerationParams.of({**params.canonical, "generation_seed": int.from_bytes(mixed[:4], "big") >> 1})
+
+
+def _completion(given: Completion | str) -> Completion:
+    return Completion(given) if isinstance(given, str) else given

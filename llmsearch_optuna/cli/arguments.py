@@ -1,0 +1,58 @@
+"""Options and arguments that several commands share, and what a STUDY argument means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from llmsearch_optuna.study_file.model import Changes, StudyFile, read_study_file
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.search_result import SearchResult
+
+StudyFileArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file.")]
+StudyArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's database (file or URL), its name, or its study file.")
+]
+StudyName: TypeAlias = Annotated[
+    str | None, typer.Option("--study-name", help="Which study, where a database holds several.")
+]
+Data: TypeAlias = Annotated[
+    str | None, typer.Option("--data", help="Rows: a .jsonl, .csv or .parquet file, or a hub id.")
+]
+Rows: TypeAlias = Annotated[int | None, typer.Option("--rows", min=1, help="Use only the first so many rows.")]
+Model: TypeAlias = Annotated[str | None, typer.Option("--model", help="A model's folder or hub id.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def resolved(path: Path, changes: Changes) -> StudyFile:
+    """The study file with what the command line puts in the place of its values."""
+    return changes.apply(read_study_file(path))
+
+
+def load(study: str, study_name: str | None) -> SearchResult:
+    """The result of a study that exists; see `StudyArgument` for what the text may be."""
+    from llmsearch_optuna.search_result import load_result
+
+    storage, name = locate(study, study_name)
+    return load_result(storage, name)
+
+
+def locate(study: str, study_name: str | None) -> tuple[str | None, str | None]:
+    """(storage, study name) of a STUDY argument."""
+    if study.endswith(".toml"):
+        section = read_study_file(study).study
+        return section.storage, study_name or section.name
+    if "://" in study or study.endswith((".db", ".sqlite", ".sqlite3")) or Path(study).is_file():
+        return study, study_name
+    return None, study_name or study
+
+
+def beside(result: SearchResult, suffix: str) -> Path:
+    """A path for a file that belongs to a study: beside its database, or here for a study on a server."""
+    database = result.opened.path
+    if database is None:
+        return Path(f"{result.study.study_name}{suffix}")
+    return database.with_suffix(suffix)

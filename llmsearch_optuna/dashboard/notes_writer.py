@@ -1,0 +1,161 @@
+"""Puts notes, the objective's name and our figures into a study, while it runs and when it ends.
+
+A trial's note is written before the trial is told, so that a crash in between writes it again. Everything else can
+be made from the study at any time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from llmsearch_optuna import progress
+from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
+from llmsearch_optuna.optimize.evaluation import Rows
+from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
+from llmsearch_optuna.optimize.trial import TrialEnd
+from llmsearch_optuna.report.collect import collect
+from llmsearch_optuna.report.data import ReportData
+from llmsearch_optuna.report.figures import FIGURES, drawable
+from llmsearch_optuna.search_result import SearchResult
+from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.trials import score_of
+
+logger = logging.getLogger("llmsearch_optuna.dashboard")
+
+NOT_INSTALLED = (
+    "the dashboard is an extra that is not installed; get it with: pip install 'llmsearch-optuna[dashboard]'"
+)
+SECONDS_BETWEEN_REFRESHES = 30.0
+REFRESH_SHARE = 0.01
+"""At most this share of a study's time goes into keeping its page in the dashboard fresh."""
+
+_FIGURES_SHOWN = {
+    "holdout_differences": "Winner minus baseline, by holdout row",
+    "score_against_tokens": "Score against tokens",
+    "importances": "What mattered, pruned trials included",
+    "rows_done": "Rows scored before each trial ended",
+}
+
+
+def is_installed() -> bool:
+    """Whether optuna-dashboard can be imported."""
+    return importlib.util.find_spec("optuna_dashboard") is not None
+
+
+def describe_study(study: optuna.Study, data: ReportData) -> None:
+    """Write note, objective name and figures into the study; does nothing when the dashboard is not installed."""
+    if not is_installed():
+        return
+    import optuna_dashboard
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([data.metric, TOKENS_LABEL][: len(study.directions)])
+    # A note that somebody changed in the dashboard is theirs; only ours is replaced.
+    old, new = optuna_dashboard.get_note(study), study_note(data)
+    if old != new and (not old or old.startswith(STUDY_HEADING)):
+        optuna_dashboard.save_note(study, new)
+    shown = drawable(data)
+    for name, title in _FIGURES_SHOWN.items():
+        if name in shown:
+            figure = FIGURES[name](data).update_layout(title_text=title, title_x=0.02, margin_t=80)
+            optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=f"llmsearch-{name}")
+
+
+def describe_all(result: SearchResult) -> None:
+    """Describe a study that exists, and those of its trials that ended where the dashboard was not installed."""
+    if not is_installed():
+        return
+    import optuna_dashboard
+
+    describe_study(result.study, collect(result))
+    minimize = result.direction == "minimize"
+    for trial in result.trials:
+        live = result.opened.trial(trial.number)
+        if trial.state.is_finished() and not optuna_dashboard.get_note(live):
+            noted = [
+                NotedRow(
+                    r.row, result.items[r.row].prompt, r.text or "", as_text(result.items[r.row].reference), r.score
+                )
+                for r in result.records(trial.number)
+            ]
+            reason = trial.user_attrs.get("prune_reason") or trial.user_attrs.get("fail_reason")
+            state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name]
+            headline = _headline(state, score_of(trial) if state == "complete" else None, reason)
+            optuna_dashboard.save_note(live, trial_note(headline, noted, minimize=minimize))
+
+
+@dataclass(frozen=True)
+class TrialNotes:
+    """Writes the note of a trial that is about to be told.
+
+    Attributes:
+        rows: The search rows, with their prompts and references.
+    """
+
+    rows: Rows
+
+    def __call__(self, trial: optuna.Trial, end: TrialEnd, records: Sequence[RowRecord]) -> None:
+        """Write it; does nothing when the dashboard is not installed."""
+        if not is_installed():
+            return
+        import optuna_dashboard
+
+        noted = [
+            NotedRow(r.row, self.rows.prompts[r.row], r.text or "", as_text(self.rows.references[r.row]), r.score)
+            for r in records
+        ]
+        headline = _headline(end.state, end.value, end.reason)
+        optuna_dashboard.save_note(trial, trial_note(headline, noted, minimize=self.rows.direction == "minimize"))
+
+
+@dataclass
+class Described:
+    """Passes events on, and keeps the study's page in the dashboard fresh.
+
+    Attributes:
+        observer: Who is told.
+        result: Makes the result of the study as it is now.
+    """
+
+    observer: progress.Observer
+    result: Callable[[], SearchResult]
+    _due: float = field(default=0.0)
+
+    def on(self, event: progress.Event) -> None:
+        """Pass the event on."""
+        self.observer.on(event)
+        ended = isinstance(event, progress.StudyStarted | progress.StudyEnded)
+        if ended or (isinstance(event, progress.TrialEnded) and time.monotonic() >= self._due):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if not is_installed():
+            return
+        started = time.monotonic()
+        try:
+            describe_study((result := self.result()).study, collect(result))
+        except Exception as problem:  # a page that could not be refreshed must not end a study
+            logger.warning("the study's page in the dashboard is not up to date: %s", problem)
+        ended = time.monotonic()
+        self._due = ended + max(SECONDS_BETWEEN_REFRESHES, (ended - started) / REFRESH_SHARE)
+
+
+def as_text(reference: Any) -> str:
+    """A reference as people read it; nothing where there is none."""
+    if reference is None:
+        return ""
+    return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False, default=str)
+
+
+def _headline(state: str, value: float | None, reason: str | None) -> str:
+    return state + ("" if value is None else f", {value:.4f}") + (f": {reason}" if reason else "")

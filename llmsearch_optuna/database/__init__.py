@@ -1,1 +1,0 @@
-"""What a study keeps beside Optuna's own tables, in the same database, and what can go wrong with it."""

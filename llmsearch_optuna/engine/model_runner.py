@@ -1,0 +1,359 @@
+"""Forward passes: prompts in one go, then one token for every row of the slot buffer.
+
+The executor finds out by trying what a model's cache can do, and runs the passes. Which rows are computed, and what
+becomes of the scores, is decided by the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.models.awq_fused import REASON, is_fused
+
+TOP_CANDIDATES = 1024
+"""How many of the largest logits are kept of every prefix."""
+
+PROBE_LENGTHS = (9, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What a prompt's pass leaves behind.
+
+    Attributes:
+        segment: Keys and values of the row's own decoder tokens.
+        state: The state after its last token, ``[state]``.
+        cross: What the row attends to beside itself, in an encoder-decoder model.
+    """
+
+    segment: Segment
+    state: torch.Tensor
+    cross: Segment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What was found out about a model by trying it.
+
+    Attributes:
+        shape: What one token occupies in the cache; None when rows cannot be cut out and put together.
+        reason: Why rows cannot be handled one by one (then decoding runs through ``model.generate``).
+        from_hidden: Whether logits can be recomputed from the last hidden state alone.
+        longest: Rows of more tokens than this change the others in their batch, and go through ``model.generate``;
+            None where no length does.
+    """
+
+    shape: CacheShape | None
+    reason: str | None
+    from_hidden: bool
+    longest: int | None = None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"decodes through model.generate, because {self.reason}"
+        state = "hidden states" if self.from_hidden else "full logits"
+        rows = "row by row" if self.longest is None else f"rows of up to {self.longest} tokens one by one"
+        rest = "" if self.longest is None else ", longer ones through model.generate"
+        return (
+            f"decodes {rows} with prompt cache, replay and slots{rest}; "
+            f"{self.shape.bytes_per_token:,} bytes of cache a token, replays from {state}"
+        )
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch off what a model does only in training, and put every part of it back as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class Executor:
+    """Runs a causal model on prompts and on the rows of a slot buffer.
+
+    Args:
+        model: A causal language model.
+        top: How many of the largest logits of a prefix are kept.
+
+    Attributes:
+        seconds: Wall-clock seconds spent inside the model so far.
+        passes: Forward passes so far.
+        start: What the decoder begins with where that is not the prompt.
+        starts_with_encoder: Whether prompts go through an encoder.
+    """
+
+    start: tuple[int, ...] | None = None
+    starts_with_encoder = False
+
+    def __init__(self, model: PreTrainedModel, *, top: int = TOP_CANDIDATES) -> None:
+        self.model = model
+        self.device = model.device
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        self.seconds = 0.0
+        self.passes = 0
+        self._top = top
+        self._body: Any = model
+        self._from_hidden = False
+        self._takes_positions = False
+        self.capabilities = self._probe()
+
+    @torch.inference_mode()
+    def prefill(self, suffixes: Sequence[Sequence[int]], prefix: Sequence[Segment] = ()) -> list[Prefilled]:
+        """Run prompts (or what is missing of them behind a common prefix) in one pass.
+
+        Rows are padded on the right, where causal attention cannot see the padding.
+
+        Args:
+            suffixes: Token ids of each row, none empty.
+            prefix: Keys and values of what stands before all of them.
+
+        Returns:
+            For each row the keys and values of its own tokens, and the state after its last token.
+        """
+        past = sum(segment.shape[3] for segment in prefix)
+        lengths = [len(suffix) for suffix in suffixes]
+        width = max(lengths)
+        ids = torch.zeros((len(suffixes), width), dtype=torch.long)
+        mask = torch.zeros((len(suffixes), past + width), dtype=torch.long)
+        for row, suffix in enumerate(suffixes):
+            ids[row, : len(suffix)] = torch.tensor(suffix)
+            mask[row, : past + len(suffix)] = 1
+        positions = torch.arange(past, past + width).expand(len(suffixes), width)
+        cache = assemble(prefix, len(suffixes), self.device)
+        states = self._forward(ids, mask, positions, cache)  # [rows, width, state]
+        return [
+            Prefilled(extract(cache, row, past, past + length), states[row, length - 1].clone())
+            for row, length in enumerate(lengths)
+        ]
+
+    def extend(self, tokens: Sequence[int], before: Sequence[Segment], cross: Segment | None) -> Segment:
+        """Keys and values of tokens behind stored ones: what was evicted is computed again."""
+        (result,) = self.prefill([tokens], before)
+        return result.segment
+
+    def other_start(self, params: GenerationParams) -> str | None:
+        """Why these parameters do not begin as the rows here do; None where they do, as without an encoder always."""
+        return None
+
+    def buffer(self, slots: int) -> SlotBuffer:
+        """An empty slot buffer for this model's rows."""
+        assert self.capabilities.shape is not None
+        return SlotBuffer(self.capabilities.shape, slots)
+
+    @torch.inference_mode()
+    def step(self, buffer: SlotBuffer, tokens: Sequence[int]) -> torch.Tensor:
+        """Run one token for each row of the buffer; the caller commits the step.
+
+        Returns:
+            The states after these tokens, ``[rows, state]``.
+        """
+        ids = torch.tensor(tokens, dtype=torch.long)[:, None]
+        positions = torch.tensor(buffer.lengths, dtype=torch.long)[:, None]
+        return self._forward(ids, buffer.attention_mask(), positions, buffer.cache)[:, -1]
+
+    @torch.inference_mode()
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """All logits in float32, ``[rows, vocab]``, from states ``[rows, state]``."""
+        if not self._from_hidden:
+            return states.float()
+        started = time.perf_counter()
+        logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
+        self.seconds += time.perf_counter() - started
+        return logits
+
+    def all_logits(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """All logits of stored states (each ``[state]``), on the host: ``[rows, vocab]``."""
+        rows: NDArray[np.float32] = self.logits(torch.stack(list(states))).cpu().numpy()
+        return rows
+
+    @torch.inference_mode()
+    def scores(self, states: torch.Tensor) -> list[NextTokenScores]:
+        """What is kept of each state ``[rows, state]``: the largest logits and their total."""
+        logits = self.logits(states)
+        top = torch.topk(logits, min(self._top, logits.shape[-1]), dim=-1)
+        values = top.values.cpu().numpy()
+        ids = top.indices.to(torch.int32).cpu().numpy()
+        totals = torch.logsumexp(logits, dim=-1).double().cpu().numpy()
+        # Copies: a view of one row would keep the memory of all rows of the pass for as long as it lives.
+        return [
+            NextTokenScores(values[row].copy(), ids[row].copy(), float(totals[row]), states[row].clone())
+            for row in range(len(states))
+        ]
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        """States of all positions, ``[rows, width, state]``: hidden states, or logits where those do not serve."""
+        inputs: dict[str, Any] = {
+            "input_ids": ids.to(self.device),
+            "attention_mask": mask.to(self.device),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if self._takes_positions:
+            inputs["position_ids"] = positions.to(self.device)
+        started = time.perf_counter()
+        output = self._body(**inputs)
+        states: torch.Tensor = output.last_hidden_state if self._from_hidden else output.logits
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - started
+        self.passes += 1
+        return states
+
+    def _probe(self) -> Capabilities:
+        """Try the model on two short rows of different lengths, together and alone."""
+        if "past_key_values" not in inspect.signature(self.model.forward).parameters:
+            return Capabilities(None, "its forward takes no past_key_values", False)
+        if is_fused(self.model):
+            return Capabilities(None, REASON, False)
+        try:
+            self._choose_body()
+            shape = self._probe_cache()
+            reason = shape if isinstance(shape, str) else self._probe_rows(shape)
+            longest = None if isinstance(shape, str) or reason is not None else self._probe_positions(shape)
+        except Exception as error:  # whatever a foreign cache does, it only means: take the plain path
+            return Capabilities(None, self._other_layers() or failure(error), False)
+        finally:
+            self.seconds, self.passes = 0.0, 0
+        if isinstance(shape, str) or reason is not None:
+            return Capabilities(None, reason, False)
+        return Capabilities(shape, None, self._from_hidden, longest)
+
+    def _probe_rows_ids(self) -> list[list[int]]:
+        """Two rows of harmless token ids that do not depend on any generator."""
+        return [
+            [3 + (7 * i + 11 * row) % (self.vocab_size - 3) for i in range(n)] for row, n in enumerate(PROBE_LENGTHS)
+        ]
+
+    @torch.inference_mode()
+    def _choose_body(self) -> None:
+        """Use the model below the output head where head(hidden) gives exactly the model's own logits."""
+        ids = torch.tensor([self._probe_rows_ids()[0]], device=self.device)
+        self._body, self._from_hidden = self.model, False
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        body, head = self.model.base_model, self.model.get_output_embeddings()
+        if body is self.model or head is None:
+            return
+        try:
+            hidden = body(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            same = torch.allclose(head(hidden), self.model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+        except Exception:  # a body that cannot be called alone is not used alone
+            return
+        if same:
+            self._body, self._from_hidden = body, True
+            self._takes_positions = "position_ids" in inspect.signature(body.forward).parameters
+
+    @torch.inference_mode()
+    def _probe_cache(self) -> CacheShape | str:
+        cache = assemble((), 1, self.device)
+        ids = torch.tensor([self._probe_rows_ids()[0]])
+        self._forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], cache)
+        return shape_of(cache)
+
+    @torch.inference_mode()
+    def _probe_rows(self, shape: CacheShape) -> str | None:
+        """Decode rows of different lengths in one buffer and compare with each row alone."""
+        rows = self._probe_rows_ids()
+        buffer = SlotBuffer(shape, len(rows))
+        for result in self.prefill(rows):
+            buffer.join([result.segment])
+        for step in range(2):
+            tokens = [3 + (5 * step + row) % (self.vocab_size - 3) for row in range(len(rows))]
+            buffer.reserve_step()
+            together = self.logits(self.step(buffer, tokens))
+            buffer.commit_step()
+            for row, token in enumerate(tokens):
+                rows[row].append(token)
+                alone = self.model(input_ids=torch.tensor([rows[row]], device=self.device)).logits[0, -1].float()
+                if not self._close(together[row], alone, shape):
+                    return "rows of different lengths in one batch change its logits"
+        return None
+
+    @torch.inference_mode()
+    def _probe_positions(self, shape: CacheShape) -> int | None:
+        """The longest row that leaves the others in its batch alone; None where every length does.
+
+        Rotary embeddings that are rescaled by the length of a text (longrope, dynamic) take the longest row's for all.
+        Positions are an argument, so no long text is needed to see it.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if not self._takes_positions or not isinstance(limit, int) or limit <= 2 * PROBE_LENGTHS[1]:
+            return None
+        row = self._probe_rows_ids()[1]
+        usual = self._beside(row, len(row))
+        if self._close(self._beside(row, limit), usual, shape):
+            return None
+        harmless, harmful = len(row), limit
+        while harmful - harmless > 1:
+            middle = (harmless + harmful) // 2
+            if self._close(self._beside(row, middle), usual, shape):
+                harmless = middle
+            else:
+                harmful = middle
+        return harmless
+
+    def _beside(self, row: Sequence[int], length: int) -> torch.Tensor:
+        """A row's logits ``[vocab]`` beside one that ends at position ``length`` - 1."""
+        ids = torch.tensor([row, row])
+        positions = torch.arange(len(row))
+        both = torch.stack((positions, positions + (length - len(row))))
+        states = self._forward(ids, torch.ones_like(ids), both, assemble((), len(ids), self.device))
+        return self.logits(states[:1, -1])[0]
+
+    def _other_layers(self) -> str | None:
+        """What the model's own cache holds beside keys and values; None if nothing does."""
+        try:
+            layers = DynamicCache(config=self.model.config.get_text_config()).layers
+        except Exception:  # a cache of another make
+            return None
+        others = sorted({type(layer).__name__ for layer in layers if not isinstance(layer, DynamicLayer)})
+        return f"its cache keeps a {others[0]}, whose state cannot be cut by position" if others else None
+
+    @staticmethod
+    def _close(together: torch.Tensor, alone: torch.Tensor, shape: CacheShape) -> bool:
+        """Equal up to what batch shapes change in the last bits of float32, or in half precision."""
+        tolerance = 1e-3 if shape.dtype == torch.float32 else 0.25
+        return torch.allclose(together, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
+
+
+def failure(error: Exception) -> str:
+    """The reason that an error gives for the plain path."""
+    return f"trying its cache failed ({type(error).__name__}: {error})"
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokenScores:
+    """The raw scores that follow one prefix, as much of them as picking needs.
+
+    Attributes:
+        values: The largest logits, descending, float32 ``[top]``.
+        ids: Their token ids, int32 ``[top]``.
+        log_total: Logarithm of the sum of exponentials over the whole vocabulary.
+        state: What gives all logits back: the hidden state ``[hidden]``, or the logits themselves.
+    """
+
+    values: NDArray[np.float32]
+    ids: NDArray[np.int32]
+    log_total: float
+    state: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.ids.nbytes + self.state.nbytes + 8

@@ -1,0 +1,68 @@
+"""From the text of a prompt to its token ids: special tokens, the context's length, what prompts share.
+
+The engine asks for ids here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from transformers import PreTrainedTokenizerBase
+
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.models.tokenization import Positions, TokenIds, encode
+
+
+class PromptEncoder:
+    """Tokenizes each prompt once.
+
+    Args:
+        tokenizer: The model's.
+        positions: How many tokens the model has room for.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: Positions) -> None:
+        self._tokenizer = tokenizer
+        self._positions = positions
+        self._special = tuple(token for token in tokenizer.all_special_tokens if token)
+        self._known: dict[tuple[str, bool, str], TokenIds] = {}
+
+    def encode(self, request: Request) -> TokenIds:
+        """The token ids of a request's prompt.
+
+        Raises:
+            DecodingError: The prompt is empty, or the model has no room for it and its new tokens.
+        """
+        add = request.add_special_tokens
+        if add is None:
+            add = not request.prompt.startswith(self._special)
+        key = (request.prompt, add, repr(request.encode_args) if request.encode_args else "")
+        ids = self._known.get(key)
+        if ids is None:
+            ids = self._known[key] = encode(self._tokenizer, request.prompt, add, request.encode_args)
+        self._check(request, len(ids))
+        return ids
+
+    def _check(self, request: Request, tokens: int) -> None:
+        if not tokens:
+            raise DecodingError(f"row {request.row}: the prompt is empty after tokenization")
+        problem = self._positions.problem(tokens, request.params.max_new_tokens)
+        if problem is not None:
+            raise DecodingError(f"row {request.row}: {problem}")
+
+
+def common_prefix(prompts: Iterable[TokenIds]) -> TokenIds:
+    """The longest run of tokens that all prompts begin with, shorter than each of them; empty for a single one.
+
+    >>> common_prefix([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3, 9)])
+    (1, 2)
+    """
+    ordered = list(prompts)
+    if len(ordered) < 2:
+        return ()
+    # whatever the first and the last in sorted order share, all between them share
+    first, last = min(ordered), max(ordered)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return first[: min(len(list(same)), min(map(len, ordered)) - 1)]

@@ -1,0 +1,108 @@
+"""What is asked of an engine and what comes back.
+
+A request is one row under one set of parameters. Requests of several trials are decoded together; the tag
+says whose they are. Nothing here knows how tokens are made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.errors import DecodingError
+
+FinishReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The text that followed one prompt.
+
+    Attributes:
+        text: The decoded new tokens, cut before the stop string, without special tokens.
+        token_ids: Every new token, the ending one included.
+        finish_reason: ``"eos"``, ``"stop"`` (a stop string or stop token sequence) or ``"length"``.
+        prompt_tokens: How many tokens the prompt had.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason = "eos"
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One row to be decoded under one set of parameters.
+
+    Attributes:
+        tag: Whose request it is (a trial number, a phase); cancelling works by tag.
+        row: The row's place in its task; the pair (tag, row, replicate) names the request.
+        prompt: Text that is ready for the model (chat template applied).
+        params: How its tokens are picked.
+        occurrence: How many earlier rows of the task have the same prompt (keys the noise).
+        replicate: Which repetition of the row this is; every replicate draws fresh noise.
+        add_special_tokens: Whether tokenizing adds BOS and the like; None adds them unless the text begins with a
+            special token itself, as text from most chat templates does.
+        encode_args: What else the tokenizer is called with, such as ``{"truncation": True, "max_length": 512}``.
+    """
+
+    tag: Hashable
+    row: int
+    prompt: str
+    params: GenerationParams
+    occurrence: int = 0
+    replicate: int = 0
+    add_special_tokens: bool | None = None
+    encode_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that has ended: with a completion, or with the reason why there is none."""
+
+    request: Request
+    completion: Completion | None
+    error: DecodingError | None = None
+
+
+def log_finished(logger: logging.Logger, finished: Iterable[Finished]) -> None:
+    """At the level DEBUG, say what each row's prompt was and what came of it."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    for item in finished:
+        request, completion = item.request, item.completion
+        # repr keeps a row on one line, and what a model writes from driving a terminal
+        outcome = f"failed: {item.error}"
+        if completion is not None:
+            outcome = f"{completion.text!r} ({len(completion.token_ids)} tokens, {completion.finish_reason})"
+        logger.debug("row %d, replicate %d: %r -> %s", request.row, request.replicate, request.prompt, outcome)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """The protocol of one method: whatever has it can be searched."""
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> Sequence[Completion]:
+        """Return one completion a prompt, in the order of the prompts."""
+        ...
+
+
+@runtime_checkable
+class RequestServer(Protocol):
+    """What the search drives: requests go in, finished ones come out as soon as they are ready."""
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests; earlier ones are served first."""
+        ...
+
+    def poll(self) -> list[Finished]:
+        """Work until at least one request has ended and return all that have; empty when none is queued."""
+        ...
+
+    def cancel(self, tag: Hashable) -> None:
+        """Drop all requests with this tag, in flight or queued; what they computed is kept."""
+        ...

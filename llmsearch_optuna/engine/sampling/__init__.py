@@ -1,0 +1,1 @@
+"""From next-token scores to the next token: parameters, logits processors, truncation, noise, beams, stops."""

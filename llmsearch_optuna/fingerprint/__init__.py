@@ -1,0 +1,1 @@
+"""What identifies functions, weights and data, and how two fingerprints differ."""

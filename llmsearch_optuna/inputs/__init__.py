@@ -1,1 +1,0 @@
-"""What a task is made of: rows, prompts, splits, and how functions of the user are told apart."""

@@ -1,0 +1,1 @@
+"""Metrics: built-in scores, adapters for foreign metrics, and checks of answers."""

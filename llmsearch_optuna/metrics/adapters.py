@@ -1,0 +1,79 @@
+"""The forms in which users bring a metric, each turned into one function of predictions, references and rows.
+
+What the function answers is judged elsewhere. Nothing is called while a form is recognised.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.metrics.checks import is_number, listed
+
+ScoreFunction = Callable[[Sequence[str], Sequence[Any], Sequence[Mapping[str, Any]]], Any]
+
+
+def adapted(function: Callable[..., Any]) -> ScoreFunction:
+    """Call the function in the form that its argument names tell."""
+    try:
+        names = set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # compiled functions have no signature
+        names = set()
+    if {"y_true", "y_pred"} <= names:
+        return lambda predictions, references, rows: function(
+            y_true=[
+                reference if isinstance(reference, Mapping) else row
+                for reference, row in zip(references, rows, strict=True)
+            ],
+            y_pred=list(predictions),
+        )
+    if {"predictions", "references"} <= names:
+        wants_rows = "rows" in names
+        return lambda predictions, references, rows: function(
+            predictions=list(predictions), references=list(references), **({"rows": list(rows)} if wants_rows else {})
+        )
+    return lambda predictions, references, rows: function(list(predictions), list(references))
+
+
+def computing(module: Any, *, key: str | None, per_row: bool | None, name: str) -> ScoreFunction:
+    """Call the object's ``compute`` on all rows, or once a row; ``key`` picks one of several results."""
+    options = _row_options(module)
+
+    def compute(predictions: Sequence[str], references: Sequence[Any], rows: object) -> Any:
+        results = module.compute(predictions=list(predictions), references=list(references), **options)
+        return _picked(results, key, name)
+
+    def compute_each(predictions: Sequence[str], references: Sequence[Any], rows: object) -> list[Any]:
+        pairs = zip(predictions, references, strict=True)
+        answers = [compute([prediction], [reference], rows) for prediction, reference in pairs]
+        return [answer if is_number(answer) else listed(answer)[0] for answer in answers]
+
+    return compute_each if per_row else compute
+
+
+def _row_options(module: Any) -> dict[str, Any]:
+    """Ask for scores by row where the module can give them (``evaluate``'s rouge)."""
+    for method in (getattr(module, "_compute", None), module.compute):
+        try:
+            if method is not None and "use_aggregator" in inspect.signature(method).parameters:
+                return {"use_aggregator": False}
+        except (TypeError, ValueError):
+            continue
+    return {}
+
+
+def _picked(results: Any, key: str | None, name: str) -> Any:
+    if not isinstance(results, Mapping):
+        return results
+    for candidate in (key,) if key is not None else (name, "score"):
+        if candidate in results:
+            return results[candidate]
+    if key is None and len(results) == 1:
+        return next(iter(results.values()))
+    wanted = f"has no result {key!r}" if key is not None else "gives several results"
+    raise InputError(
+        f"metric {name!r} {wanted}: choose one of {', '.join(map(str, results))} with "
+        f"metric=Metric.of(..., key={str(next(iter(results), name))!r}) of llmsearch_optuna.metrics.metric"
+    )

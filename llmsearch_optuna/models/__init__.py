@@ -1,0 +1,1 @@
+"""Loading models and tokenizers, quantized checkpoints included."""

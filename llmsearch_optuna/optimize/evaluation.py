@@ -1,0 +1,179 @@
+"""The rows that a study searches on: in which order, what is asked of an engine for them, and how they are scored.
+
+Row numbers are those of the task everywhere. Which parameters are tried, and when a trial ends, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
+from llmsearch_optuna.metrics.metric import Metric
+from llmsearch_optuna.optimize.objectives import Objectives
+from llmsearch_optuna.optimize.signals import stoppable
+from llmsearch_optuna.stats.jackknife import influences
+from llmsearch_optuna.stats.paired_tests import cluster_numbers
+from llmsearch_optuna.storage.records import Phase, RowRecord, mean
+from llmsearch_optuna.types import Direction
+
+LOOK_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The search rows in the study's permutation, and how they are scored.
+
+    Attributes:
+        order: Row numbers of the task, permuted.
+        prompts: Ready for the model, by row number (all rows of the task).
+        references: By row number.
+        columns: By row number.
+        occurrences: How many earlier rows have the same prompt, by row number.
+        add_special_tokens: Whether tokenizing adds special tokens to the prompt, by row number.
+        metric: Scores them.
+        objectives: What trials are told with, and in which directions.
+        encode_args: What else the tokenizer is called with.
+        folds: The fold of each row of the order; empty where there are none.
+        replicates: How often a row is decoded when something is sampled.
+        first_look: Rows before the first look.
+        look_every: Rows between two looks.
+    """
+
+    order: tuple[int, ...]
+    prompts: Sequence[str]
+    references: Sequence[Any]
+    columns: Sequence[Mapping[str, Any]]
+    occurrences: Sequence[int]
+    add_special_tokens: Sequence[bool]
+    metric: Metric
+    objectives: Objectives
+    encode_args: Mapping[str, Any] = field(default_factory=dict)
+    folds: tuple[int, ...] = ()
+    replicates: int = 1
+    first_look: int = LOOK_EVERY
+    look_every: int = LOOK_EVERY
+
+    @property
+    def direction(self) -> Direction:
+        """``"maximize"`` or ``"minimize"``: the metric's."""
+        return self.objectives.direction
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Row number -> place in the permutation."""
+        return {row: place for place, row in enumerate(self.order)}
+
+    @cached_property
+    def looks(self) -> list[int]:
+        """How many rows have been seen at each look; the last one is all of them."""
+        return [*range(self.first_look, len(self.order), self.look_every), len(self.order)]
+
+    def replicates_of(self, params: GenerationParams, first: int = 0, count: int | None = None) -> range:
+        """The replicate numbers that these parameters need; one is enough where nothing is sampled."""
+        return range(first, first + (self.replicates if count is None else count)) if is_random(params) else range(1)
+
+    def score(self, records: Sequence[RowRecord]) -> list[RowRecord]:
+        """The records with their scores; those of a corpus metric stay without.
+
+        Raises:
+            MetricError: The metric failed; names the row.
+        """
+        if self.metric.per_row is False or all(r.score is not None for r in records):
+            return list(records)
+        numbers = [r.row for r in records]
+        with stoppable():
+            scores = self.metric.score_rows(
+                [r.text or "" for r in records],
+                [self.references[n] for n in numbers],
+                [self.columns[n] for n in numbers],
+                numbers=numbers,
+            )
+        return [record.scored(score) for record, score in zip(records, scores, strict=True)]
+
+    def value(self, records: Sequence[RowRecord]) -> float:
+        """The score of all these records together: the mean, or the corpus metric's answer."""
+        if self.metric.per_row is False:
+            numbers = [r.row for r in records]
+            with stoppable():
+                return self.metric.score_corpus(
+                    [r.text or "" for r in records],
+                    [self.references[n] for n in numbers],
+                    [self.columns[n] for n in numbers],
+                    numbers=numbers,
+                )
+        return mean([r.score for r in records if r.score is not None])
+
+    def fold_values(self, records: Sequence[RowRecord]) -> list[float]:
+        """The score of each fold, from records of all rows; empty where there are no folds.
+
+        Raises:
+            MetricError: A corpus metric failed on the rows of a fold.
+        """
+        groups: list[list[RowRecord]] = [[] for _ in set(self.folds)]
+        for record in records if self.folds else ():
+            groups[self.folds[self.places[record.row]]].append(record)
+        return [self.value(group) for group in groups]
+
+
+def requests_for(
+    rows: Rows,
+    params: GenerationParams,
+    tag: tuple[Phase, int],
+    *,
+    order: Sequence[int] | None = None,
+    replicates: Sequence[int] | None = None,
+) -> list[Request]:
+    """All requests of one configuration, row by row, replicates together."""
+    return [
+        Request(
+            tag,
+            row,
+            rows.prompts[row],
+            params,
+            occurrence=rows.occurrences[row],
+            replicate=replicate,
+            add_special_tokens=rows.add_special_tokens[row],
+            encode_args=rows.encode_args,
+        )
+        for row in (rows.order if order is None else order)
+        for replicate in (rows.replicates_of(params) if replicates is None else replicates)
+    ]
+
+
+def prompt_table(
+    rows: Rows, records: Sequence[RowRecord], order: Sequence[int], distinct: Sequence[Hashable]
+) -> list[list[float]]:
+    """Scores [prompts][replicates]: rows with the same prompt count together, as their mean.
+
+    A corpus metric has no scores by row; there it is what each prompt does to the whole (see `influences`).
+
+    Args:
+        rows: Say how records are scored.
+        records: Of all rows of the order.
+        order: Row numbers.
+        distinct: Which prompt each row of the task has, by row number.
+
+    Raises:
+        MetricError: The corpus metric cannot be computed on parts of the rows.
+    """
+    labels = cluster_numbers([distinct[row] for row in order])
+    found: dict[int, dict[int, RowRecord]] = {}
+    for record in sorted(records, key=lambda r: r.replicate):
+        found.setdefault(record.replicate, {})[record.row] = record
+    replicates = [[of[row] for row in order] for of in found.values()]
+    if rows.metric.per_row is False:
+        columns = [influences(_score_of_places(rows, ordered), labels) for ordered in replicates]
+    else:
+        sizes = np.bincount(labels)
+        columns = [np.bincount(labels, np.array([r.score for r in of], dtype=np.float64)) / sizes for of in replicates]
+    return [list(values) for values in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _score_of_places(rows: Rows, records: Sequence[RowRecord]) -> Callable[[Sequence[int]], float]:
+    return lambda places: rows.value([records[place] for place in places])

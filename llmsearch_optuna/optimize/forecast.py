@@ -1,0 +1,535 @@
+"""What a study will take, from what a probe took: ranges, since pruning and reuse depend on what trials turn out.
+
+Plain arithmetic on a probe and a plan; nothing is decoded here. The upper ends are those of a study that prunes
+nothing and goes on sharing as little as its first trials do.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.optimize import nnls
+
+from llmsearch_optuna.engine.memory import bytes_in_use
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
+from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.optimize.evaluation import prompt_table, requests_for
+from llmsearch_optuna.optimize.plan import Plan, Prepared, check_numbers, prepare
+from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
+from llmsearch_optuna.optimize.selection import FINALISTS
+from llmsearch_optuna.optimize.throughput import MeteredServer, Span
+from llmsearch_optuna.optimize.trial_queue import first_candidate
+from llmsearch_optuna.space.space import Space
+from llmsearch_optuna.stats.power import Power, minimum_detectable
+from llmsearch_optuna.storage.records import Phase, RowRecord
+from llmsearch_optuna.types import Direction
+
+logger = logging.getLogger("llmsearch_optuna.forecast")
+
+LEAST_ROWS = 0.5
+"""Share of a searched trial's rows at the lower end. Measured: 0.84 in the demo, 0.33 in simulations of 40 trials."""
+
+LEAST_GROWTH = 0.55
+"""Distinct prefixes grow with this power of the trials at the lower end. Measured: 0.58 over the demo's 20 trials,
+where beams share nearly everything; wide spaces of sampling stay near 0.8."""
+
+_POINTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The least and the most that is to be expected."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        """End by end."""
+        return Range(self.low + other.low, self.high + other.high)
+
+    def times(self, factor: float) -> Range:
+        """Both ends times a factor."""
+        return Range(self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a study will take on this machine, as busy as it was during the probe.
+
+    Attributes:
+        n_trials: The study's trials.
+        probed_rows: How many decoded rows this rests on.
+        rows: Rows that are decoded, those of the verdict included (replicates count).
+        tokens: Generated tokens of these.
+        seconds: Wall-clock time with what earlier trials computed used again.
+        seconds_without_reuse: The same if every trial computed everything itself.
+        memory: Bytes that the process takes at its end, model and cache included.
+        memory_without_reuse: Bytes that it takes without a cache.
+        power: What the verdict will be able to find, seen from the probe's rows of the baseline: sentences for people;
+            None where they do not tell.
+    """
+
+    n_trials: int
+    probed_rows: int
+    rows: Range
+    tokens: Range
+    seconds: Range
+    seconds_without_reuse: Range
+    memory: Range
+    memory_without_reuse: float
+    power: str | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Forecast:
+        """Read what to_json gave."""
+        ranges = {name: Range(**value) for name, value in values.items() if isinstance(value, Mapping)}
+        return cls(**{**values, **ranges})
+
+    @property
+    def text(self) -> str:
+        """Two lines for people."""
+        without = Range(self.memory_without_reuse, self.memory_without_reuse)
+        return (
+            f"forecast for {self.n_trials} trials: {_counts(self.rows)} rows, {_counts(self.tokens)} tokens,\n"
+            f"{_in_unit(self.seconds, _TIMES)} ({_in_unit(self.seconds_without_reuse, _TIMES)} without reuse), "
+            f"{_in_unit(self.memory, _SIZES)} memory ({_in_unit(without, _SIZES)} without)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; seconds and bytes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """Decoded rows, and what they hold: generated tokens, and picks (tokens of all beams)."""
+
+    rows: Range
+    tokens: Range
+    picks: Range
+
+    def __add__(self, other: _Volume) -> _Volume:
+        return _Volume(self.rows + other.rows, self.tokens + other.tokens, self.picks + other.picks)
+
+
+def make_forecast(
+    probe: Probe, prepared: Prepared, *, n_trials: int, holdout_replicates: int, memory_in_use: int
+) -> Forecast:
+    """Extrapolate a probe to a whole study.
+
+    Args:
+        probe: What the first rows gave and took.
+        prepared: The study.
+        n_trials: Its total.
+        holdout_replicates: See `search`.
+        memory_in_use: Bytes that the process takes after the probe.
+    """
+    plan, lengths = prepared.plan, _Lengths(probe)
+    searched = _points(prepared.space, prepared.served.defaults) or list(probe.records)
+    trials = _trials(plan, lengths, searched, n_trials, prunes=prepared.judge is not None)
+    whole = trials + _verdict(plan, lengths, searched, holdout_replicates)
+    prompt = _mean(r.prompt_tokens for records in probe.records.values() for r in records)
+    prompts_once = prompt * (len(plan.rows.order) + len(plan.holdout))
+    shares = _computed_shares(probe, n_trials)
+    computed = Range(whole.picks.low * shares.low, whole.picks.high * shares.high)
+    costs = _costs(probe)
+    known = sum(span.computed for span in probe.spans) or 1.0
+    memory_before = memory_in_use - probe.cache_bytes
+    budget = getattr(prepared.served.engine, "cache_budget", 0)
+    cache = [min(budget, probe.cache_bytes * max(1.0, end / known)) for end in (computed.low, computed.high)]
+    return Forecast(
+        n_trials=n_trials,
+        probed_rows=sum(map(len, probe.records.values())),
+        rows=whole.rows,
+        tokens=whole.tokens,
+        seconds=_seconds(costs, Range(prompts_once, prompts_once), computed, whole.picks),
+        seconds_without_reuse=_seconds(costs, whole.rows.times(prompt), whole.picks, whole.picks),
+        memory=Range(memory_before + cache[0], memory_before + cache[1]),
+        memory_without_reuse=float(memory_before),
+    )
+
+
+class _Lengths:
+    """How many tokens a completion has, by kind of decoding where the probe had that kind."""
+
+    def __init__(self, probe: Probe) -> None:
+        found: dict[str, list[int]] = defaultdict(list)
+        for params, records in probe.records.items():
+            found[params.kind] += [max(1, len(r.token_ids)) for r in records]
+        self._by_kind = {kind: fmean(counts) for kind, counts in found.items() if counts}
+        self._anything = _mean(count for counts in found.values() for count in counts)
+
+    def of(self, params: GenerationParams) -> float:
+        """Expected tokens of one completion."""
+        return min(float(params.max_new_tokens), self._by_kind.get(params.kind, self._anything))
+
+
+def _points(space: Space, defaults: Mapping[str, Any]) -> list[GenerationParams]:
+    """Configurations drawn evenly from the space: what its trials are like on average."""
+    rng, make = np.random.default_rng(0), CandidateMaker(defaults)
+    found = []
+    for _ in range(_POINTS):
+        try:
+            candidate = make.of(space.at_random(rng))
+        except InputError:
+            continue
+        if candidate.generation is not None:
+            found.append(candidate.generation)
+    return found
+
+
+def _trials(
+    plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], n_trials: int, *, prunes: bool
+) -> _Volume:
+    always = [params for params in (plan.baseline, plan.greedy) if params is not None][:n_trials]
+    rows = len(plan.rows.order)
+    volume = _nothing()
+    for params in always:
+        volume += _volume([params], lengths, Range(rows, rows), plan.rows.replicates)
+    left = (n_trials - len(always)) * rows
+    return volume + _volume(
+        searched, lengths, Range(left * (LEAST_ROWS if prunes else 1.0), left), plan.rows.replicates
+    )
+
+
+def _verdict(plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], replicates: int) -> _Volume:
+    """Finalists that sample are decoded again, winner and baseline on the holdout; nothing where the baseline wins."""
+    sampling = [params for params in searched if is_random(params)]
+    again = Range(0, FINALISTS * len(plan.rows.order) if sampling else 0)
+    held = Range(0, len(plan.holdout))
+    return (
+        _volume(sampling or searched, lengths, again, replicates)
+        + _volume(searched, lengths, held, replicates)
+        + _volume([plan.baseline], lengths, held, replicates)
+    )
+
+
+def _volume(mix: Sequence[GenerationParams], lengths: _Lengths, rows: Range, replicates: int) -> _Volume:
+    """What so many rows hold when their configurations are these, in equal parts."""
+    repeats = [replicates if is_random(params) else 1 for params in mix]
+    tokens = [n * lengths.of(params) for n, params in zip(repeats, mix, strict=True)]
+    picks = [n * int(params.get("num_beams") or 1) for n, params in zip(tokens, mix, strict=True)]
+    return _Volume(rows.times(_mean(repeats)), rows.times(_mean(tokens)), rows.times(_mean(picks)))
+
+
+def _nothing() -> _Volume:
+    return _Volume(Range(0, 0), Range(0, 0), Range(0, 0))
+
+
+def _computed_shares(probe: Probe, n_trials: int) -> Range:
+    """The share of the picked tokens whose scores are computed and not known from before.
+
+    Distinct prefixes grow with a power of the number of trials. The probe gives that power for trials that know
+    nothing of each other; a search concentrates, and later trials share more.
+    """
+    if not probe.cache_bytes:
+        return Range(1.0, 1.0)
+    picked = sum(span.picked for span in probe.spans)
+    computed = min(picked, sum(span.computed for span in probe.spans))
+    begun = len(probe.records)
+    growth = 1.0
+    if begun > 1 and computed > 0:
+        growth = max(0.0, 1.0 + math.log(computed / picked) / math.log(begun))
+    return Range(float(n_trials ** (min(growth, LEAST_GROWTH) - 1.0)), float(n_trials ** (growth - 1.0)))
+
+
+def _costs(probe: Probe) -> tuple[float, float, float]:
+    """Seconds for a prompt token, a computed and a picked one: least squares over the probe's spans."""
+    work = np.array([[s.prompt_tokens, s.computed, s.picked] for s in probe.spans], dtype=np.float64).reshape(-1, 3)
+    seconds = np.array([s.seconds for s in probe.spans], dtype=np.float64)
+    if not len(seconds) or not work.any():
+        return 0.0, 0.0, 0.0
+    scale = np.maximum(work.sum(axis=0), 1.0)
+    found, _ = nnls(work / scale, seconds)
+    # The spans were measured, so their sum is right whatever the fit says about its parts.
+    explained = float(found.sum())
+    found *= float(seconds.sum()) / explained if explained > 0 else 0.0
+    return tuple(float(cost) for cost in found / scale)  # type: ignore[return-value]
+
+
+def _seconds(costs: tuple[float, float, float], prompts: Range, computed: Range, picked: Range) -> Range:
+    return prompts.times(costs[0]) + computed.times(costs[1]) + picked.times(costs[2])
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return fmean(found) if found else 1.0
+
+
+_TIMES = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
+_SIZES = ((1e8, 1e9, "GB"), (0.0, 1e6, "MB"))
+
+
+def _counts(counts: Range) -> str:
+    low, high = _rounded(counts.low), _rounded(counts.high)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _in_unit(found: Range, units: Sequence[tuple[float, float, str]]) -> str:
+    """``8–43 min``: both ends in the unit that suits the higher one (threshold, size, name), two digits each."""
+    _, size, name = next(unit for unit in units if found.high >= unit[0])
+    low, high = (_two_digits(end / size) for end in (found.low, found.high))
+    return f"{low} {name}" if low == high else f"{low}–{high} {name}"
+
+
+def _rounded(value: float) -> int:
+    """Two significant digits: more would claim too much."""
+    if value < 1:
+        return 0
+    unit = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return int(round(value / unit) * unit)
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}" if value < 9.95 else str(_rounded(value))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few rows under the study's first configurations gave and took.
+
+    Attributes:
+        records: What came of them, by configuration; rows that failed are left out.
+        spans: The work, piece by piece.
+        cache_bytes: What stored scores, keys and values take at its end.
+    """
+
+    records: Mapping[GenerationParams, Sequence[RowRecord]]
+    spans: Sequence[Span]
+    cache_bytes: int = 0
+
+
+def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
+    """Decode the rows of the first look under the configurations that a study begins with.
+
+    Args:
+        prepared: The study; with a user's own sampler only the baseline and greedy are known beforehand.
+        n_trials: The study's total.
+        in_flight: Trials that are begun before the first result is there.
+    """
+    rows, served = prepared.plan.rows, prepared.served
+    opening = enumerate(_opening(prepared, min(n_trials, in_flight)))
+    wanted = {_tag(number): params for number, params in opening if params is not None}
+    requests = [
+        request
+        for tag, params in wanted.items()
+        for request in requests_for(rows, params, tag, order=rows.order[: rows.looks[0]])
+    ]
+    records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
+    server, missing = MeteredServer(served.server, lambda: served.stats), len(requests)
+    server.submit(requests)
+    try:
+        while missing:
+            finished = server.poll()
+            if not finished:
+                raise DecodingError(f"the engine has nothing left to do, but {missing} rows have not come back")
+            missing -= len(finished)
+            for item in finished:
+                if item.completion is not None:
+                    records[item.request.params].append(RowRecord.of(item))
+    finally:
+        for tag in wanted:
+            server.cancel(tag)
+    return Probe(records, list(server.spans), int(served.stats.get("cache_bytes", 0)))
+
+
+def _opening(prepared: Prepared, count: int) -> Iterator[GenerationParams | None]:
+    """The parameters of the first trials; None where they are refused."""
+    plan, begun, known = prepared.plan, list[FrozenTrial](), set[str]()
+    for number in range(count):
+        candidate, _ = first_candidate(number, plan.baseline, plan.greedy, prepared.space, prepared.served.defaults)
+        if candidate is None and prepared.suggester is not None:
+            candidate = prepared.suggester.suggest(number, visible(begun, number, count), known)
+        if candidate is None:
+            return
+        yield candidate.generation
+        known.add(candidate.fingerprint)
+        begun.append(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(candidate.params),
+                distributions=dict(candidate.distributions),
+            )
+        )
+
+
+def _tag(number: int) -> tuple[Phase, int]:
+    return ("search", number)
+
+
+__all__ = ["Forecast", "forecast"]
+
+
+def forecast(
+    model: Any,
+    dataset: Any,
+    space: Any,
+    tokenizer: Any = None,
+    *,
+    prompt: Any = None,
+    reference: Any = None,
+    metric: Any = None,
+    direction: Direction | None = None,
+    objectives: Sequence[str] = ("score",),
+    baseline: Mapping[str, Any] | None = None,
+    n_trials: int | None = None,
+    sampler: Any = "tpe",
+    pruner: Any = "paired",
+    holdout: float = 0.3,
+    folds: int | None = None,
+    seed: int = 42,
+    batch_size: int | Literal["auto"] = "auto",
+    cache_budget: int | Literal["auto"] = "auto",
+    trials_in_flight: int = 4,
+    replicates: int = 1,
+    holdout_replicates: int = 3,
+    split: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
+    system: str | None = None,
+    chat_template: bool | Mapping[str, Any] | None = None,
+    postprocess: Callable[[str], str] | None = None,
+    max_prompt_tokens: float | None = None,
+    tokenizer_encode_args: Mapping[str, Any] | None = None,
+    tokenizer_decode_args: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    device_map: Any = None,
+    dtype: Any = None,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
+) -> Forecast:
+    """Say what a search with these arguments would take, from a few rows of its first trials.
+
+    These rows are decoded now; no study is made. An Engine that is given as the model remembers them, so a search
+    that follows with it does not compute them again.
+
+    Args:
+        model: As for `search`, and so are all other arguments.
+        dataset: See `search`.
+        space: See `search`.
+        tokenizer: See `search`.
+        prompt: See `search`.
+        reference: See `search`.
+        metric: See `search`.
+        direction: See `search`.
+        objectives: See `search`.
+        baseline: See `search`.
+        n_trials: See `search`.
+        sampler: See `search`.
+        pruner: See `search`.
+        holdout: See `search`.
+        folds: See `search`.
+        seed: See `search`.
+        batch_size: See `search`.
+        cache_budget: See `search`.
+        trials_in_flight: See `search`.
+        replicates: See `search`.
+        holdout_replicates: See `search`.
+        split: See `search`.
+        subset: See `search`.
+        limit: See `search`.
+        system: See `search`.
+        chat_template: See `search`.
+        postprocess: See `search`.
+        max_prompt_tokens: See `search`.
+        tokenizer_encode_args: See `search`.
+        tokenizer_decode_args: See `search`.
+        device: See `search`.
+        device_map: See `search`.
+        dtype: See `search`.
+        revision: See `search`.
+        adapter: See `search`.
+        gguf_file: See `search`.
+        trust_remote_code: See `search`.
+
+    Raises:
+        InputError: An argument cannot be used; says which and why.
+    """
+    check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
+    check_numbers(holdout_replicates=holdout_replicates)
+    prepared = prepare(
+        model,
+        dataset,
+        space,
+        tokenizer,
+        described={
+            "prompt": prompt,
+            "reference": reference,
+            "metric": metric,
+            "direction": direction,
+            "postprocess": postprocess,
+            "system": system,
+            "chat_template": chat_template,
+            "max_prompt_tokens": max_prompt_tokens,
+            "tokenizer_encode_args": tokenizer_encode_args,
+            "split": split,
+            "subset": subset,
+            "limit": limit,
+        },
+        engine={
+            "batch_size": batch_size,
+            "cache_budget": cache_budget,
+            "tokenizer_decode_args": tokenizer_decode_args,
+        },
+        loading={
+            "device": device,
+            "device_map": device_map,
+            "dtype": dtype,
+            "revision": revision,
+            "adapter": adapter,
+            "gguf_file": gguf_file,
+            "trust_remote_code": trust_remote_code,
+        },
+        baseline=baseline,
+        sampler=sampler,
+        pruner=pruner,
+        holdout=holdout,
+        seed=seed,
+        replicates=replicates,
+        folds=folds,
+        objectives=objectives,
+    )
+    total = prepared.total_trials(n_trials)
+    found = probe(prepared, n_trials=total, in_flight=trials_in_flight)
+    made = make_forecast(
+        found, prepared, n_trials=total, holdout_replicates=holdout_replicates, memory_in_use=bytes_in_use()
+    )
+    power = power_of(prepared.plan, found.records[prepared.plan.baseline], replicates=holdout_replicates)
+    return made if power is None else replace(made, power=power.text)
+
+
+def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> Power | None:
+    """What the verdict will be able to find; None where the baseline's scores do not tell.
+
+    Args:
+        plan: Says how rows are scored, and how many are held out.
+        baseline: Rows of the baseline, all or a few; without their scores, too.
+        replicates: How often a row of the holdout is decoded where something is sampled.
+    """
+    order = list(dict.fromkeys(record.row for record in baseline))
+    try:
+        table = prompt_table(plan.rows, plan.rows.score(baseline), order, plan.task.distinct)
+    except MetricError as error:
+        logger.info("what so many rows can show is not known: %s", error)
+        return None
+    if len(table) < 2:
+        return None
+    return minimum_detectable(
+        table,
+        rows=len(plan.holdout),
+        prompts=len({plan.task.distinct[row] for row in plan.holdout}),
+        replicates=replicates,
+        bounds=plan.rows.metric.bounds,
+    )

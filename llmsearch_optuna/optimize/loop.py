@@ -1,0 +1,202 @@
+"""The loop between the schedule, the engine and the trials.
+
+Trials are started as soon as they may, rows are handed to whoever asked for them, and waiting for other workers
+happens here and nowhere else. Which trial does what is decided in `schedule` and `trial`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from llmsearch_optuna import progress
+from llmsearch_optuna.engine.request import Finished, Request, RequestServer
+from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.optimize.request_queue import Feeder
+from llmsearch_optuna.optimize.signals import stop_if_asked, stoppable
+from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
+from llmsearch_optuna.optimize.trial_queue import Schedule
+from llmsearch_optuna.storage.leases import Claim, ClaimLostError
+from llmsearch_optuna.storage.records import Fence, Ledger, Phase, RowRecord
+from llmsearch_optuna.storage.trials import best_complete
+
+logger = logging.getLogger("llmsearch_optuna.optimize.loop")
+
+LOOK_FOR_WORK_SECONDS = 0.5
+WAIT_SECONDS = 0.2
+
+
+def run_trials(
+    schedule: Schedule,
+    feeder: Feeder,
+    make_run: Callable[[TrialJob, Claim], TrialRun],
+    observer: progress.Observer,
+    *,
+    deadline: float | None = None,
+) -> None:
+    """Work until the study has all its trials and none is under way, here or elsewhere.
+
+    Args:
+        schedule: Hands out trials.
+        feeder: Decodes their rows.
+        make_run: Makes a run of a job.
+        observer: Is told of every trial that ends here.
+        deadline: Reading of ``time.monotonic`` after which no new trial is begun.
+    """
+    runs: dict[Hashable, TrialRun] = {}
+    looked = -LOOK_FOR_WORK_SECONDS
+    try:
+        while True:
+            if len(runs) == 0 or time.monotonic() - looked >= LOOK_FOR_WORK_SECONDS:
+                _start_trials(schedule, feeder, make_run, runs, observer, deadline)
+                looked = time.monotonic()
+            if not runs:
+                if _is_done(schedule, deadline):
+                    return
+                with stoppable():
+                    time.sleep(WAIT_SECONDS)
+                continue
+            ended = _serve(feeder, runs)
+            for run in ended:
+                _close(run, feeder, runs, schedule, observer)
+            if ended:
+                looked = -LOOK_FOR_WORK_SECONDS
+    finally:
+        for tag in runs:
+            feeder.cancel(tag)
+
+
+def gather(
+    server: RequestServer,
+    ledger: Ledger,
+    phase: Phase,
+    wanted: Mapping[int, Sequence[Request]],
+    fence: Fence,
+) -> dict[int, list[RowRecord]]:
+    """Decode what of these requests is not in the ledger yet, and return the records of all, by trial number.
+
+    Raises:
+        ClaimLostError: Another worker has taken this over.
+    """
+    records: dict[int, dict[tuple[int, int], RowRecord]] = {}
+    missing = 0
+    for number, requests in wanted.items():
+        keys = {(r.row, r.replicate) for r in requests}
+        known = {(r.row, r.replicate): r for r in ledger.rows(phase, number)}
+        records[number] = {key: record for key, record in known.items() if key in keys}
+        left = [r for r in requests if (r.row, r.replicate) not in known]
+        missing += len(left)
+        server.submit(left)
+    try:
+        while missing:
+            with stoppable():
+                finished = server.poll()
+            if not finished:
+                raise DecodingError(f"the engine has nothing left to do, but {missing} rows have not come back")
+            for number, group in _by_number(finished).items():
+                new = [RowRecord.of(f) for f in group]
+                ledger.record(phase, number, new, fence=fence)
+                records[number].update({(r.row, r.replicate): r for r in new})
+                missing -= len(new)
+    finally:
+        for number in wanted:
+            server.cancel((phase, number))
+    return {number: [found[key] for key in sorted(found)] for number, found in records.items()}
+
+
+def _start_trials(
+    schedule: Schedule,
+    feeder: Feeder,
+    make_run: Callable[[TrialJob, Claim], TrialRun],
+    runs: dict[Hashable, TrialRun],
+    observer: progress.Observer,
+    deadline: float | None,
+) -> None:
+    while len(runs) < schedule.room():
+        stop_if_asked()  # a trial whose rows are all known never comes to the engine
+        work = schedule.next(may_create=not _is_late(deadline))
+        if work is None:
+            return
+        run = make_run(*work)
+        try:
+            requests = run.start()
+        except ClaimLostError:
+            continue
+        if run.end is not None:
+            _tell_end(run, schedule, observer)
+            continue
+        runs[run.tag] = run
+        feeder.add((run.look_of(request), request) for request in requests)
+
+
+def _serve(feeder: Feeder, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
+    """Hand out what has been decoded; returns the runs that have ended, or been lost, by it."""
+    with stoppable():
+        finished = feeder.poll()
+    if not finished:
+        waiting = ", ".join(str(run.job.number) for run in runs.values())
+        raise DecodingError(f"the engine has nothing left to do, but rows of trial {waiting} have not come back")
+    ended = []
+    groups: dict[Hashable, list[Finished]] = defaultdict(list)
+    for item in finished:
+        groups[item.request.tag].append(item)
+    for tag, group in groups.items():
+        run = runs.get(tag)
+        if run is None:
+            continue
+        try:
+            run.feed(group)
+        except ClaimLostError:
+            logger.info("trial %d was taken over by another worker; dropped here", run.job.number)
+            ended.append(run)
+        else:
+            if run.end is not None:
+                ended.append(run)
+    return ended
+
+
+def _close(
+    run: TrialRun,
+    feeder: Feeder,
+    runs: dict[Hashable, TrialRun],
+    schedule: Schedule,
+    observer: progress.Observer,
+) -> None:
+    feeder.cancel(run.tag)
+    del runs[run.tag]
+    if run.end is not None:
+        _tell_end(run, schedule, observer)
+
+
+def _tell_end(run: TrialRun, schedule: Schedule, observer: progress.Observer) -> None:
+    assert run.end is not None
+    best = best_complete(schedule.trials(), schedule.rows.direction)
+    observer.on(
+        progress.TrialEnded(
+            number=run.job.number,
+            state=run.end.state,
+            value=run.end.value,
+            reason=run.end.reason,
+            seconds=run.seconds,
+            is_best=best is not None and best.number == run.job.number,
+        )
+    )
+
+
+def _is_done(schedule: Schedule, deadline: float | None) -> bool:
+    return (schedule.is_over() or _is_late(deadline)) and schedule.all_ended()
+
+
+def _is_late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
+
+
+def _by_number(finished: Sequence[Finished]) -> dict[int, list[Finished]]:
+    groups: dict[int, list[Finished]] = defaultdict(list)
+    for item in finished:
+        tag = item.request.tag
+        assert isinstance(tag, tuple)
+        groups[tag[1]].append(item)
+    return groups

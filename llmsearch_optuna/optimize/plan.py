@@ -1,0 +1,289 @@
+"""What a study is, before anything is decoded: which rows, in which order, and what the first two trials are.
+
+Everything here follows from the arguments, so a study that is resumed gets the same plan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.evaluation import Rows, requests_for
+from llmsearch_optuna.optimize.objectives import Objectives
+from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.optimize.resolve_engine import Served, serve
+from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_suggester
+from llmsearch_optuna.space.space import BRANCH, Space
+from llmsearch_optuna.storage.records import Item
+from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.task.split import assign_folds, split_rows
+from llmsearch_optuna.task.task import PreparedTask, Task
+
+logger = logging.getLogger("llmsearch_optuna.optimize.plan")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from the arguments alone.
+
+    Attributes:
+        task: With its prompts, references and metric.
+        rows: The search rows, in the order in which every trial sees them.
+        holdout: Row numbers that no trial sees.
+        baseline: What trial 0 decodes with.
+        greedy: What trial 1 decodes with; None where that is the baseline.
+    """
+
+    task: PreparedTask
+    rows: Rows
+    holdout: tuple[int, ...]
+    baseline: GenerationParams
+    greedy: GenerationParams | None
+
+    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int, seed: int) -> None:
+        """Store what reports want to show, and every row of the task."""
+        opened.ledger.write_settings(
+            {
+                "model": served.name,
+                "data": self.task.name,
+                "metric": self.task.metric.name,
+                "metric_bounds": self.task.metric.bounds,
+                "direction": self.task.direction,
+                "objectives": self.rows.objectives.names,
+                "n_trials": n_trials,
+                "seed": seed,
+                "rows": {"search": len(self.rows.order), "holdout": len(self.holdout)},
+                "replicates": self.rows.replicates,
+                "baseline": self.baseline.canonical,
+                "model_defaults": readable(served.defaults),
+            }
+        )
+        parts: list[tuple[Literal["search", "holdout"], Sequence[int]]] = [
+            ("search", self.rows.order),
+            ("holdout", self.holdout),
+        ]
+        opened.ledger.write_items(
+            Item(
+                row=row,
+                part=part,
+                position=position,
+                prompt=self.task.prompts[row],
+                reference=self.task.references[row],
+                columns=self.task.rows[row],
+                occurrence=self.task.occurrences[row],
+            )
+            for part, order in parts
+            for position, row in enumerate(order)
+        )
+
+
+def make_plan(
+    task: PreparedTask,
+    served: Served,
+    space: Space,
+    baseline: Mapping[str, Any] | None,
+    holdout: float,
+    seed: int,
+    replicates: int,
+    folds: int | None,
+    pruner: PairedPruner | optuna.pruners.BasePruner | None,
+    objectives: Sequence[str] = ("score",),
+) -> Plan:
+    """Split the rows and settle the first two trials.
+
+    Raises:
+        InputError: max_new_tokens is missing, a prompt is too long for the model, or a share is out of range.
+    """
+    values = space.baseline_values(served.defaults, baseline)
+    first = GenerationParams.of(values, served.defaults)
+    useless = {
+        branch and f"branch {branch}": names for branch, names in inert_by_branch(space, served.defaults).items()
+    }
+    if warning := inert_warning(
+        {**useless, "the baseline": [name for name in first.inert if name in (baseline or {})]}
+    ):
+        logger.warning("%s", warning)
+    # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
+    greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
+    task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
+    order, locked = split_rows(task.distinct, holdout, seed)
+    rows = Rows(
+        order=order,
+        prompts=task.prompts,
+        references=task.references,
+        columns=task.rows,
+        occurrences=task.occurrences,
+        add_special_tokens=task.add_special_tokens,
+        metric=task.metric,
+        objectives=Objectives.of(objectives, task.direction),
+        encode_args=task.encode_args,
+        folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
+        replicates=replicates,
+        **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
+    )
+    if holdout and not locked:
+        logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
+    return Plan(task, rows, locked, first, None if greedy == first else greedy)
+
+
+def readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are set."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+DEFAULT_TRIALS = 40
+
+Judge = PairedPruner | optuna.pruners.BasePruner | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study before it begins.
+
+    Attributes:
+        plan: Which rows, in which order, and the first two trials.
+        served: The model, ready to decode.
+        space: Where configurations come from.
+        suggester: Chooses among them; None where the user gave a sampler.
+        judge: Stops hopeless trials; None stops none.
+    """
+
+    plan: Plan
+    served: Served
+    space: Space
+    suggester: Suggester | None
+    judge: Judge
+
+    def total_trials(self, n_trials: int | None) -> int:
+        """The study's total: what is asked for, else a whole grid, else 40."""
+        if n_trials is not None:
+            return n_trials
+        if not isinstance(self.suggester, GridSuggester):
+            return DEFAULT_TRIALS
+        first = {p.fingerprint for p in (self.plan.baseline, self.plan.greedy) if p is not None}
+        return len(first) + self.suggester.untried(first)
+
+
+def prepare(
+    model: Any,
+    dataset: Any,
+    space: Any,
+    tokenizer: Any,
+    *,
+    described: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    loading: Mapping[str, Any],
+    baseline: Mapping[str, Any] | None,
+    sampler: Any,
+    pruner: Any,
+    holdout: float,
+    seed: int,
+    replicates: int,
+    folds: int | None,
+    objectives: Sequence[str],
+) -> Prepared:
+    """Check the arguments of `search`, load the model, and plan.
+
+    Args:
+        model: See `search`, as the arguments that are not named here.
+        dataset: See `search`.
+        space: See `search`.
+        tokenizer: See `search`.
+        described: What describes the task (see `Task.of`).
+        engine: How its engine is made (see `serve`).
+        loading: How the model is loaded (see `serve`).
+        baseline: See `search`.
+        sampler: See `search`.
+        pruner: See `search`.
+        holdout: See `search`.
+        seed: See `search`.
+        replicates: See `search`.
+        folds: See `search`.
+        objectives: See `search`.
+
+    Raises:
+        InputError: An argument cannot be used; says which and why.
+    """
+    judge = _judge(pruner, objectives)
+    checked = Space.of(space)
+    task = Task.of(dataset, **described).read()  # a mistyped path is said at once, not after minutes of loading
+    served = serve(model, tokenizer, engine=engine, loading=loading)
+    ready = task.prepare(served.tokenizer)
+    plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)
+    served.expect(requests_for(plan.rows, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
+    suggester = None
+    if isinstance(sampler, str):
+        suggester = make_suggester(
+            sampler,  # type: ignore[arg-type]  # an unknown name is refused there
+            checked,
+            seed=seed,
+            direction=plan.rows.objectives.directions,
+            defaults=served.defaults,
+        )
+    return Prepared(plan, served, checked, suggester, judge)
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Raise InputError unless all that are given are whole numbers from 1 on."""
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name}={value!r} must be a whole number from 1 on")
+
+
+def _judge(pruner: Any, objectives: Sequence[str]) -> Judge:
+    if not Objectives.of(objectives, "maximize").is_single:
+        if pruner in ("paired", "none"):
+            return None
+        raise InputError(f"pruner={pruner!r}: a study with several objectives prunes nothing; leave pruner= out")
+    if isinstance(pruner, PairedPruner | optuna.pruners.BasePruner):
+        return pruner
+    if pruner == "paired":
+        return PairedPruner()
+    if pruner == "none":
+        return None
+    raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")
+
+
+POINTS = 32
+"""Points that are drawn for each branch."""
+
+
+def inert_by_branch(space: Space, defaults: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The parameters that have no effect at any point that was drawn, by branch (``""`` where there is only one).
+
+    >>> space = Space.of([{"max_new_tokens": 9, "temperature": 0.5}, {"max_new_tokens": 9, "do_sample": True}])
+    >>> inert_by_branch(space, {})
+    {'default': ('temperature',), 'sampling': ()}
+
+    Args:
+        space: What is searched.
+        defaults: The model's generation configuration.
+    """
+    rng = np.random.default_rng(0)
+    inert: dict[str, set[str]] = defaultdict(set)
+    useful: dict[str, set[str]] = defaultdict(set)
+    for _ in range(POINTS * max(1, len(space.branches))):
+        try:
+            point = space.at_random(rng)
+            params = GenerationParams.of(point.values, defaults)
+        except InputError:  # a combination that is refused fails its own trial
+            continue
+        branch = str(point.params.get(BRANCH, ""))
+        inert[branch].update(params.inert)
+        useful[branch].update(params)
+    return {branch: tuple(sorted(inert[branch] - useful[branch])) for branch in sorted(inert)}
+
+
+def inert_warning(by_place: Mapping[str, Iterable[str]]) -> str | None:
+    """The warning that names what has no effect, by place; None where everything has one."""
+    listed = {place: ", ".join(names) for place, names in by_place.items()}
+    told = [f"{names} ({place})" if place else names for place, names in listed.items() if names]
+    return f"without effect beside the other parameters, and left out: {'; '.join(told)}" if told else None

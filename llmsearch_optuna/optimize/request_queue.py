@@ -1,0 +1,53 @@
+"""Hands an engine just enough requests: the rows that decide something soonest go first.
+
+A row behind a look that may end its trial is worth less than one before it, so all trials in flight take their first
+look before any takes its second, and what has not been handed over when a trial ends costs nothing. The order only
+saves work; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from itertools import count
+
+from llmsearch_optuna.engine.request import Finished, Request, RequestServer
+
+
+class Feeder:
+    """A queue in front of a request server.
+
+    Args:
+        server: Decodes.
+        capacity: How many requests it can make use of at the moment; more are held back.
+    """
+
+    def __init__(self, server: RequestServer, capacity: Callable[[], int]) -> None:
+        self._server = server
+        self._capacity = capacity
+        self._waiting: list[tuple[int, int, Request]] = []
+        self._handed: Counter[Hashable] = Counter()
+        self._arrivals = count()
+
+    def add(self, requests: Iterable[tuple[int, Request]]) -> None:
+        """Queue requests, each with its urgency: a lower number goes first, equal ones in the order of arrival."""
+        for urgency, request in requests:
+            heapq.heappush(self._waiting, (urgency, next(self._arrivals), request))
+
+    def poll(self) -> list[Finished]:
+        """Keep the server busy until at least one request has ended; empty when there is none left."""
+        room = self._capacity() - self._handed.total()
+        chosen = [heapq.heappop(self._waiting)[2] for _ in range(min(room, len(self._waiting)))]
+        self._handed.update(request.tag for request in chosen)
+        self._server.submit(chosen)
+        finished = self._server.poll()
+        self._handed.subtract(item.request.tag for item in finished)
+        return finished
+
+    def cancel(self, tag: Hashable) -> None:
+        """Drop all requests with this tag."""
+        self._waiting = [item for item in self._waiting if item[2].tag != tag]
+        heapq.heapify(self._waiting)
+        del self._handed[tag]
+        self._server.cancel(tag)

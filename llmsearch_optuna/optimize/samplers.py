@@ -1,0 +1,251 @@
+"""Which configuration trial n tries: a function of the seed, of n, and of the trials that n may see.
+
+Every suggestion is made on an in-memory study that holds exactly that view, by a sampler seeded for n alone, so a
+study that was killed goes on as if nothing had happened. A configuration that is known already is drawn again.
+Nothing here decodes, stores or looks at a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.space.space import Space, Suggestion
+from llmsearch_optuna.storage.optuna_logging import quiet_optuna
+from llmsearch_optuna.types import Direction
+
+STARTUP_TRIALS = 10
+"""So many finished trials are wanted before TPE models anything; until then it draws at random."""
+
+TPE_REDRAWS = 4
+RANDOM_REDRAWS = 200
+
+SamplerName = Literal["tpe", "random", "grid"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration to try, and how Optuna stores it.
+
+    Attributes:
+        params: What Optuna stores, by Optuna's names.
+        distributions: The distributions of these parameters.
+        values: What was asked for, searched and fixed values together.
+        generation: The checked parameters; None where they were refused.
+        refusal: Why they were refused.
+    """
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    values: Mapping[str, Any]
+    generation: GenerationParams | None
+    refusal: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for configurations that decode the same."""
+        if self.generation is not None:
+            return self.generation.fingerprint
+        text = json.dumps(dict(self.values), sort_keys=True, default=str)
+        return f"refused {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+class Suggester(Protocol):
+    """Suggests one configuration a trial."""
+
+    def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
+        """Return a configuration whose fingerprint is not known, or None when there is none left.
+
+        Args:
+            number: The number of the trial that will try it.
+            seen: What this trial may see (see `visible`).
+            known: Fingerprints of all trials before it.
+        """
+        ...
+
+
+def make_suggester(
+    sampler: SamplerName,
+    space: Space,
+    *,
+    seed: int,
+    direction: Direction | Sequence[Direction],
+    defaults: Mapping[str, Any],
+) -> Suggester:
+    """The suggester of this name.
+
+    Args:
+        sampler: ``"tpe"``, ``"random"`` or ``"grid"``.
+        space: Where configurations come from.
+        seed: The study's seed.
+        direction: ``"maximize"`` or ``"minimize"``; one a value where trials are told with several.
+        defaults: The model's generation configuration, laid under every configuration.
+
+    Raises:
+        InputError: No such sampler, or a grid over a space without end.
+    """
+    make = CandidateMaker(defaults)
+    if sampler == "tpe":
+        return TpeSuggester(space, make, seed=seed, direction=direction)
+    if sampler == "random":
+        return RandomSuggester(space, make, seed=seed)
+    if sampler == "grid":
+        return GridSuggester(space, make, seed=seed)
+    raise InputError(f"sampler={sampler!r} is unknown; give 'tpe', 'random', 'grid' or an Optuna sampler")
+
+
+def visible(trials: Sequence[FrozenTrial], number: int, in_flight: int) -> list[FrozenTrial]:
+    """What trial ``number`` may see: trials up to number - in_flight as they ended, later ones as running.
+
+    The later ones may have ended by now or not; that depends on time, so only their parameters are shown.
+    """
+    settled = max(0, number - in_flight + 1)
+    return [_as_settled(t) for t in trials[:settled]] + [_as_running(t) for t in trials[settled:number]]
+
+
+class CandidateMaker:
+    """Turns points of a space into candidates.
+
+    Args:
+        defaults: The model's generation configuration.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any]) -> None:
+        self._defaults = dict(defaults)
+
+    def of(self, point: Suggestion) -> Candidate:
+        """The candidate of one point."""
+        params, distributions, values = point
+        try:
+            generation = GenerationParams.of(values, self._defaults)
+        except InputError as refusal:
+            return Candidate(params, distributions, values, None, str(refusal))
+        return Candidate(params, distributions, values, generation)
+
+
+class TpeSuggester:
+    """TPE on the visible trials; a known configuration is drawn again a few times, then at random."""
+
+    def __init__(
+        self, space: Space, make: CandidateMaker, *, seed: int, direction: Direction | Sequence[Direction]
+    ) -> None:
+        self._space = space
+        self._make = make
+        self._seed = seed
+        self._directions = [direction] if isinstance(direction, str) else list(direction)
+        self._random = RandomSuggester(space, make, seed=seed)
+
+    def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
+        for candidate in self._draws(number, seen):
+            if candidate.fingerprint not in known:
+                return candidate
+        return self._random.suggest(number, seen, known)
+
+    def _draws(self, number: int, seen: Sequence[FrozenTrial]) -> Iterator[Candidate]:
+        with quiet_optuna():
+            study = optuna.create_study(directions=self._directions, sampler=_tpe(seed_of(self._seed, number, "tpe")))
+            study.add_trials(seen)
+            for _ in range(1 + TPE_REDRAWS):
+                # A draw that is known stays in this study as running: the next draw keeps away from it.
+                trial = study.ask()
+                try:
+                    values = self._space.suggest(trial)
+                except InputError as refusal:
+                    yield _refused(refusal)
+                    continue
+                frozen = study.get_trials(deepcopy=False)[-1]
+                yield self._make.of(Suggestion(dict(frozen.params), dict(frozen.distributions), values))
+
+
+class RandomSuggester:
+    """Uniform draws; where the space has an end, what is left of it is listed once draws repeat themselves."""
+
+    def __init__(self, space: Space, make: CandidateMaker, *, seed: int) -> None:
+        self._space = space
+        self._make = make
+        self._seed = seed
+
+    def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
+        rng = np.random.default_rng(seed_of(self._seed, number, "random"))
+        for _ in range(RANDOM_REDRAWS):
+            try:
+                candidate = self._make.of(self._space.at_random(rng))
+            except InputError as refusal:
+                candidate = _refused(refusal)
+            if candidate.fingerprint not in known:
+                return candidate
+        if not self._space.is_exhaustible:
+            return None
+        return next((c for c in map(self._make.of, self._space.combinations()) if c.fingerprint not in known), None)
+
+
+class GridSuggester:
+    """Every point of the space once, in an order drawn from the seed; points that decode the same count once."""
+
+    def __init__(self, space: Space, make: CandidateMaker, *, seed: int) -> None:
+        if not space.is_exhaustible:
+            next(space.combinations())
+        self._candidates = sorted(
+            map(make.of, space.combinations()),
+            key=lambda c: hashlib.sha256(f"{seed} {c.fingerprint}".encode()).digest(),
+        )
+
+    def untried(self, known: Collection[str]) -> int:
+        """How many configurations of the grid are not among the known ones."""
+        return len({candidate.fingerprint for candidate in self._candidates} - set(known))
+
+    def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
+        return next((c for c in self._candidates if c.fingerprint not in known), None)
+
+
+def seed_of(seed: int, number: int, purpose: str) -> int:
+    """A 32-bit seed for one purpose of one trial."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number} {purpose}".encode()).digest()[:4], "big")
+
+
+def same_point(space: Space, generation: GenerationParams, make: CandidateMaker) -> Candidate | None:
+    """The branch without searched parameters that decodes as these do: lets TPE learn from the first two trials."""
+    for branch in space.branches:
+        point = None if branch.distributions else space.encode(branch.fixed, branch.label)
+        if point is not None and (candidate := make.of(point)).generation == generation:
+            return candidate
+    return None
+
+
+def _refused(refusal: InputError) -> Candidate:
+    """What a function that is a space gives when it returns something that cannot be decoded with."""
+    return Candidate({}, {}, {}, None, str(refusal))
+
+
+def _tpe(seed: int) -> optuna.samplers.TPESampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Without `group` one trial that lacks a parameter (the baseline, a branch) switches multivariate TPE off.
+        return optuna.samplers.TPESampler(multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS, seed=seed)
+
+
+def _as_settled(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.values is None:
+        return create_trial(state=TrialState.FAIL, params=dict(trial.params), distributions=dict(trial.distributions))
+    return create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=dict(trial.params),
+        distributions=dict(trial.distributions),
+        intermediate_values=dict(trial.intermediate_values),
+    )
+
+
+def _as_running(trial: FrozenTrial) -> FrozenTrial:
+    return create_trial(state=TrialState.RUNNING, params=dict(trial.params), distributions=dict(trial.distributions))

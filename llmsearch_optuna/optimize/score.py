@@ -1,0 +1,230 @@
+"""Scores one set of parameters on a dataset, without a study: before tuning, after tuning, on other rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution
+
+from llmsearch_optuna.engine.request import Completion, Request, RequestServer
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
+from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.optimize.plan import inert_warning
+from llmsearch_optuna.optimize.resolve_engine import serve
+from llmsearch_optuna.storage.records import RowRecord, mean
+from llmsearch_optuna.task.task import PreparedTask, Task
+from llmsearch_optuna.types import Direction
+
+logger = logging.getLogger("llmsearch_optuna.optimize.score")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one set of parameters does on a dataset.
+
+    Attributes:
+        score: The mean over the rows, or the corpus metric's answer.
+        scores: One a row (mean over the replicates), in the order of the data; empty for a corpus metric.
+        completions: One a row (the first replicate), in the order of the data.
+        params: Everything that was decoded with, the model's own defaults included.
+        prompts: What the model saw.
+        references: What the metric compared with.
+    """
+
+    score: float
+    scores: tuple[float, ...]
+    completions: tuple[Completion, ...]
+    params: Mapping[str, Any]
+    prompts: tuple[str, ...]
+    references: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return f"Score(score={self.score:.6g}, rows={len(self.completions)}, params={dict(self.params)!r})"
+
+
+def score(
+    model: Any,
+    dataset: Any,
+    params: Mapping[str, Any],
+    tokenizer: Any = None,
+    *,
+    prompt: Any = None,
+    reference: Any = None,
+    metric: Any = None,
+    direction: Direction | None = None,
+    replicates: int = 1,
+    batch_size: int | Literal["auto"] = "auto",
+    cache_budget: int | Literal["auto"] = "auto",
+    split: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
+    system: str | None = None,
+    chat_template: bool | Mapping[str, Any] | None = None,
+    postprocess: Callable[[str], str] | None = None,
+    max_prompt_tokens: float | None = None,
+    tokenizer_encode_args: Mapping[str, Any] | None = None,
+    tokenizer_decode_args: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    device_map: Any = None,
+    dtype: Any = None,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
+    on_row: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Decode every row under one set of parameters, and score it.
+
+    Args:
+        model: As for `search`; an Engine keeps its cache between calls.
+        dataset: As for `search`.
+        params: Generation parameters, laid over the model's generation configuration.
+        tokenizer: As for `search`.
+        prompt: As for `search`.
+        reference: As for `search`.
+        metric: As for `search`.
+        direction: As for `search`.
+        replicates: How often a row is decoded when something is sampled.
+        batch_size: As for `search`.
+        cache_budget: As for `search`.
+        split: As for `search`.
+        subset: As for `search`.
+        limit: As for `search`.
+        system: As for `search`.
+        chat_template: As for `search`.
+        postprocess: As for `search`.
+        max_prompt_tokens: As for `search`.
+        tokenizer_encode_args: As for `search`.
+        tokenizer_decode_args: As for `search`.
+        device: As for `search`.
+        device_map: As for `search`.
+        dtype: As for `search`.
+        revision: As for `search`.
+        adapter: As for `search`.
+        gguf_file: As for `search`.
+        trust_remote_code: As for `search`.
+        on_row: Called with (rows done, rows in all) as rows end.
+
+    Raises:
+        InputError: An argument cannot be used.
+        DecodingError: A row could not be decoded, or the metric failed on it; names the row.
+    """
+    task = Task.of(
+        dataset,
+        prompt=prompt,
+        reference=reference,
+        metric=metric,
+        direction=direction,
+        postprocess=postprocess,
+        system=system,
+        chat_template=chat_template,
+        max_prompt_tokens=max_prompt_tokens,
+        tokenizer_encode_args=tokenizer_encode_args,
+        split=split,
+        subset=subset,
+        limit=limit,
+    )
+    _refuse_space(params)
+    task = task.read()  # a mistyped path is said at once, not after minutes of loading
+    served = serve(
+        model,
+        tokenizer,
+        engine={
+            "batch_size": batch_size,
+            "cache_budget": cache_budget,
+            "tokenizer_decode_args": tokenizer_decode_args,
+        },
+        loading={
+            "device": device,
+            "device_map": device_map,
+            "dtype": dtype,
+            "revision": revision,
+            "adapter": adapter,
+            "gguf_file": gguf_file,
+            "trust_remote_code": trust_remote_code,
+        },
+    )
+    checked = GenerationParams.of(params, served.defaults)
+    checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
+    if warning := inert_warning({"": checked.inert}):
+        logger.warning("%s", warning)
+    prepared = task.prepare(served.tokenizer)
+    prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
+    return _score(prepared, served.server, checked, replicates, on_row)
+
+
+def _refuse_space(params: Any) -> None:
+    """Raise InputError where this is what `search` takes: branches, a function, a space, or a dict that searches."""
+    searched = isinstance(params, Mapping) and [n for n, v in params.items() if isinstance(v, BaseDistribution)]
+    if not isinstance(params, Mapping) or searched:
+        what = f"{', '.join(map(str, searched))} is to be searched" if searched else f"params={params!r} is no dict"
+        raise InputError(f"{what}: score takes one set of generation parameters; search takes spaces")
+
+
+def _score(
+    task: PreparedTask,
+    server: RequestServer,
+    params: GenerationParams,
+    replicates: int,
+    on_row: Callable[[int, int], None] | None,
+) -> Score:
+    repeats = range(replicates if is_random(params) else 1)
+    tag = object()
+    requests = [
+        Request(
+            tag,
+            row,
+            task.prompts[row],
+            params,
+            occurrence=task.occurrences[row],
+            replicate=replicate,
+            add_special_tokens=task.add_special_tokens[row],
+            encode_args=task.encode_args,
+        )
+        for row in range(len(task))
+        for replicate in repeats
+    ]
+    records = _decode(server, requests, tag, on_row)
+    scores: list[float] = []
+    values: list[float] = []
+    for replicate in repeats:
+        texts = [records[row, replicate].text or "" for row in range(len(task))]
+        if task.metric.per_row is False:
+            values.append(task.metric.score_corpus(texts, task.references, task.rows))
+        else:
+            scores += task.metric.score_rows(texts, task.references, task.rows)
+    by_row = [mean(scores[row :: len(task)]) for row in range(len(task))] if scores else []
+    return Score(
+        score=mean(by_row) if by_row else mean(values),
+        scores=tuple(by_row),
+        completions=tuple(records[row, 0].completion for row in range(len(task))),
+        params=params.canonical,
+        prompts=task.prompts,
+        references=task.references,
+    )
+
+
+def _decode(
+    server: RequestServer, requests: list[Request], tag: object, on_row: Callable[[int, int], None] | None
+) -> dict[tuple[int, int], RowRecord]:
+    records: dict[tuple[int, int], RowRecord] = {}
+    server.submit(requests)
+    try:
+        while len(records) < len(requests):
+            finished = server.poll()
+            if not finished:
+                raise DecodingError(f"the engine returned {len(records)} of {len(requests)} rows")
+            for item in finished:
+                record = RowRecord.of(item)
+                if record.error is not None:
+                    raise DecodingError(f"row {record.row}: {record.error}")
+                records[record.row, record.replicate] = record
+            if on_row is not None:
+                on_row(len(records), len(requests))
+    finally:
+        server.cancel(tag)
+    return records

@@ -1,0 +1,306 @@
+"""From the last trial to the verdict: finalists are scored again, the winner is stored, the holdout is looked at.
+
+The order is what makes the verdict honest, so it is kept through crashes: the winner is in the database before the
+first holdout row is decoded, and an interrupted look is the one that is finished. How scores are compared stands in
+`finalists` and `verdict`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from llmsearch_optuna import progress
+from llmsearch_optuna.engine.request import RequestServer
+from llmsearch_optuna.engine.sampling.params import is_random
+from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.optimize.evaluation import Rows, prompt_table, requests_for
+from llmsearch_optuna.optimize.loop import gather
+from llmsearch_optuna.optimize.signals import stoppable
+from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
+from llmsearch_optuna.stats.verdict import (
+    Verdict,
+    baseline_won,
+    compare,
+    compare_corpus,
+    no_holdout_verdict,
+    optimism,
+    unscored_verdict,
+)
+from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
+from llmsearch_optuna.storage.records import Look, Phase, RowRecord, mean, score_table
+from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.storage.trials import params_of, score_of
+
+logger = logging.getLogger("llmsearch_optuna.optimize.selection")
+
+FINALISTS = 3
+THE_VERDICT = -1
+"""The claim's number: one worker decides, the others wait."""
+
+WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decider:
+    """Decides a study whose trials have ended.
+
+    Attributes:
+        opened: The study.
+        session: This worker.
+        server: Decodes.
+        rows: The search rows.
+        holdout: Row numbers that no trial has seen.
+        distinct: Which distinct prompt each row of the task has.
+        replicates: How often a row is decoded for this when something is sampled.
+        margin: See `search`.
+        seed: Of the sampled permutations.
+        observer: Is told when the holdout is looked at.
+    """
+
+    opened: OpenedStudy
+    session: Session
+    server: RequestServer
+    rows: Rows
+    holdout: Sequence[int]
+    distinct: Sequence[Hashable]
+    replicates: int
+    margin: float | None
+    seed: int
+    observer: progress.Observer
+
+    def decide(self) -> None:
+        """Store the winner and the verdict; does nothing where the study has not changed since the last one.
+
+        A worker that was away for longer than its lease may find that another one has taken this over: it waits for
+        that one like any other worker, and finds what it has stored.
+        """
+        while True:
+            try:
+                self._decide(self._claim())
+            except ClaimLostError:
+                logger.info("the verdict was taken over by another worker; waiting for it")
+            else:
+                return
+
+    def _decide(self, claim: Claim) -> None:
+        trials = self.opened.study.get_trials(deepcopy=False)
+        scores = {t.number: score_of(t) for t in trials if t.state is TrialState.COMPLETE}
+        values = {number: score for number, score in scores.items() if score is not None}
+        if not values:
+            logger.warning("no trial is complete, so there is nothing to choose from")
+            return
+        last = self._last_look()
+        if last is not None and last.verdict is None:
+            last = self._finish(last, trials, claim)
+        if last is not None and last.trials == len(trials):
+            return
+        selection = self._select(trials, values, claim)
+        shown = selection.to_json()
+        if last is not None and last.winner == selection.winner:
+            self.opened.ledger.write_look(replace(last, trials=len(trials), selection=shown), fence=claim)
+            return
+        look = Look(1 if last is None else last.look + 1, selection.winner, len(trials), shown)
+        self.opened.ledger.write_look(look, fence=claim)
+        self._finish(look, trials, claim)
+
+    def _claim(self) -> Claim:
+        while (claim := self.session.claim(THE_VERDICT)) is None:
+            with stoppable():
+                time.sleep(WAIT_SECONDS)
+        return claim
+
+    def _last_look(self) -> Look | None:
+        looks = self.opened.ledger.looks()
+        return looks[-1] if looks else None
+
+    def _select(self, trials: Sequence[FrozenTrial], values: Mapping[int, float], claim: Claim) -> Selection:
+        """Score the finalists on fresh replicates and choose among them."""
+        always = [t.number for t in trials if t.user_attrs.get("role") in ("baseline", "greedy")]
+        numbers = choose_finalists(values, direction=self.rows.direction, always=always, k=FINALISTS)
+        found = self._finalist_records(trials, numbers, claim)
+        try:
+            tables = {number: self._table(records) for number, records in found.items()}
+        except MetricError as error:
+            logger.warning("finalists are compared without the error of their scores: %s", error)
+            return self._select_by_corpus_value(found)
+        return pick_winner(tables, direction=self.rows.direction)
+
+    def _table(self, records: Sequence[RowRecord]) -> list[list[float]]:
+        """Scores by row, or what stands for them under a corpus metric."""
+        if self.rows.metric.per_row is False:
+            return prompt_table(self.rows, records, self.rows.order, self.distinct)
+        return score_table(records, self.rows.order)
+
+    def _finalist_records(
+        self, trials: Sequence[FrozenTrial], numbers: Sequence[int], claim: Claim
+    ) -> dict[int, list[RowRecord]]:
+        """Fresh rows of finalists that sample; of the others those of the search, which fresh ones would equal."""
+        ledger = self.opened.ledger
+        params = {number: params_of(trials[number]) for number in numbers}
+        fresh = range(self.rows.replicates, self.rows.replicates + self.replicates)
+        drawn = gather(
+            self.server,
+            ledger,
+            "finalists",
+            {
+                number: requests_for(self.rows, p, ("finalists", number), replicates=fresh)
+                for number, p in params.items()
+                if is_random(p)
+            },
+            claim,
+        )
+        found: dict[int, list[RowRecord]] = {}
+        for number in numbers:
+            try:
+                if number in drawn:
+                    found[number] = self._scored("finalists", number, drawn[number], claim)
+                else:
+                    found[number] = ledger.rows("search", number)
+            except MetricError as error:
+                logger.warning("trial %d is no finalist: %s", number, error)
+        return found or {numbers[0]: ledger.rows("search", numbers[0])}
+
+    def _select_by_corpus_value(self, found: Mapping[int, Sequence[RowRecord]]) -> Selection:
+        """The best plain value: what is left where the metric answers for all rows only."""
+        sign = 1.0 if self.rows.direction == "minimize" else -1.0
+        means = {number: self._corpus_mean(records) for number, records in found.items()}
+        order = sorted(means, key=lambda number: (sign * means[number], number != 0, number))
+        finalists = tuple(
+            Finalist(number=n, mean=means[n], shrunken=means[n], error=0.0, standard_error=0.0) for n in order
+        )
+        return Selection(winner=order[0], finalists=finalists, spread=0.0)
+
+    def _corpus_mean(self, records: Sequence[RowRecord]) -> float:
+        replicates = sorted({r.replicate for r in records})
+        return mean([self.rows.value([r for r in records if r.replicate == which]) for which in replicates])
+
+    def _finish(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Look:
+        """Take the look that was begun, or say why there is none."""
+        verdict = self._verdict(look, trials, claim)
+        done = replace(look, verdict=verdict.to_json())
+        self.opened.ledger.write_look(done, fence=claim)
+        return done
+
+    def _verdict(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
+        direction = self.rows.direction
+        if not self.holdout:
+            return no_holdout_verdict(rows=len(self.rows.prompts), direction=direction)
+        if look.winner == 0:
+            return baseline_won(direction=direction)
+        replicates = self.replicates if any(is_random(params_of(trials[n])) for n in (0, look.winner)) else 1
+        self.observer.on(progress.VerdictStarted(rows=len(self.holdout), replicates=replicates))
+        wanted = {}
+        for number in (0, look.winner):
+            params = params_of(trials[number])
+            repeats = range(self.replicates if is_random(params) else 1)
+            tag: tuple[Phase, int] = ("holdout", number)
+            wanted[number] = requests_for(self.rows, params, tag, order=self.holdout, replicates=repeats)
+        found = gather(self.server, self.opened.ledger, "holdout", wanted, claim)
+        return self._compare(look, trials, found, claim)
+
+    def _compare(
+        self, look: Look, trials: Sequence[FrozenTrial], found: dict[int, list[RowRecord]], claim: Claim
+    ) -> Verdict:
+        failed: set[int] = set()
+        for number, records in found.items():
+            failed |= {r.row for r in records if r.error is not None}
+            failed |= self._rows_without_score(number, [r for r in records if r.error is None], claim)
+        order = [row for row in self.holdout if row not in failed]
+        if failed:
+            logger.warning("holdout rows %s could not be scored and do not count", sorted(failed))
+        if not order:
+            return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
+        kept = {n: [r for r in self.opened.ledger.rows("holdout", n) if r.row not in failed] for n in found}
+        chances = self._looks_taken() + 1
+        try:
+            return self._compared(look, trials, kept, order, chances)
+        except MetricError as error:  # of all rows at once; what fails by row is left out above
+            logger.warning("the holdout could not be scored: %s", error)
+            return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
+
+    def _compared(
+        self,
+        look: Look,
+        trials: Sequence[FrozenTrial],
+        kept: Mapping[int, Sequence[RowRecord]],
+        order: Sequence[int],
+        chances: int,
+    ) -> Verdict:
+        common: dict[str, Any] = {
+            "prompts": [self.distinct[row] for row in order],
+            "bounds": self.rows.metric.bounds,
+            "direction": self.rows.direction,
+            "seed": self.seed,
+            "margin": self.margin,
+            "look": chances,
+            "unscored": len(self.holdout) - len(order),
+        }
+        searched = score_of(trials[look.winner])
+        assert searched is not None
+        if self.rows.metric.per_row is False:
+            # Of both: what cannot be computed at all is an error, not an open interval.
+            held = {n: self._corpus_mean(records) for n, records in kept.items()}
+            common["optimism"] = optimism(searched, held[look.winner], direction=self.rows.direction)
+            texts = {n: _texts(records, order) for n, records in kept.items()}
+            return compare_corpus(
+                self._corpus_score,
+                texts[0],
+                texts[look.winner],
+                references=[self.rows.references[row] for row in order],
+                rows=[self.rows.columns[row] for row in order],
+                **common,
+            )
+        tables = {n: score_table(records, order) for n, records in kept.items()}
+        winners = mean([score for row in tables[look.winner] for score in row])
+        common["optimism"] = optimism(searched, winners, direction=self.rows.direction)
+        return compare(tables[0], tables[look.winner], **common)
+
+    def _corpus_score(
+        self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
+    ) -> float:
+        """The metric, or not a number where it cannot be computed on rows that were drawn."""
+        try:
+            return self.rows.metric.score_corpus(predictions, references, rows)
+        except MetricError:
+            return math.nan
+
+    def _looks_taken(self) -> int:
+        verdicts = [look.verdict for look in self.opened.ledger.looks() if look.verdict is not None]
+        return sum(Verdict.from_json(verdict).difference is not None for verdict in verdicts)
+
+    def _rows_without_score(self, number: int, records: Sequence[RowRecord], claim: Claim) -> set[int]:
+        """Score these holdout rows; returns those on which the metric fails."""
+        failed: set[int] = set()
+        while records:
+            try:
+                self._scored("holdout", number, records, claim)
+                break
+            except MetricError as error:
+                rows = set(error.rows) & {r.row for r in records} or {r.row for r in records}
+                failed |= rows
+                records = [r for r in records if r.row not in rows]
+        return failed
+
+    def _scored(self, phase: Phase, number: int, records: Sequence[RowRecord], claim: Claim) -> list[RowRecord]:
+        broken = next((r for r in records if r.error is not None), None)
+        if broken is not None:
+            raise MetricError(f"row {broken.row}: {broken.error}", [broken.row])
+        scored = self.rows.score(records)
+        self.opened.ledger.set_scores(phase, number, scored, fence=claim)
+        return scored
+
+
+def _texts(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[str]]:
+    """Completions [rows][replicates], rows in this order."""
+    texts: dict[int, list[str]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in texts:
+            texts[record.row].append(record.text or "")
+    return list(texts.values())

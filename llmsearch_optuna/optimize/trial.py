@@ -1,0 +1,296 @@
+"""One trial: rows come in, looks are taken at fixed places, and one of a few named ends is reached.
+
+Rows may arrive in any order and in any company. A look at k rows uses exactly the first k rows of the study's
+permutation, so that nothing here depends on time. The order of writing is ledger, report, artifact, tell; a crash
+between two of them is healed by going through the same looks again, with rows from the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import TrialState
+
+from llmsearch_optuna import progress
+from llmsearch_optuna.engine.memory import gpu_bytes, process_bytes
+from llmsearch_optuna.engine.request import Finished, Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.optimize.evaluation import Rows, requests_for
+from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.storage.artifacts import save_rows
+from llmsearch_optuna.storage.leases import Claim
+from llmsearch_optuna.storage.records import Phase, RowRecord, by_row, mean
+from llmsearch_optuna.storage.study import OpenedStudy
+
+logger = logging.getLogger("llmsearch_optuna.optimize.trial")
+
+Role = Literal["baseline", "greedy", "searched"]
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What a trial is to do; made by the schedule, the same after a crash.
+
+    Attributes:
+        number: Its number in the study.
+        params: How it decodes; None where they were refused.
+        refusal: Why they were refused.
+        role: The baseline and greedy run in full, whatever they score.
+        incumbent: Number of the trial that it is compared with.
+        incumbent_scores: Scores of that trial, one a row, in the permutation; empty for a corpus metric.
+        incumbent_running: What that trial reported at its looks.
+        known_as: An earlier trial with the same parameters, whose rows are taken over (a user's own sampler).
+        reported: Steps that Optuna knows already (a trial that was interrupted).
+    """
+
+    number: int
+    params: GenerationParams | None
+    role: Role = "searched"
+    refusal: str | None = None
+    incumbent: int | None = None
+    incumbent_scores: tuple[float, ...] = ()
+    incumbent_running: tuple[float, ...] = ()
+    known_as: int | None = None
+    reported: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended."""
+
+    state: Literal["complete", "pruned", "failed"]
+    value: float | None
+    reason: str | None
+
+
+def _no_note(_: optuna.Trial, __: TrialEnd, ___: Sequence[RowRecord]) -> None:
+    """Nothing is written where nobody shows it."""
+
+
+@dataclass
+class TrialRun:
+    """A trial under way.
+
+    Args:
+        job: What it does.
+        rows: The search rows.
+        opened: The study.
+        claim: Makes the trial ours; losing it ends this run quietly.
+        pruner: Ours, or an Optuna pruner that the study has, or None.
+        observer: Is told of looks and of the end.
+        stats: The engine's counters for this trial, read at its end.
+        annotate: Writes a note about the trial, before it is told.
+    """
+
+    job: TrialJob
+    rows: Rows
+    opened: OpenedStudy
+    claim: Claim
+    pruner: PairedPruner | optuna.pruners.BasePruner | None
+    observer: progress.Observer
+    stats: Callable[[], Mapping[str, Any]] = dict
+    annotate: Callable[[optuna.Trial, TrialEnd, Sequence[RowRecord]], None] = _no_note
+    end: TrialEnd | None = None
+    _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
+    _row_scores: list[float] = field(default_factory=list)
+    _running: list[float] = field(default_factory=list)
+    _folds: list[float] = field(default_factory=list)
+    _looks_done: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def tag(self) -> tuple[Phase, int]:
+        """Whose requests these are."""
+        return ("search", self.job.number)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds that this run has taken."""
+        return time.monotonic() - self._started
+
+    def start(self) -> list[Request]:
+        """Take over what is known, go through its looks, and return the requests that are left."""
+        self._trial = self.opened.trial(self.job.number)
+        params = self.job.params
+        self.observer.on(
+            progress.TrialStarted(
+                number=self.job.number,
+                params=dict(params or {}),
+                kind="refused" if params is None else params.kind,
+                rows=len(self.rows.order),
+            )
+        )
+        if params is None:
+            self._finish(TrialEnd("failed", None, self.job.refusal))
+            return []
+        self._take_over_known_rows()
+        self._advance()
+        if self.end is not None:
+            return []
+        return [r for r in requests_for(self.rows, params, self.tag) if (r.row, r.replicate) not in self._records]
+
+    def look_of(self, request: Request) -> int:
+        """The number of the look that needs this row, 0 for the first."""
+        place = self.rows.places[request.row]
+        return next(number for number, seen in enumerate(self.rows.looks) if place < seen)
+
+    def feed(self, finished: Sequence[Finished]) -> None:
+        """Take rows that have been decoded, in any order; commits them, and takes the looks that are due.
+
+        Raises:
+            ClaimLostError: Another worker has taken this trial over.
+        """
+        if self.end is not None:
+            return
+        records = [RowRecord.of(f) for f in finished]
+        self.opened.ledger.record("search", self.job.number, records, fence=self.claim)
+        self._records.update({(r.row, r.replicate): r for r in records})
+        self._advance()
+
+    def _take_over_known_rows(self) -> None:
+        ledger, number = self.opened.ledger, self.job.number
+        if self.job.known_as is not None:
+            ledger.record("search", number, ledger.rows("search", self.job.known_as), fence=self.claim)
+        self._records = {(r.row, r.replicate): r for r in ledger.rows("search", number)}
+
+    def _advance(self) -> None:
+        looks = self.rows.looks
+        while self.end is None and self._looks_done < len(looks):
+            seen = looks[self._looks_done]
+            begun = looks[self._looks_done - 1] if self._looks_done else 0
+            new = self._keys(begun, seen)
+            if any(key not in self._records for key in new):
+                return
+            self._look(seen, new)
+            self._looks_done += 1
+
+    def _look(self, seen: int, new: Sequence[tuple[int, int]]) -> None:
+        """Score the new rows, commit, report, and see whether this is an end."""
+        failed = next((self._records[key] for key in new if self._records[key].error is not None), None)
+        if failed is not None:
+            self._finish(TrialEnd("failed", None, f"row {failed.row}: {failed.error}"))
+            return
+        try:
+            scored = self.rows.score([self._records[key] for key in new])
+            self._commit_scores(scored)
+            value = self._value(seen, scored)
+            if seen == len(self.rows.order):
+                self._folds = self.rows.fold_values([self._records[key] for key in self._keys(0, seen)])
+        except MetricError as error:
+            self._finish(TrialEnd("failed", None, str(error)))
+            return
+        self._running.append(value)
+        self._report(value, seen)
+        if seen == len(self.rows.order):
+            self._finish(TrialEnd("complete", value, None))
+        elif (reason := self._reason_to_prune(seen)) is not None:
+            self._finish(TrialEnd("pruned", value, reason))
+
+    def _commit_scores(self, scored: Sequence[RowRecord]) -> None:
+        changed = [r for r in scored if self._records[r.row, r.replicate].score is None]
+        self.opened.ledger.set_scores("search", self.job.number, changed, fence=self.claim)
+        self._records.update({(r.row, r.replicate): r for r in scored})
+
+    def _value(self, seen: int, scored: Sequence[RowRecord]) -> float:
+        if self.rows.metric.per_row is False:
+            return self.rows.value([self._records[key] for key in self._keys(0, seen)])
+        self._row_scores += by_row(scored, [r.row for r in scored])
+        return mean(self._row_scores)
+
+    def _report(self, value: float, seen: int) -> None:
+        # A trial with several objectives takes no reports; what it had scored by then is in the ledger all the same.
+        if seen not in self.job.reported and self.rows.objectives.is_single:
+            with self._ours():
+                self._trial.report(value, seen)
+        compared = self.job.incumbent_running
+        self.observer.on(
+            progress.RowsScored(
+                number=self.job.number,
+                rows_done=seen,
+                rows_total=len(self.rows.order),
+                mean=value,
+                incumbent_mean=compared[self._looks_done] if self._looks_done < len(compared) else None,
+            )
+        )
+
+    def _reason_to_prune(self, seen: int) -> str | None:
+        if self.pruner is None or self.job.role != "searched":
+            return None
+        if isinstance(self.pruner, optuna.pruners.BasePruner):
+            return f"by {type(self.pruner).__name__} after {seen} rows" if self._trial.should_prune() else None
+        if self.job.incumbent is None:
+            return None
+        total, direction = len(self.rows.order), self.rows.direction
+        if self.rows.metric.per_row is False:
+            decision = self.pruner.decide_running(self._running, self.job.incumbent_running, total, direction=direction)
+        else:
+            decision = self.pruner.decide(
+                self._row_scores,
+                self.job.incumbent_scores,
+                total,
+                bounds=self.rows.metric.bounds,
+                direction=direction,
+            )
+        return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"
+
+    def _finish(self, end: TrialEnd) -> None:
+        """Write what people want to read, the artifact, and then the end itself: nothing can be added after it."""
+        counted = self._rows_counted(end)
+        records = [self._records[key] for key in (self._keys(0, counted) if counted else ())]
+        with self._ours():
+            for name, value in self._attributes(end, counted, records).items():
+                self._trial.set_user_attr(name, value)
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        values = self.rows.objectives.values(end.value, records) if end.state == "complete" else None
+        with self._ours():
+            save_rows(self.opened, self._trial, records, self.rows)
+            self.annotate(self._trial, end, records)
+            self.opened.study.tell(self._trial, values, state=states[end.state])
+        self.end = end
+
+    def _rows_counted(self, end: TrialEnd) -> int:
+        looks = [0, *self.rows.looks]
+        return looks[self._looks_done] if end.state == "failed" else looks[self._looks_done + 1]
+
+    def _attributes(self, end: TrialEnd, counted: int, records: Sequence[RowRecord]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "rows": f"{counted} of {len(self.rows.order)}",
+            "tokens": sum(len(r.token_ids) for r in records),
+            "seconds": round(self.seconds, 2),
+            "memory": f"{process_bytes() / 1e9:.2f} GB",
+        }
+        if (on_gpus := gpu_bytes()) is not None:
+            found["gpu_memory"] = f"{on_gpus / 1e9:.2f} GB"
+        if end.reason is not None:
+            found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
+        if self._folds and end.state == "complete":
+            found["fold_scores"] = self._folds
+        if stats := {k: v for k, v in self.stats().items() if v}:
+            found["engine"] = stats
+        return found
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[None]:
+        """Write only while the claim is ours; what Optuna says about a successor's work means that it is not."""
+        self._check_claim()
+        try:
+            yield
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            self._check_claim()
+            raise
+
+    def _check_claim(self) -> None:
+        with self.opened.engine.begin() as connection:
+            self.claim.check(connection)
+
+    def _keys(self, begin: int, end: int) -> list[tuple[int, int]]:
+        assert self.job.params is not None
+        replicates = self.rows.replicates_of(self.job.params)
+        return [(row, replicate) for row in self.rows.order[begin:end] for replicate in replicates]

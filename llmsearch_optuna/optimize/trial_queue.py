@@ -1,0 +1,243 @@
+"""Which trial is worked on next: a dead worker's first, else a new one, as soon as it may start.
+
+Trial n may start once all trials up to n - trials_in_flight have ended, whoever ran them; what it tries and what it
+is compared with follows from those alone. So the study is the same for any number of workers, and after any crash.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.evaluation import Rows
+from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, GridSuggester, Suggester, same_point, visible
+from llmsearch_optuna.optimize.trial import Role, TrialJob
+from llmsearch_optuna.space.space import Space, Suggestion
+from llmsearch_optuna.storage.leases import Claim, Session
+from llmsearch_optuna.storage.records import by_row
+from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.storage.trials import best_complete, params_of
+
+logger = logging.getLogger("llmsearch_optuna.optimize.trial_queue")
+
+
+@dataclass
+class Schedule:
+    """Hands out trials.
+
+    Attributes:
+        opened: The study.
+        session: This worker.
+        rows: The search rows.
+        space: Where configurations come from.
+        defaults: The model's generation configuration.
+        baseline: What trial 0 decodes with.
+        greedy: What trial 1 decodes with; None where that is the baseline.
+        suggester: Suggests the others; None where the study has a user's own sampler, which is asked then.
+        n_trials: The study's total.
+        in_flight: How many trials may be under way at once in the whole study.
+        max_tokens: Generated tokens that the trials may take together, see `search`; None for no limit.
+        exhausted: Set when the space holds no configuration that is not known.
+    """
+
+    opened: OpenedStudy
+    session: Session
+    rows: Rows
+    space: Space
+    defaults: Mapping[str, Any]
+    baseline: GenerationParams
+    greedy: GenerationParams | None
+    suggester: Suggester | None
+    n_trials: int
+    in_flight: int
+    max_tokens: int | None = None
+    exhausted: bool = False
+    _taken: set[int] = field(default_factory=set)
+    _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def next(self, *, may_create: bool = True) -> tuple[TrialJob, Claim] | None:
+        """The next trial that this worker may work on now, with its claim; None when there is none at the moment.
+
+        Args:
+            may_create: False lets only trials be finished that have begun (the time is up).
+        """
+        trials = self.trials()
+        adopted = self._adopt(trials)
+        if adopted is not None or not may_create or self.exhausted or not self._may_create(trials):
+            return adopted
+        with self.opened.creating():
+            trials = self.trials()
+            if not self._may_create(trials):
+                return None
+            return self._create(trials)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials of the study, in the order of their numbers."""
+        return self.opened.study.get_trials(deepcopy=False)
+
+    def all_ended(self) -> bool:
+        """Whether no trial is under way anywhere."""
+        return all(t.state.is_finished() for t in self.trials())
+
+    def is_over(self) -> bool:
+        """Whether no trial will be begun any more: all are there, or space or budget has no room for another."""
+        trials = self.trials()
+        return len(trials) >= self.n_trials or self.exhausted or (self._is_settled(trials) and self._is_spent(trials))
+
+    def is_spent(self) -> bool:
+        """Whether it was the budget of tokens that ended the search."""
+        trials = self.trials()
+        return len(trials) < self.n_trials and self._is_spent(trials)
+
+    def untried(self) -> int:
+        """How many configurations of a grid no trial has; 0 where the sampler is another one."""
+        if not isinstance(self.suggester, GridSuggester):
+            return 0
+        return self.suggester.untried({str(t.user_attrs.get("fingerprint")) for t in self.trials()})
+
+    def room(self) -> int:
+        """How many trials this worker may have under way: its share of what the study may have."""
+        return -(-self.in_flight // len(self.session.live_owners()))
+
+    def _adopt(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and trial.number not in self._taken:
+                claim = self.session.claim(trial.number)
+                if claim is not None:
+                    self._taken.add(trial.number)
+                    return self._job(trials, trial.number), claim
+        return None
+
+    def _may_create(self, trials: Sequence[FrozenTrial]) -> bool:
+        return len(trials) < self.n_trials and self._is_settled(trials) and not self._is_spent(trials)
+
+    def _is_settled(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether all trials have ended from which the next one follows."""
+        return all(t.state.is_finished() for t in self._settled(trials))
+
+    def _settled(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        return trials[: max(0, len(trials) - self.in_flight + 1)]
+
+    def _is_spent(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether one more trial would not fit: it and those under way are expected to take what settled ones did.
+
+        Only settled trials and the rows that count for them are looked at: where the study ends must not depend on
+        which row ends first, nor on a crash. So the first trials, as many as may be under way, begin in any case.
+        """
+        settled = self._settled(trials)
+        if self.max_tokens is None or not settled:
+            return False
+        taken = sum(int(t.user_attrs.get("tokens", 0)) for t in settled)
+        return taken * (len(trials) + 1) > self.max_tokens * len(settled)
+
+    def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
+        number = len(trials)
+        candidate, role = first_candidate(number, self.baseline, self.greedy, self.space, self.defaults)
+        if candidate is None and self.suggester is not None:
+            known = {str(t.user_attrs.get("fingerprint")) for t in trials}
+            candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight), known)
+            if candidate is None:
+                self.exhausted = True
+                return None
+        claim = self.session.claim(number)
+        if claim is None:
+            return None
+        self._taken.add(number)
+        if candidate is None:
+            self.opened.study.ask()
+            return self._job(self.trials(), number), claim
+        created = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(candidate.params),
+            distributions=dict(candidate.distributions),
+            user_attrs=_attributes(candidate, role),
+        )
+        self.opened.study.add_trial(created)
+        return self._job([*trials, created], number), claim
+
+    def _job(self, trials: list[FrozenTrial], number: int) -> TrialJob:
+        if "params" not in trials[number].user_attrs:
+            self._describe(number)
+            trials = self.trials()
+        attributes = trials[number].user_attrs
+        refusal = attributes.get("refusal")
+        incumbent = self._incumbent(trials[: max(0, number - self.in_flight + 1)])
+        same = (t.number for t in trials[:number] if t.user_attrs.get("fingerprint") == attributes["fingerprint"])
+        return TrialJob(
+            number=number,
+            params=None if refusal is not None else params_of(trials[number]),
+            role=attributes["role"],
+            refusal=refusal,
+            incumbent=None if incumbent is None else incumbent.number,
+            incumbent_scores=() if incumbent is None else self._row_scores(incumbent.number),
+            incumbent_running=() if incumbent is None else _running(incumbent),
+            known_as=next(same, None),
+            reported=frozenset(trials[number].intermediate_values),
+        )
+
+    def _describe(self, number: int) -> None:
+        """Write down what a user's own sampler has chosen; after a crash in between, what it chose stays."""
+        trial = self.opened.trial(number)
+        try:
+            values = self.space.suggest(trial)
+        except InputError as refusal:
+            candidate = Candidate({}, {}, {}, None, str(refusal))
+        else:
+            candidate = CandidateMaker(self.defaults).of(Suggestion({}, {}, values))
+        # "params" comes last: it says that the others are there.
+        for name, value in sorted(_attributes(candidate, "searched").items(), key=lambda item: item[0] == "params"):
+            trial.set_user_attr(name, value)
+
+    def _incumbent(self, settled: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        return best_complete(settled, self.rows.direction)
+
+    def _row_scores(self, number: int) -> tuple[float, ...]:
+        if number not in self._scores:
+            self._scores[number] = tuple(by_row(self.opened.ledger.rows("search", number), self.rows.order))
+        return self._scores[number]
+
+
+def first_candidate(
+    number: int,
+    baseline: GenerationParams,
+    greedy: GenerationParams | None,
+    space: Space,
+    defaults: Mapping[str, Any],
+) -> tuple[Candidate | None, Role]:
+    """What a trial tries that is not suggested: the baseline and greedy come first, whatever the sampler."""
+    roles: list[tuple[GenerationParams, Role]] = [(baseline, "baseline")]
+    if greedy is not None:
+        roles.append((greedy, "greedy"))
+    if number >= len(roles):
+        return None, "searched"
+    params, role = roles[number]
+    point = same_point(space, params, CandidateMaker(defaults))
+    return point or Candidate({}, {}, params.canonical, params), role
+
+
+def _running(trial: FrozenTrial) -> tuple[float, ...]:
+    return tuple(value for _, value in sorted(trial.intermediate_values.items()))
+
+
+def _attributes(candidate: Candidate, role: Role) -> dict[str, Any]:
+    """What a trial's page in the dashboard says about its configuration."""
+    params = candidate.generation
+    shown = dict(candidate.values) if params is None else params.canonical
+    found: dict[str, Any] = {
+        "params": json.loads(json.dumps(shown, default=str)),
+        "kind": "refused" if params is None else params.kind,
+        "fingerprint": candidate.fingerprint,
+        "role": role,
+    }
+    if candidate.refusal is not None:
+        found["refusal"] = candidate.refusal
+    if params is not None and params.inert:
+        found["inert"] = list(params.inert)
+    return found

@@ -1,0 +1,1 @@
+"""Search spaces: branches, distributions, and their names in Optuna."""

@@ -1,0 +1,149 @@
+"""One branch of a space: a dict of generation parameters, some fixed, some searched.
+
+How the branches of a space are told apart is decided in ``space``; a branch knows only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from llmsearch_optuna.engine.sampling.param_specs import thaw
+from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.space.distributions import Choices, Searched, searched
+
+_DECIDING = ("do_sample", "num_beams", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Fixed and searched values that belong together.
+
+    Attributes:
+        label: How its texts are decoded (greedy, sampling, beam, beam_sampling, assisted; ``mixed`` where that is
+            searched, ``default`` where the model's own configuration decides), numbered where it is repeated.
+        fixed: Values that every trial of the branch has.
+        searched: The searched parameters by generation parameter names.
+        stored_names: Optuna's name of each searched parameter.
+    """
+
+    label: str
+    fixed: Mapping[str, Any]
+    searched: Mapping[str, Searched]
+    stored_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The distributions that Optuna stores, by Optuna's names."""
+        return {self.stored_names[name]: found.stored for name, found in self.searched.items()}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The branch as JSON has it."""
+        return {
+            "label": self.label,
+            "fixed": {name: _written(name, value) for name, value in sorted(self.fixed.items())},
+            "searched": {
+                name: {"stored_as": self.stored_names[name], **found.description}
+                for name, found in sorted(self.searched.items())
+            },
+        }
+
+    def values(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all values to decode with, for what Optuna stored under its names."""
+        chosen = {name: found.decode(stored[self.stored_names[name]]) for name, found in self.searched.items()}
+        return {**self.fixed, **chosen}
+
+    def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what Optuna stores for these values, or None where the branch cannot decode with exactly them."""
+        if set(values) != {*self.fixed, *self.searched}:
+            return None
+        if any(_written(name, values[name]) != _written(name, value) for name, value in self.fixed.items()):
+            return None
+        stored = {}
+        for name, found in self.searched.items():
+            encoded = found.encode(values[name])
+            if encoded is None:
+                return None
+            (stored[self.stored_names[name]],) = encoded
+        return stored
+
+    def upper_bound(self, name: str) -> Any:
+        """Return the largest value that a parameter can have in this branch, None where the branch has none."""
+        if name in self.searched:
+            numbers = [value for value in self.searched[name].ends() if value is not None]
+            return max(numbers) if len(numbers) == len(self.searched[name].ends()) else None
+        return self.fixed.get(name)
+
+    def relabelled(self, label: str) -> Branch:
+        """Return the branch under another label."""
+        return replace(self, label=label)
+
+    def stored_as(self, names: Iterable[str]) -> Branch:
+        """Return the branch with Optuna's names for its searched parameters, in their order."""
+        return replace(self, stored_names=dict(zip(self.searched, names, strict=True)))
+
+
+def make_branch(values: object, place: int | None) -> Branch:
+    """Check one dict of a space and return it as a branch with the label of its kind.
+
+    Args:
+        values: Generation parameters; ``optuna.distributions`` objects are searched, all others fixed.
+        place: Its place in the list of branches, for messages; None where there is only one.
+
+    Raises:
+        InputError: It is no dict; an unknown name; a value or an end of a range that is not allowed.
+    """
+    where = "" if place is None else f"branch {place + 1} of the space: "
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}{values!r} is no dict of generation parameters")
+    fixed: dict[str, Any] = {}
+    found: dict[str, Searched] = {}
+    try:
+        for name, value in values.items():
+            check_name(name)
+            if isinstance(value, BaseDistribution | Choices):
+                found[name] = searched(name, value)
+            else:
+                _check_fixed(name, value)
+                fixed[name] = value
+        return Branch(_kind(fixed, found), fixed, found, {name: name for name in found})
+    except InputError as problem:
+        raise InputError(f"{where}{problem}") from None
+
+
+def _check_fixed(name: str, value: Any) -> None:
+    try:
+        check_value(name, value)
+    except InputError as problem:
+        listed = isinstance(value, list | tuple | range) and len(value) > 0
+        hint = " A list is one fixed value; to search its items write CategoricalDistribution(...)." if listed else ""
+        raise InputError(f"{problem}{hint}") from None
+
+
+def _kind(fixed: Mapping[str, Any], found: Mapping[str, Searched]) -> str:
+    deciding = [name for name in _DECIDING if name in found or fixed.get(name) is not None]
+    if not deciding:
+        return "default"
+    settings: list[dict[str, Any]] = [{}]
+    for name in deciding:
+        options = _options(found[name]) if name in found else (fixed[name],)
+        settings = [{**setting, name: option} for setting in settings for option in options]
+    kinds = {GenerationParams.of(setting).kind for setting in settings}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _options(found: Searched) -> tuple[Any, ...]:
+    """A range of beam counts is a beam search, even where it starts at one beam."""
+    return found.ends() if isinstance(found.stored, CategoricalDistribution) else found.ends()[-1:]
+
+
+def _written(name: str, value: Any) -> Any:
+    written = thaw(check_value(name, value))
+    if isinstance(written, bool | int | float | str | list | dict | type(None)):
+        return written
+    return f"{type(written).__module__}.{type(written).__qualname__}"  # cache and compiler settings: no effect on text

@@ -1,0 +1,1 @@
+"""Statistics on arrays of scores: paired tests, finalists, power, the verdict."""

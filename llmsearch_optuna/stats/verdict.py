@@ -1,0 +1,458 @@
+"""The verdict: does the winner of a search beat the baseline on rows that no trial saw?
+
+Scores come in, one paired comparison goes out, in words and numbers. A test decides, its interval agrees with it,
+and where nothing can be said, that is what is said. Nothing is decoded here and no study is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.paired_tests import (
+    Clusters,
+    Floats,
+    PairedTest,
+    cluster_numbers,
+    mcnemar_test,
+    sign_flip_p_above,
+    sign_flip_test,
+    swap_test,
+    two_valued_test,
+)
+from llmsearch_optuna.types import Bounds, Direction
+
+Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
+
+_POWER = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The outcome of one look at the holdout, or why there was none.
+
+    All score differences are winner minus baseline in the metric's own unit (negative is good when minimizing).
+
+    Attributes:
+        answer: ``"better"``, ``"worse"``, ``"no evidence"``, or, when a margin was given, ``"not worse than margin"``.
+        sentence: The answer with its numbers, for people.
+        direction: Of the metric.
+        baseline_mean: The baseline's score on the holdout; None where nothing was looked at.
+        winner_mean: The winner's.
+        difference: Their mean paired difference.
+        low: Lower end of the interval of the difference; None where the data set no limit.
+        high: Upper end.
+        confidence: Of the interval.
+        p_value: Two-sided, of "no difference"; this decides.
+        margin_p_value: One-sided, of "worse by the margin or more"; None without a margin.
+        chance_better: The share of the confidence on the winner's side.
+        detectable: The true difference that a look like this one finds in 80 of 100 cases.
+        wins: Rows (means over replicates) on which the winner scores better; None for corpus metrics.
+        ties: Rows on which both score alike.
+        losses: The rest.
+        rows: Held-out rows that were compared.
+        prompts: Distinct prompts among them, the independent units.
+        replicates: How often each row was decoded.
+        margin: The loss that was declared acceptable, or None.
+        look: 1 for the first look at this holdout. Later ones are not corrected for the earlier: read them with care.
+        optimism: How much better the winner looked on the search rows than on the holdout; positive is flattering.
+        unscored: Held-out rows that could not be scored, for the baseline or the winner, and do not count.
+        method: How p-value and interval were made.
+        differences: Winner minus baseline, one value a row; empty for corpus metrics.
+    """
+
+    answer: Answer
+    sentence: str
+    direction: Direction
+    baseline_mean: float | None = None
+    winner_mean: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    confidence: float = 0.95
+    p_value: float | None = None
+    margin_p_value: float | None = None
+    chance_better: float | None = None
+    detectable: float | None = None
+    wins: int | None = None
+    ties: int | None = None
+    losses: int | None = None
+    rows: int = 0
+    prompts: int = 0
+    replicates: int = 1
+    margin: float | None = None
+    look: int = 1
+    optimism: float | None = None
+    unscored: int = 0
+    method: str = ""
+    differences: tuple[float, ...] = ()
+
+    @property
+    def recommends_winner(self) -> bool:
+        """Whether there is reason to use the winner's parameters instead of the baseline's."""
+        return self.answer in ("better", "not worse than margin")
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """(low, high), infinite where the data set no limit; None where nothing was looked at."""
+        if self.difference is None:
+            return None
+        return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "differences": list(self.differences)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Verdict:
+        """Read what to_json gave; keys of later versions are ignored."""
+        known = {field.name for field in fields(cls)}
+        found = {name: value for name, value in values.items() if name in known}
+        return cls(**{**found, "differences": tuple(values.get("differences", ()))})
+
+
+class CorpusScore(Protocol):
+    """A metric that scores all rows at once."""
+
+    def __call__(
+        self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
+    ) -> float:
+        """Return one score of all rows."""
+        ...
+
+
+def compare(
+    baseline: ArrayLike,
+    best: ArrayLike,
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    bounds: Bounds | None = None,
+    direction: Direction = "maximize",
+    seed: int = 0,
+    margin: float | None = None,
+    alpha: float = 0.05,
+    look: int = 1,
+    optimism: float | None = None,
+    unscored: int = 0,
+) -> Verdict:
+    """Compare two configurations on the same held-out rows.
+
+    Replicates are averaged within their row, rows with the same prompt form one cluster. The decision is an exact
+    McNemar test where the scores are 0/1 (one replicate, distinct prompts), otherwise a sign-flip permutation test of
+    the clusters; the interval is the one that goes with the test (see `paired_tests`), and both always agree. With
+    fewer than 6 prompts no result can be significant.
+
+    Args:
+        baseline: Scores [rows] or [rows, replicates].
+        best: The winner's scores on the same rows; the number of replicates may differ (a deterministic
+            configuration needs one).
+        prompts: One label a row; rows with the same label are one cluster. Default: all rows are distinct.
+        bounds: Of the metric; they tell 0/1 scores and limit the interval.
+        direction: ``"maximize"`` or ``"minimize"``.
+        seed: Of the sampled permutations.
+        margin: A loss below this is acceptable; None or 0 asks plainly whether the winner is better.
+        alpha: The error rate of the two-sided test; the interval has 1 - alpha.
+        look: Which look at this holdout it is.
+        optimism: See `optimism`, carried along.
+        unscored: Held-out rows that are missing here since they could not be scored, carried along.
+
+    Raises:
+        InputError: The scores do not match or are not finite.
+    """
+    first, second = _score_table(baseline, "baseline"), _score_table(best, "best")
+    if len(first) != len(second):
+        raise InputError(f"the baseline has {len(first)} rows, the winner {len(second)}; compare them on the same rows")
+    labels = _labels(prompts, len(first))
+    sign = -1.0 if direction == "minimize" else 1.0
+    differences = second.mean(axis=1) - first.mean(axis=1)
+    scale = float(np.max(np.abs([first.mean(axis=1), second.mean(axis=1)])))
+    differences[np.abs(differences) <= 1e-12 * scale] = 0.0  # replicates averaged in another order
+    clusters = Clusters.of(sign * differences, labels)
+    unit = _two_valued_unit(first, second, bounds)
+    wins, losses = int(np.sum(sign * differences > 0)), int(np.sum(sign * differences < 0))
+    if unit is None:
+        test = sign_flip_test(clusters, alpha=alpha, seed=seed)
+    elif first.shape[1] == second.shape[1] == 1 and len(clusters) == len(first):
+        test = _scaled(mcnemar_test(wins, losses, len(first), alpha=alpha), unit)
+    else:
+        test = two_valued_test(clusters, unit, alpha=alpha, seed=seed)
+    return _judged(
+        test,
+        gain=clusters.mean,
+        standard_error=clusters.standard_error,
+        margin_p_value=sign_flip_p_above(clusters, -margin, seed=seed) if margin else None,
+        means=(float(first.mean()), float(second.mean())),
+        counts=(wins, len(first) - wins - losses, losses),
+        rows=len(first),
+        prompts=len(clusters),
+        replicates=max(first.shape[1], second.shape[1]),
+        widest=None if bounds is None else bounds[1] - bounds[0],
+        direction=direction,
+        margin=margin or None,
+        alpha=alpha,
+        look=look,
+        optimism=optimism,
+        unscored=unscored,
+        differences=tuple(float(d) for d in differences),
+    )
+
+
+def compare_corpus(
+    score: CorpusScore,
+    baseline: Sequence[Sequence[str]],
+    best: Sequence[Sequence[str]],
+    *,
+    references: Sequence[Any],
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    prompts: Sequence[Hashable] | None = None,
+    bounds: Bounds | None = None,
+    direction: Direction = "maximize",
+    seed: int = 0,
+    margin: float | None = None,
+    alpha: float = 0.05,
+    look: int = 1,
+    optimism: float | None = None,
+    unscored: int = 0,
+    permutations: int = 999,
+    resamples: int = 300,
+) -> Verdict:
+    """Compare two configurations under a metric that scores all rows at once (BLEU …).
+
+    The decision is an approximate randomisation test: baseline and winner swap their completions on random prompts
+    and the metric is computed again. The interval comes from resampling prompts and computing the metric again: t
+    quantiles around the difference with the bootstrap's standard error.
+
+    Args:
+        score: The metric; called 2 · replicates · (permutations + resamples) times. Not a number means that it cannot
+            be computed on the rows drawn (see `swap_test`).
+        baseline: Completions [rows][replicates].
+        best: The winner's completions on the same rows.
+        references: One a row.
+        rows: The rows' columns, handed to the metric.
+        prompts: As for `compare`, and so are the arguments not named here.
+        permutations: Swaps drawn.
+        resamples: Bootstrap samples drawn.
+    """
+    if not len(baseline) == len(best) == len(references) > 0:
+        raise InputError(f"{len(baseline)} and {len(best)} completions for {len(references)} references do not match")
+    columns = rows if rows is not None else [{} for _ in references]
+    labels = _labels(prompts, len(references))
+    count, replicates = int(labels.max()) + 1, max(len(baseline[0]), len(best[0]))
+    sign = -1.0 if direction == "minimize" else 1.0
+    pairs = (baseline, best)
+
+    def corpus_score(picked: Sequence[int], who: NDArray[np.int64]) -> float:
+        """The mean over replicates; ``who[row]`` says whose completion is taken."""
+        scores = []
+        for replicate in range(replicates):
+            texts = [pairs[who[row]][row][replicate % len(pairs[who[row]][row])] for row in picked]
+            scores.append(score(texts, [references[r] for r in picked], [columns[r] for r in picked]))
+        return math.fsum(scores) / replicates
+
+    everything = range(len(references))
+    means = (
+        corpus_score(everything, np.zeros(len(references), dtype=np.int64)),
+        corpus_score(everything, np.ones(len(references), dtype=np.int64)),
+    )
+    gain = sign * (means[1] - means[0])
+    test, error = swap_test(
+        lambda picked, who: sign * (corpus_score(picked, who) - corpus_score(picked, 1 - who)),
+        labels,
+        alpha=alpha,
+        seed=seed,
+        permutations=permutations,
+        resamples=resamples,
+    )
+    return _judged(
+        test,
+        gain=gain,
+        standard_error=error,
+        margin_p_value=_corpus_margin_p_value(gain + margin, error, count, resamples) if margin else None,
+        means=means,
+        counts=None,
+        rows=len(references),
+        prompts=count,
+        replicates=replicates,
+        widest=None if bounds is None else bounds[1] - bounds[0],
+        direction=direction,
+        margin=margin or None,
+        alpha=alpha,
+        look=look,
+        optimism=optimism,
+        unscored=unscored,
+        differences=(),
+    )
+
+
+def _corpus_margin_p_value(distance: float, error: float, prompts: int, resamples: int) -> float:
+    """Return the one-sided p-value of "the loss is the margin or more"; `distance` is the gain plus the margin."""
+    if error > 0:
+        return float(stats.t.sf(distance / error, prompts - 1))
+    # Nothing varies (the same completions, say): as sure as so few prompts and resamples allow.
+    return max(0.5**prompts, 1 / (1 + resamples)) if distance > 0 else 1.0
+
+
+def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: int = 20) -> Verdict:
+    """Return the verdict of a study that could lock no rows away."""
+    why = f"{rows} rows are too few to lock some away (from {fewest} on they are)" if rows < fewest else (
+        "no rows were locked away"
+    )  # fmt: skip
+    sentence = (
+        f"No evidence: {why}, so the scores of the search are all there is, and they flatter the winner. "
+        "The baseline stays recommended."
+    )
+    return Verdict(answer="no evidence", sentence=sentence, direction=direction)
+
+
+def unscored_verdict(*, rows: int, direction: Direction = "maximize") -> Verdict:
+    """Return the verdict of a look at so many held-out rows of which none could be scored."""
+    sentence = (
+        f"No evidence: none of the {rows} held-out rows could be scored for both the baseline and the winner, so "
+        "nothing was compared. The baseline stays recommended."
+    )
+    return Verdict(answer="no evidence", sentence=sentence, direction=direction, unscored=rows)
+
+
+def baseline_won(*, direction: Direction = "maximize", look: int = 1) -> Verdict:
+    """Return the verdict of a search that the baseline won: the holdout stays unseen."""
+    sentence = "No evidence: the baseline itself won the search, so the holdout was not looked at."
+    return Verdict(answer="no evidence", sentence=sentence, direction=direction, look=look)
+
+
+def optimism(search_score: float, holdout_score: float, *, direction: Direction = "maximize") -> float:
+    """Return how much better a configuration looked on the search rows than on the holdout (positive: flattered)."""
+    gap = search_score - holdout_score
+    return -gap if direction == "minimize" else gap
+
+
+def _judged(
+    test: PairedTest,
+    *,
+    gain: float,
+    standard_error: float,
+    margin_p_value: float | None,
+    means: tuple[float, float],
+    counts: tuple[int, int, int] | None,
+    rows: int,
+    prompts: int,
+    replicates: int,
+    widest: float | None,
+    direction: Direction,
+    margin: float | None,
+    alpha: float,
+    look: int,
+    optimism: float | None,
+    unscored: int,
+    differences: tuple[float, ...],
+) -> Verdict:
+    """Turn a test on gains (positive is good) into the answer and back into the metric's own direction."""
+    limit = math.inf if widest is None else widest
+    low, high = max(test.low, -limit), min(test.high, limit)
+    answer: Answer = "no evidence"
+    if test.p_value <= alpha and gain > 0:
+        answer = "better"
+    elif margin is not None and margin_p_value is not None and low > -margin and margin_p_value <= alpha / 2:
+        answer = "not worse than margin"
+    elif test.p_value <= alpha and gain < 0:
+        answer = "worse"
+    detectable = _detectable(standard_error, prompts, alpha)
+    if direction == "minimize":
+        low, high = 0.0 - high, 0.0 - low  # never -0.0
+    verdict = Verdict(
+        answer=answer,
+        sentence="",
+        direction=direction,
+        baseline_mean=means[0],
+        winner_mean=means[1],
+        difference=0.0 - gain if direction == "minimize" else gain,
+        low=_finite(low),
+        high=_finite(high),
+        confidence=1 - alpha,
+        p_value=test.p_value,
+        margin_p_value=margin_p_value,
+        chance_better=test.chance_above,
+        detectable=detectable,
+        wins=counts and counts[0],
+        ties=counts and counts[1],
+        losses=counts and counts[2],
+        rows=rows,
+        prompts=prompts,
+        replicates=replicates,
+        margin=margin,
+        look=look,
+        optimism=optimism,
+        unscored=unscored,
+        method=test.method,
+        differences=differences,
+    )
+    return replace(verdict, sentence=_sentence(verdict))
+
+
+def _sentence(v: Verdict) -> str:
+    head = {
+        "better": "Better: the winner beats the baseline",
+        "worse": "Worse: the winner loses against the baseline",
+        "not worse than margin": f"Not worse than the margin of {v.margin}: the winner may take the baseline's place",
+        "no evidence": "No evidence that the winner beats the baseline",
+    }[v.answer]
+    ends = [f"{end:+.4g}" if end is not None else "no limit" for end in (v.low, v.high)]
+    text = (
+        f"{head} on {v.rows} rows that no trial saw: {v.winner_mean:.4g} against {v.baseline_mean:.4g}, "
+        f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g}; "
+        f"chance of being better {v.chance_better:.0%})."
+    )
+    if v.unscored:
+        text += f" {v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count."
+    if v.answer == "no evidence" and v.detectable:
+        text += f" A look like this finds a difference of {v.detectable:.2g} in 4 of 5 cases, smaller ones rarely."
+    if v.optimism is not None:
+        higher = (v.optimism > 0) == (v.direction == "maximize")
+        text += f" On the search rows its score was {abs(v.optimism):.2g} {'higher' if higher else 'lower'}."
+    if v.look > 1:
+        text += f" This was look number {v.look} at the same rows: chance had that many tries."
+    return text
+
+
+def _detectable(standard_error: float, units: int, alpha: float) -> float | None:
+    if units < 2 or not math.isfinite(standard_error) or standard_error == 0:
+        return None
+    return float(standard_error * (stats.t.isf(alpha / 2, units - 1) + stats.t.isf(1 - _POWER, units - 1)))
+
+
+def _scaled(test: PairedTest, unit: float) -> PairedTest:
+    return PairedTest(test.p_value, unit * test.low, unit * test.high, test.chance_above, test.method)
+
+
+def _two_valued_unit(first: Floats, second: Floats, bounds: Bounds | None) -> float | None:
+    """Return the distance of the two values where every single score is one of the ends of the bounds."""
+    low, high = bounds or (0.0, 1.0)
+    both = np.concatenate([first.ravel(), second.ravel()])
+    return high - low if bool(np.all((both == low) | (both == high))) else None
+
+
+def _score_table(scores: ArrayLike, name: str) -> Floats:
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim == 1:
+        table = table[:, None]
+    if table.ndim != 2 or table.size == 0 or not np.all(np.isfinite(table)):
+        raise InputError(f"{name}: scores must be finite numbers, [rows] or [rows, replicates]; got {table.shape}")
+    return table
+
+
+def _labels(prompts: Sequence[Hashable] | None, rows: int) -> NDArray[np.int64]:
+    if prompts is None:
+        return np.arange(rows)
+    if len(prompts) != rows:
+        raise InputError(f"{len(prompts)} prompt labels for {rows} rows; give one a row")
+    return cluster_numbers(prompts)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,341 @@
+"""Every completion and every score, by row, beside Optuna's tables in the study's own database.
+
+What is in the ledger is never decoded again. It knows rows and texts; it does not decide anything, and it does not
+touch Optuna's tables.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import sqlalchemy as sa
+
+from llmsearch_optuna.engine.request import Completion, Finished
+from llmsearch_optuna.storage import schema
+
+Phase = Literal["search", "finalists", "holdout"]
+Part = Literal["search", "holdout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row of the task as the study sees it; position is its place in the study's permutation of its part."""
+
+    row: int
+    part: Part
+    position: int
+    prompt: str
+    reference: Any
+    columns: Mapping[str, Any]
+    occurrence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowRecord:
+    """What one row gave under one configuration: a text and, once its look is done, a score; or an error."""
+
+    row: int
+    replicate: int
+    text: str | None
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    score: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, finished: Finished) -> RowRecord:
+        """The record of a finished request, not scored yet."""
+        request, completion = finished.request, finished.completion
+        if completion is None:
+            reason = str(finished.error) if finished.error is not None else "no completion and no reason"
+            return cls(request.row, request.replicate, None, error=reason)
+        return cls(
+            request.row,
+            request.replicate,
+            _storable(completion.text),
+            tuple(completion.token_ids),
+            completion.finish_reason,
+            completion.prompt_tokens,
+        )
+
+    def scored(self, score: float) -> RowRecord:
+        """The same record with its score."""
+        return replace(self, score=score)
+
+    @property
+    def completion(self) -> Completion:
+        """The completion as the engine gave it."""
+        return Completion(self.text or "", self.token_ids, self.finish_reason or "eos", self.prompt_tokens)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the holdout: the winner is stored before the first row is decoded, the verdict after the last.
+
+    Attributes:
+        look: 1 for the first look.
+        winner: Trial number of the winner.
+        trials: How many trials the study had when the winner was chosen.
+        selection: What the choice rested on (scores of the finalists).
+        verdict: The outcome, None while the look is under way.
+    """
+
+    look: int
+    winner: int
+    trials: int
+    selection: dict[str, Any]
+    verdict: dict[str, Any] | None = None
+
+
+class Fence(Protocol):
+    """Guards a transaction: raises when the work has gone to another worker."""
+
+    def check(self, connection: sa.Connection) -> None:
+        """Raise unless the work is still ours; keeps it ours until the transaction ends."""
+        ...
+
+
+class Ledger:
+    """The study's rows.
+
+    Args:
+        engine: SQLAlchemy engine of the study's database.
+        study_key: The study's random word (see `tables`).
+    """
+
+    def __init__(self, engine: sa.Engine, study_key: str) -> None:
+        self._engine = engine
+        self._key = study_key
+
+    # Items
+
+    def write_items(self, items: Iterable[Item]) -> None:
+        """Store the task's rows; rows that are there already stay as they are."""
+        values = [
+            {
+                "study": self._key,
+                "row": item.row,
+                "part": item.part,
+                "position": item.position,
+                "prompt": item.prompt,
+                "reference": _to_json(item.reference),
+                "columns": _to_json(dict(item.columns)),
+                "occurrence": item.occurrence,
+            }
+            for item in items
+        ]
+        with self._engine.begin() as connection:
+            schema.upsert(connection, schema.items, values, replace=False)
+
+    def items(self, part: Part | None = None) -> list[Item]:
+        """The task's rows in the study's permutation, search rows first."""
+        t = schema.items
+        query = sa.select(t).where(t.c.study == self._key).order_by(t.c.part.desc(), t.c.position)
+        if part is not None:
+            query = query.where(t.c.part == part)
+        with self._engine.connect() as connection:
+            return [
+                Item(r.row, r.part, r.position, r.prompt, json.loads(r.reference), json.loads(r.columns), r.occurrence)
+                for r in connection.execute(query)
+            ]
+
+    # Rows
+
+    def record(self, phase: Phase, number: int, records: Sequence[RowRecord], *, fence: Fence | None = None) -> None:
+        """Store what has been decoded, in one transaction; what is there already stays as it is."""
+        values = [
+            {
+                "study": self._key,
+                "phase": phase,
+                "number": number,
+                "row": r.row,
+                "replicate": r.replicate,
+                "text": r.text,
+                "token_ids": np.asarray(r.token_ids, dtype="<u4").tobytes(),
+                "finish_reason": r.finish_reason,
+                "prompt_tokens": r.prompt_tokens,
+                "score": r.score,
+                "error": r.error,
+            }
+            for r in records
+        ]
+        with self._engine.begin() as connection:
+            if fence is not None:
+                fence.check(connection)
+            schema.upsert(connection, schema.rows, values, replace=False)
+
+    def set_scores(
+        self, phase: Phase, number: int, records: Sequence[RowRecord], *, fence: Fence | None = None
+    ) -> None:
+        """Store the scores of records that have one, in one transaction."""
+        t = schema.rows
+        statement = (
+            sa.update(t)
+            .where(
+                t.c.study == self._key,
+                t.c.phase == phase,
+                t.c.number == number,
+                t.c.row == sa.bindparam("of_row"),
+                t.c.replicate == sa.bindparam("of_replicate"),
+            )
+            .values(score=sa.bindparam("new_score"))
+        )
+        values = [
+            {"of_row": r.row, "of_replicate": r.replicate, "new_score": r.score} for r in records if r.score is not None
+        ]
+        if not values:
+            return
+        with self._engine.begin() as connection:
+            if fence is not None:
+                fence.check(connection)
+            connection.execute(statement, values)
+
+    def rows(self, phase: Phase, number: int) -> list[RowRecord]:
+        """Everything that one trial gave in one phase, by row and replicate."""
+        return self._select_rows(phase, number).get(number, [])
+
+    def all_rows(self, phase: Phase) -> dict[int, list[RowRecord]]:
+        """Trial number -> everything that it gave in this phase."""
+        return self._select_rows(phase, None)
+
+    def _select_rows(self, phase: Phase, number: int | None) -> dict[int, list[RowRecord]]:
+        t = schema.rows
+        query = sa.select(t).where(t.c.study == self._key, t.c.phase == phase)
+        if number is not None:
+            query = query.where(t.c.number == number)
+        found: dict[int, list[RowRecord]] = defaultdict(list)
+        with self._engine.connect() as connection:
+            for r in connection.execute(query.order_by(t.c.number, t.c.row, t.c.replicate)):
+                ids = tuple(np.frombuffer(r.token_ids or b"", dtype="<u4").tolist())
+                found[r.number].append(
+                    RowRecord(r.row, r.replicate, r.text, ids, r.finish_reason, r.prompt_tokens or 0, r.score, r.error)
+                )
+        return dict(found)
+
+    def row_counts(self, phase: Phase) -> dict[int, int]:
+        """Trial number -> how many rows it has in this phase, every replicate counted."""
+        t = schema.rows
+        query = sa.select(t.c.number, sa.func.count().label("rows")).where(t.c.study == self._key, t.c.phase == phase)
+        with self._engine.connect() as connection:
+            return {row.number: row.rows for row in connection.execute(query.group_by(t.c.number))}
+
+    # Looks at the holdout
+
+    def looks(self) -> list[Look]:
+        """All looks at the holdout, the first one first."""
+        t = schema.looks
+        query = sa.select(t).where(t.c.study == self._key).order_by(t.c.look)
+        with self._engine.connect() as connection:
+            return [
+                Look(
+                    r.look,
+                    r.winner,
+                    r.trials,
+                    json.loads(r.selection),
+                    None if r.verdict is None else json.loads(r.verdict),
+                )
+                for r in connection.execute(query)
+            ]
+
+    def write_look(self, look: Look, *, fence: Fence | None = None) -> None:
+        """Store a look, with or without its verdict."""
+        value = {
+            "study": self._key,
+            "look": look.look,
+            "winner": look.winner,
+            "trials": look.trials,
+            "selection": _to_json(look.selection),
+            "verdict": None if look.verdict is None else _to_json(look.verdict),
+        }
+        with self._engine.begin() as connection:
+            if fence is not None:
+                fence.check(connection)
+            schema.upsert(connection, schema.looks, [value])
+
+    # Settings that reports need, and what the engine has learned
+
+    def settings(self) -> dict[str, Any]:
+        """What the study was started with, for people: see `search`."""
+        with self._engine.connect() as connection:
+            text = connection.execute(
+                sa.select(schema.meta.c.settings).where(schema.meta.c.study == self._key)
+            ).scalar_one()
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that the study's results depend on; see `search`."""
+        query = sa.select(schema.meta.c.fingerprint).where(schema.meta.c.study == self._key)
+        with self._engine.connect() as connection:
+            found: dict[str, Any] = json.loads(connection.execute(query).scalar_one())
+        return found
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Replace what the study was started with."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(schema.meta).where(schema.meta.c.study == self._key).values(settings=_to_json(dict(settings)))
+            )
+
+    def batch_sizes(self, device: str, model: str) -> dict[tuple[int, int], int]:
+        """(length bucket, beams) -> the batch size that fitted on this device the last time."""
+        t = schema.batch_sizes
+        query = sa.select(t).where(t.c.device == device, t.c.model == model)
+        with self._engine.connect() as connection:
+            return {(r.length_bucket, r.beams): r.size for r in connection.execute(query)}
+
+    def remember_batch_sizes(self, device: str, model: str, sizes: Mapping[tuple[int, int], int]) -> None:
+        """Store the batch sizes that fitted."""
+        values = [
+            {"device": device, "model": model, "length_bucket": bucket, "beams": beams, "size": size}
+            for (bucket, beams), size in sizes.items()
+        ]
+        with self._engine.begin() as connection:
+            schema.upsert(connection, schema.batch_sizes, values)
+
+
+def _storable(text: str) -> str:
+    # PostgreSQL refuses NUL, and neither database takes half a surrogate pair; scores see what is stored.
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[float]:
+    """One score for each different row of the order: the mean of its replicates."""
+    scores: dict[int, list[float]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in scores and record.score is not None:
+            scores[record.row].append(record.score)
+    return [mean(found) for found in scores.values() if found]
+
+
+def score_table(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
+    """Scores [rows][replicates], rows in this order."""
+    scores: dict[int, list[float]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in scores and record.score is not None:
+            scores[record.row].append(record.score)
+    return list(scores.values())
+
+
+def mean(scores: Sequence[float]) -> float:
+    """The mean, the same whatever the order."""
+    return math.fsum(scores) / len(scores)

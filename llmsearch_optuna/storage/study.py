@@ -1,0 +1,404 @@
+"""Opens, creates and resumes a study in SQLite or PostgreSQL, and refuses what is not this study.
+
+Optuna's tables are touched through Optuna only; ours are made beside them, once, under a lock. What goes wrong with
+a database is told here in words that a user can act on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.storages import RDBStorage
+
+from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.fingerprint.diff import differences
+from llmsearch_optuna.storage import schema
+from llmsearch_optuna.storage.errors import BUSY_SECONDS, first_line, sqlite_path, storage_errors
+from llmsearch_optuna.storage.locks import study_lock
+from llmsearch_optuna.storage.optuna_logging import quiet_optuna
+from llmsearch_optuna.storage.records import Ledger
+from llmsearch_optuna.types import Direction
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger("llmsearch_optuna.storage.study")
+
+
+KEY_ATTRIBUTE = "llmsearch_key"
+_LIBRARIES = ("llmsearch-optuna", "optuna", "transformers", "tokenizers", "torch", "numpy", "scipy", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A study that is ready to be read or worked on.
+
+    Attributes:
+        name: The study's name.
+        url: Where it lives, as SQLAlchemy writes it (password hidden).
+        key: The study's random word; names its rows in our tables.
+        study: Optuna's view of it.
+        ledger: Its rows.
+        engine: SQLAlchemy engine of the database, shared with Optuna.
+        artifacts: Where its `.jsonl` files go.
+        artifacts_folder: The same, as a folder.
+        resumed: Whether it had been made before.
+    """
+
+    name: str
+    url: str
+    key: str
+    study: optuna.Study
+    ledger: Ledger
+    engine: sa.Engine
+    artifacts: FileSystemArtifactStore
+    artifacts_folder: Path
+    resumed: bool
+    rdb: RDBStorage
+
+    def trial(self, number: int) -> optuna.Trial:
+        """A trial that can be worked on, whoever began it (keeps its number, parameters and reports)."""
+        study_id = self.rdb.get_study_id_from_name(self.name)
+        return optuna.Trial(self.study, self.rdb.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def creating(self) -> contextlib.AbstractContextManager[None]:
+        """The lock under which new trials get their numbers."""
+        return study_lock(self.engine, f"trials of {self.key}")
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The libraries' versions that it was started with."""
+        t = schema.meta
+        with self.engine.connect() as connection:
+            stored = connection.execute(sa.select(t.c.versions).where(t.c.study == self.key)).scalar_one()
+        return {name: str(version) for name, version in json.loads(stored).items()}
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for a study on a server."""
+        return sqlite_path(self.engine.url)
+
+    def close(self) -> None:
+        """Let go of the database's connections."""
+        self.rdb.remove_session()
+        self.engine.dispose()
+
+
+def open_study(
+    storage: str | None,
+    study_name: str,
+    *,
+    direction: Direction | Sequence[Direction],
+    fingerprint: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> OpenedStudy:
+    """Open the study of this name, or make it.
+
+    Args:
+        storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: The study's name.
+        direction: ``"maximize"`` or ``"minimize"``; one a value where trials are told with several.
+        fingerprint: All that the study's results depend on, as JSON-able values under readable names.
+        settings: What people may want to read later; not compared.
+        sampler: The user's own sampler, when there is one.
+        pruner: The user's own pruner, when there is one.
+
+    Raises:
+        StudyError: When the database cannot be used, or holds this study with another fingerprint.
+    """
+    url = storage_url(storage, study_name)
+    with storage_errors(url):
+        _make_folder(url)
+        rdb, engine = _connect(url, may_create=True)
+        directions = [direction] if isinstance(direction, str) else list(direction)
+        with _closed_on_error(rdb):
+            study = _optuna_study(rdb, study_name, directions, sampler, pruner)
+            key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
+    return _opened(url, study_name, key, study, rdb, engine, resumed)
+
+
+def prepare_database(storage: str | None, study_name: str) -> None:
+    """Make the tables, where they are not there yet, before several processes use them.
+
+    Args:
+        storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: The study that is to live there.
+
+    Raises:
+        StudyError: When the database cannot be used.
+    """
+    url = storage_url(storage, study_name)
+    with storage_errors(url):
+        _make_folder(url)
+        _, engine = _connect(url, may_create=True)
+        engine.dispose()
+
+
+def read_study(storage: str | None, study_name: str | None = None) -> OpenedStudy:
+    """Open a study that exists, to read it; nothing is compared and nothing is written.
+
+    Args:
+        storage: SQLAlchemy URL or the path of an SQLite file; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: May be left out when the database holds one study only.
+    """
+    url = storage_url(storage, study_name)
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        raise StudyError(f"there is no study at {path}; start one with search() or `llmsearch-optuna run`")
+    with storage_errors(url):
+        rdb, engine = _connect(url, may_create=False)
+        with _closed_on_error(rdb):
+            names = [s.study_name for s in rdb.get_all_studies() if KEY_ATTRIBUTE in s.user_attrs]
+            name = _choose_name(names, study_name, url)
+            study = optuna.load_study(study_name=name, storage=rdb)
+            key = str(study.user_attrs[KEY_ATTRIBUTE])
+            if _check_version(engine, key, name) is None:
+                raise StudyError(f"the study {name!r} is just being made; try again in a moment, or run it")
+    return _opened(url, name, key, study, rdb, engine, True)
+
+
+def storage_url(storage: str | None, study_name: str | None) -> sa.URL:
+    """The database's address; a plain path is taken as an SQLite file."""
+    if storage is None:
+        if study_name is None:
+            raise InputError("give the study's name or its storage")
+        storage = f"sqlite:///studies/{_file_name(study_name)}.db"
+    if "://" not in storage:
+        storage = f"sqlite:///{storage}"
+    try:
+        url = sa.make_url(storage)
+    except sa.exc.ArgumentError as error:
+        raise InputError(f"storage={storage!r} is not a database address; try sqlite:///studies/name.db") from error
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise InputError(f"storage={storage!r}: studies live in SQLite or PostgreSQL, not in {url.get_backend_name()}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError(f"storage={storage!r} would be lost with the process; give a file: sqlite:///studies/name.db")
+    return url
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that results may depend on."""
+    found = {}
+    for library in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
+
+
+def _file_name(study_name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", study_name).strip("-") or "study"
+
+
+def _make_folder(url: sa.URL) -> None:
+    """Make the folder of an SQLite file.
+
+    The file itself is left to SQLite, here and everywhere: a process that opens it and closes it again loses the locks
+    of all its connections, and another one that ends takes the write-ahead log away from under them.
+    """
+    path = sqlite_path(url)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _closed_on_error(rdb: RDBStorage) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        rdb.remove_session()
+        rdb.engine.dispose()
+        raise
+
+
+def _connect(url: sa.URL, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:
+    engine = sa.create_engine(url, **_engine_kwargs(url))
+    _set_pragmas(engine)
+    try:
+        _check_contents(engine, url)
+        with study_lock(engine, "schema") if may_create else contextlib.nullcontext():
+            rdb = _rdb_storage(url, may_create)
+            if may_create:
+                schema.metadata.create_all(rdb.engine)
+    finally:
+        engine.dispose()
+    return rdb, rdb.engine
+
+
+def _rdb_storage(url: sa.URL, may_create: bool) -> RDBStorage:
+    address = url.render_as_string(hide_password=False)
+    try:
+        rdb = RDBStorage(address, engine_kwargs=_engine_kwargs(url), skip_table_creation=not may_create)
+    except RuntimeError as error:
+        raise StudyError(f"Optuna cannot use the database: {first_line(error)}") from error
+    # Connections made until here lack the settings below.
+    rdb.remove_session()
+    rdb.engine.dispose()
+    _set_pragmas(rdb.engine)
+    return rdb
+
+
+def _engine_kwargs(url: sa.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    return {"pool_pre_ping": True}
+
+
+def _set_pragmas(engine: sa.Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+
+    def set_pragmas(connection: Any, _: Any) -> None:
+        for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=NORMAL"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    sa.event.listen(engine, "connect", set_pragmas)
+
+
+def _check_contents(engine: sa.Engine, url: sa.URL) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        sick = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if sick != "ok":
+            raise StudyError(
+                f"{url.database} is damaged ({sick}); restore a copy, or give another storage= to start afresh"
+            )
+    names = set(sa.inspect(engine).get_table_names())
+    if names and "studies" not in names:
+        raise StudyError(
+            f"{url.database} is a database of something else (it holds {sorted(names)[0]!r}); give another"
+        )
+
+
+def _optuna_study(
+    rdb: RDBStorage,
+    name: str,
+    directions: list[Direction],
+    sampler: optuna.samplers.BaseSampler | None,
+    pruner: optuna.pruners.BasePruner | None,
+) -> optuna.Study:
+    with quiet_optuna(), study_lock(rdb.engine, "schema"):
+        study = optuna.create_study(
+            storage=rdb,
+            study_name=name,
+            directions=directions,
+            # Ours suggest on a view of their own; a sampler that does nothing keeps Optuna from asking one here.
+            sampler=sampler or optuna.samplers.RandomSampler(seed=0),
+            pruner=pruner or optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        if KEY_ATTRIBUTE not in study.user_attrs:
+            if study.trials:
+                raise StudyError(
+                    f"the study {name!r} exists already and was not made by llmsearch-optuna; give another study_name="
+                )
+            study.set_user_attr(KEY_ATTRIBUTE, uuid.uuid4().hex[:12])
+    found = [direction.name.lower() for direction in study.directions]
+    if found != directions:
+        raise StudyError(
+            f"the study {name!r} exists with direction={_readable(found)}, not {_readable(directions)}; "
+            "give another study_name="
+        )
+    return study
+
+
+def _readable(directions: Sequence[str]) -> str:
+    return " and ".join(map(repr, directions))
+
+
+def _meet(
+    rdb: RDBStorage,
+    engine: sa.Engine,
+    study: optuna.Study,
+    name: str,
+    fingerprint: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> tuple[str, bool]:
+    """Store the fingerprint of a new study, compare that of an old one."""
+    key = str(study.user_attrs[KEY_ATTRIBUTE])
+    t = schema.meta
+    value = {
+        "study": key,
+        "schema_version": schema.SCHEMA_VERSION,
+        "fingerprint": json.dumps(fingerprint, sort_keys=True, default=str),
+        "versions": json.dumps(library_versions()),
+        "settings": json.dumps(settings, default=str),
+    }
+    with engine.begin() as connection:
+        found = connection.execute(sa.select(t).where(t.c.study == key)).one_or_none()
+        if found is None:
+            schema.upsert(connection, t, [value], replace=False)
+            return key, False
+    _check_version(engine, key, name)
+    changed = differences(json.loads(found.fingerprint), json.loads(json.dumps(fingerprint, default=str)))
+    if changed:
+        raise StudyError(
+            f"the study {name!r} was started with something else, and its results would not be comparable:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nGive another study_name= for a new study, or put back what has changed."
+        )
+    other = differences(json.loads(found.versions), library_versions())
+    if other:
+        logger.warning("the study %r was started with other library versions: %s", name, "; ".join(other))
+    return key, True
+
+
+def _check_version(engine: sa.Engine, key: str, name: str) -> int | None:
+    """The version of the study's tables; None where nothing has been written to them yet."""
+    t = schema.meta
+    with engine.connect() as connection:
+        version: int | None = connection.execute(sa.select(t.c.schema_version).where(t.c.study == key)).scalar()
+    if version is not None and version > schema.SCHEMA_VERSION:
+        raise StudyError(
+            f"the study {name!r} was made by a newer llmsearch-optuna (schema {version}, this one knows "
+            f"{schema.SCHEMA_VERSION}); upgrade with: pip install --upgrade llmsearch-optuna"
+        )
+    return version
+
+
+def _choose_name(names: list[str], wanted: str | None, url: sa.URL) -> str:
+    where = sqlite_path(url) or url.render_as_string()
+    if wanted is not None and wanted in names:
+        return wanted
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if not names:
+        raise StudyError(f"{where} holds no study of llmsearch-optuna")
+    asked = "say which with study_name=" if wanted is None else f"there is no study {wanted!r}"
+    raise StudyError(f"{where}: {asked}; it holds {', '.join(map(repr, sorted(names)))}")
+
+
+def _opened(
+    url: sa.URL, name: str, key: str, study: optuna.Study, rdb: RDBStorage, engine: sa.Engine, resumed: bool
+) -> OpenedStudy:
+    path = sqlite_path(url)
+    folder = (path.parent if path is not None else Path("studies")) / "artifacts"
+    return OpenedStudy(
+        name=name,
+        url=url.render_as_string(hide_password=True),
+        key=key,
+        study=study,
+        ledger=Ledger(engine, key),
+        engine=engine,
+        artifacts=FileSystemArtifactStore(str(folder)),
+        artifacts_folder=folder,
+        resumed=resumed,
+        rdb=rdb,
+    )
+
+
+STUDY_FILE_ATTRIBUTE = "study_file"

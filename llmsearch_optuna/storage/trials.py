@@ -1,0 +1,45 @@
+"""What Optuna's trials say: parameters, score, tokens, rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.types import Direction
+
+
+def params_of(trial: FrozenTrial) -> GenerationParams:
+    """How a trial that was not refused decodes."""
+    return GenerationParams.from_json(json.dumps(trial.user_attrs["params"]))
+
+
+def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
+    """The complete trial with the best score; the earliest of equals."""
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and score_of(t) is not None]
+    sign = -1.0 if direction == "maximize" else 1.0
+    return min(complete, key=lambda t: (sign * (score_of(t) or 0.0), t.number), default=None)
+
+
+def rows_counted(trial: FrozenTrial) -> int:
+    """How many rows of the permutation count for a trial that has ended: those of its last look."""
+    return int(str(trial.user_attrs.get("rows", 0)).split()[0])
+
+
+def direction_of(study: optuna.Study) -> Direction:
+    """The direction of the score."""
+    return "minimize" if study.directions[0] is StudyDirection.MINIMIZE else "maximize"
+
+
+def score_of(trial: FrozenTrial) -> float | None:
+    """The score that a trial ended with, whatever else it was told with; None where it has none."""
+    return trial.values[0] if trial.values else None
+
+
+def tokens_of(trial: FrozenTrial) -> float | None:
+    """The generated tokens a row that a trial was told with; None where they were no objective."""
+    return trial.values[1] if trial.values and len(trial.values) > 1 else None

@@ -1,0 +1,1 @@
+"""Study files: their model, their JSON schema, and the template of a new one."""

@@ -1,0 +1,398 @@
+"""What is to be solved: rows, a prompt for each, a reference for each, and the metric that compares.
+
+``Task`` is the user's description, ``PreparedTask`` what a search works on. Parameters, models and trials must not
+enter; a tokenizer is used for its chat template and for counting tokens only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.metrics.metric import BUILT_IN, Metric
+from llmsearch_optuna.models.tokenization import Positions, check_encode_args
+from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
+from llmsearch_optuna.task.preview import Preview, PreviewedRow
+from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
+from llmsearch_optuna.task.prompts import Prompter, ReadyPrompt, depends_on_the_date, make_prompter, ready
+from llmsearch_optuna.task.references import references_of
+from llmsearch_optuna.task.split import split_rows
+from llmsearch_optuna.types import Direction
+
+__all__ = ["Direction", "PreparedTask", "Task", "split_rows"]
+
+_log = logging.getLogger("llmsearch_optuna.task.task")
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task whose prompts are ready for the model. All sequences have one entry a row.
+
+    Attributes:
+        name: For the study's name.
+        prompts: Texts to be decoded, chat template applied.
+        add_special_tokens: False where the special tokens stand in the text already (no second BOS).
+        references: What the metric compares with.
+        rows: The rows themselves.
+        metric: Tried on the first rows; applies the postprocessing itself.
+        direction: ``"maximize"`` or ``"minimize"``.
+        occurrences: How many earlier rows have the same prompt.
+        distinct: Which distinct prompt the row has, numbered as they first appear.
+        cut_rows: The numbers of the rows whose prompts were shortened, by max_prompt_tokens or by the tokenizer.
+        encode_args: What the tokenizer is to be called with beside add_special_tokens.
+        description: What counts in a study's fingerprint; JSON-able.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    add_special_tokens: tuple[bool, ...]
+    references: tuple[Any, ...]
+    rows: tuple[Row, ...]
+    metric: Metric
+    direction: Direction
+    occurrences: tuple[int, ...]
+    distinct: tuple[int, ...]
+    cut_rows: tuple[int, ...]
+    encode_args: Mapping[str, Any]
+    description: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def token_counts(self, tokenizer: Any) -> tuple[int, ...]:
+        """Return how many tokens each prompt has."""
+        count = TokenCounter(tokenizer, self.encode_args)
+        return tuple(map(count, self.prompts, self.add_special_tokens))
+
+    def check_lengths(self, tokenizer: Any, positions: Positions, max_new_tokens: int) -> None:
+        """Make sure that each prompt fits into the model and leaves room for the new tokens.
+
+        Args:
+            tokenizer: The model's.
+            positions: How many tokens the model has room for.
+            max_new_tokens: The most new tokens of any trial.
+
+        Raises:
+            InputError: Some prompts do not fit; their row numbers are named.
+        """
+        if (problem := positions.problem(1, max_new_tokens)) is not None:
+            raise InputError(f"not even a prompt of one token fits: {problem}")
+        room = positions.room(max_new_tokens)
+        if room is None:
+            return
+        counts = self.token_counts(tokenizer)
+        long = [number for number, count in enumerate(counts) if count > room]
+        if long:
+            shown = ", ".join(f"row {number} ({counts[number]} tokens)" for number in long[:8])
+            more = f" and {len(long) - 8} more" if len(long) > 8 else ""
+            raise InputError(
+                f"{len(long)} of {len(counts)} prompts do not fit into the model: {shown}{more}. With "
+                f"max_new_tokens={max_new_tokens} it has room for {room} tokens of prompt. Leave these rows out"
+                f"{'' if positions.shared is None else ', lower max_new_tokens'}, or cut long rows with "
+                f"max_prompt_tokens={room}."
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset, how its rows become prompts and references, and how answers are scored.
+
+    >>> rows = [{"question": "2 + 2 = ?", "answer": "4"}]
+    >>> task = Task(rows, prompt="{question}", reference="answer", metric="exact_match")
+    >>> task.prepare().prompts
+    ('2 + 2 = ?',)
+
+    Attributes:
+        dataset: A datasets.Dataset, list of dicts, DataFrame, path to .jsonl/.json/.csv/.parquet, or hub name.
+        prompt: A template such as ``"Summarize: {dialogue}"``; ``callable(row)`` that returns a text or chat messages;
+            ``callable(tokenizer, **columns)``, whose text is taken as ready for the model; or a list of chat
+            messages whose contents are templates. None: the column ``prompt``.
+        reference: A column, several columns (the metric then gets a dict a row), or ``callable(row)``. None: the
+            column ``reference`` where there is one, else no references.
+        metric: A built-in name, a function, or an ``evaluate`` module; see ``Metric.of``.
+        direction: Whether a higher score is better (``"maximize"``) or a lower one.
+        postprocess: ``callable(text)`` applied to every completion before it is scored.
+        system: A system message before the prompt (without a chat template: a first paragraph).
+        chat_template: Wrap prompts in the tokenizer's chat template where it has one. A dict is handed to the
+            template as its variables, such as ``{"enable_thinking": False}``.
+        name: For the study's name; the data's own name otherwise.
+        max_prompt_tokens: Cut rows whose prompt is longer: the longest text among their columns loses its
+            beginning. A number between 0 and 1 is that quantile of the prompts' lengths. Default: nothing is cut.
+        tokenizer_encode_args: What the tokenizer is called with, such as ``{"add_special_tokens": False}`` or
+            ``{"truncation": True, "max_length": 512}``. Truncation cuts tokens wherever they are, a chat template's
+            too; max_prompt_tokens does not. Default: nothing is cut.
+        split: Which split of a dataset that has several.
+        subset: Which configuration of a hub dataset that has several.
+        limit: Use only the first so many rows.
+    """
+
+    dataset: Any
+    prompt: Any = None
+    reference: Any = None
+    metric: Any = None
+    direction: Direction = "maximize"
+    postprocess: Callable[[str], str] | None = None
+    system: str | None = None
+    chat_template: bool | Mapping[str, Any] = True
+    name: str | None = None
+    max_prompt_tokens: float | None = None
+    tokenizer_encode_args: Mapping[str, Any] | None = None
+    split: str | None = None
+    subset: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise InputError(f"direction={self.direction!r} must be 'maximize' or 'minimize'")
+        if self.postprocess is not None and not callable(self.postprocess):
+            raise InputError(f"postprocess={self.postprocess!r} must be a function from text to text")
+        check_limit(self.max_prompt_tokens)
+        check_encode_args(self.tokenizer_encode_args or {})
+
+    @staticmethod
+    def of(dataset: Any, **described: Any) -> Task:
+        """Return the task for a dataset and what describes it; a task is changed where a description is given.
+
+        Descriptions that are None say nothing.
+        """
+        unknown = set(described) - {field.name for field in fields(Task)}
+        if unknown:
+            raise InputError(f"a task has no {', '.join(sorted(unknown))}")
+        given = {name: value for name, value in described.items() if value is not None}
+        return replace(dataset, **given) if isinstance(dataset, Task) else Task(dataset, **given)
+
+    def read(self) -> Task:
+        """Return the task with its rows in the place of where they are, so that a model need not be loaded in vain.
+
+        Raises:
+            InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
+        """
+        rows = self._rows()
+        columns = list(rows[0])
+        self._metric()
+        next(references_of(self.reference, rows, columns))
+        make_prompter(self.prompt, columns)
+        return replace(self, dataset=list(rows), name=self.study_part, split=None, subset=None, limit=None)
+
+    def prepare(self, tokenizer: Any = None) -> PreparedTask:
+        """Read the data, make all prompts and references, and try the metric.
+
+        Args:
+            tokenizer: For its chat template and for max_prompt_tokens; None where an engine takes plain text.
+
+        Raises:
+            InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
+        """
+        rows = self._rows()
+        columns = list(rows[0])
+        metric = self._metric()
+        references = tuple(references_of(self.reference, rows, columns))
+        prompter = make_prompter(self.prompt, columns)
+        if self.chat_template is True and depends_on_the_date(tokenizer):
+            _log.warning(
+                "this tokenizer's chat template may write today's date into every prompt, and a study cannot go on "
+                "with other prompts tomorrow; fix it with chat_template={'date_string': '26 Jul 2024'}"
+            )
+        prompts, cut = self._prompts(prompter, rows, tokenizer)
+        texts = [prompt.text for prompt in prompts]
+        checked = metric.check(references, rows)
+        return PreparedTask(
+            name=self.study_part,
+            prompts=tuple(texts),
+            add_special_tokens=tuple(not prompt.from_chat_template for prompt in prompts),
+            references=references,
+            rows=rows,
+            metric=checked,
+            direction=self.direction,
+            occurrences=_occurrences(texts),
+            distinct=_distinct(texts),
+            cut_rows=cut,
+            encode_args=check_encode_args(self.tokenizer_encode_args or {}),
+            description=self._description(texts, references, rows, prompter, checked),
+        )
+
+    def preview(self, n: int = 3, tokenizer: Any = None) -> Preview:
+        """Return the first ``n`` prepared prompts and references, to be printed or shown in a notebook.
+
+        With a tokenizer the prompts are as the model will see them, and their tokens are counted.
+        """
+        rows = self._rows()
+        columns = list(rows[0])
+        shown = rows[: max(n, 1)]
+        # a quantile is one of all prompts
+        needed = rows if isinstance(self.max_prompt_tokens, float) else shown
+        prompts, cut = self._prompts(make_prompter(self.prompt, columns), needed, tokenizer)
+        references = references_of(self.reference, shown, columns)
+        count = None if tokenizer is None else self._counter(tokenizer)
+        return Preview(
+            name=self.study_part,
+            rows_total=len(rows),
+            rows=tuple(
+                PreviewedRow(
+                    number=number,
+                    prompt=prompt.text,
+                    reference=reference,
+                    tokens=None if count is None else count.of(prompt),
+                    is_cut=number in cut,
+                )
+                for number, (prompt, reference) in enumerate(zip(prompts, references, strict=False))
+            ),
+        )
+
+    @property
+    def study_part(self) -> str:
+        """The task's name in a study's name: letters, digits, dots and dashes."""
+        return re.sub(r"[^\w.-]+", "-", self.name or dataset_name(self.dataset)).strip("-") or "data"
+
+    def _rows(self) -> tuple[Row, ...]:
+        return read_rows(self.dataset, split=self.split, subset=self.subset, limit=self.limit)
+
+    def _metric(self) -> Metric:
+        if self.metric is None:
+            raise InputError(
+                f"metric= is missing: give one of {', '.join(BUILT_IN)}, a function(predictions, references), "
+                "or a loaded evaluate module"
+            )
+        metric = Metric.of(self.metric)
+        return metric if self.postprocess is None else metric.after(self.postprocess)
+
+    def _prompts(
+        self, prompter: Prompter, rows: Sequence[Row], tokenizer: Any
+    ) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
+        """Return the ready prompts and the numbers of the rows that had to be cut for them."""
+        if tokenizer is None and self.max_prompt_tokens is not None:
+            raise InputError("max_prompt_tokens counts tokens, and there is no tokenizer; give tokenizer=")
+        if tokenizer is None and self.tokenizer_encode_args:
+            raise InputError("tokenizer_encode_args are for a tokenizer, and there is none; give tokenizer=")
+        prompts = []
+        for number, row in enumerate(rows):
+            with _naming_row(number):
+                prompts.append(self._prompt(prompter, row, tokenizer))
+        if tokenizer is None:
+            return prompts, ()
+        cut = self._cut(prompts, prompter, rows, tokenizer)
+        return prompts, tuple(sorted(cut | self._truncated(prompts, tokenizer)))
+
+    def _counter(self, tokenizer: Any) -> TokenCounter:
+        return TokenCounter(tokenizer, check_encode_args(self.tokenizer_encode_args or {}))
+
+    def _prompt(self, prompter: Prompter, row: Row, tokenizer: Any) -> ReadyPrompt:
+        content = prompter.content(row, tokenizer)
+        made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template)
+        if not made.text:
+            raise InputError("its prompt is an empty text")
+        return made
+
+    def _cut(self, prompts: list[ReadyPrompt], prompter: Prompter, rows: Sequence[Row], tokenizer: Any) -> set[int]:
+        """Shorten what is longer than max_prompt_tokens, in place; returns the numbers of these rows."""
+        if self.max_prompt_tokens is None:
+            return set()
+        count = self._counter(tokenizer)
+        counts = [count.of(prompt) for prompt in prompts]
+        limit = limit_in_tokens(self.max_prompt_tokens, counts)
+        cut = {number for number, tokens in enumerate(counts) if tokens > limit}
+        for number in sorted(cut):
+            with _naming_row(number):
+                prompts[number] = cut_to_fit(
+                    rows[number],
+                    limit,
+                    make=lambda row: self._prompt(prompter, row, tokenizer),
+                    count=count.of,
+                )
+        if cut:
+            _log.warning(
+                "max_prompt_tokens=%s cut %d of %d rows to %d tokens",
+                self.max_prompt_tokens,
+                len(cut),
+                len(rows),
+                limit,
+            )
+        return cut
+
+    def _truncated(self, prompts: Sequence[ReadyPrompt], tokenizer: Any) -> set[int]:
+        """The numbers of the rows whose prompts lose tokens by the user's own arguments for the tokenizer."""
+        count = self._counter(tokenizer)
+        if not count.truncates:
+            return set()
+        whole = count.whole()
+        lost = {number for number, prompt in enumerate(prompts) if count.of(prompt) < whole.of(prompt)}
+        if lost:
+            _log.warning(
+                "tokenizer_encode_args cut %d of %d prompts on the %s, whatever stood there; max_prompt_tokens= cuts "
+                "only the longest column",
+                len(lost),
+                len(prompts),
+                tokenizer.truncation_side,
+            )
+        return lost
+
+    def _description(
+        self,
+        texts: Sequence[str],
+        references: Sequence[Any],
+        rows: Sequence[Row],
+        prompter: Prompter,
+        metric: Metric,
+    ) -> dict[str, Any]:
+        """What counts in a fingerprint. A prompt function counts by the prompts it made, not by its source."""
+        described = {
+            "name": self.study_part,
+            "rows": len(texts),
+            "prompts": _hash(texts),
+            "references": _hash(references),
+            "prompt": prompter.description,
+            "system": self.system,
+            "chat_template": dict(self.chat_template)
+            if isinstance(self.chat_template, Mapping)
+            else self.chat_template,
+            "metric": {"name": metric.name, "bounds": metric.bounds and list(metric.bounds), **metric.description},
+            "direction": self.direction,
+        }
+        if self.tokenizer_encode_args:
+            described["tokenizer_encode_args"] = check_encode_args(self.tokenizer_encode_args)
+        if "built_in" not in metric.description:  # a user's scorer may read any column
+            described["columns"] = _hash(rows)
+        return described
+
+
+@contextmanager
+def _naming_row(number: int) -> Iterator[None]:
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(f"row {number}: {problem}") from problem.__cause__
+
+
+def _occurrences(texts: Sequence[str]) -> tuple[int, ...]:
+    seen: Counter[str] = Counter()
+    earlier = []
+    for text in texts:
+        earlier.append(seen[text])
+        seen[text] += 1
+    return tuple(earlier)
+
+
+def _distinct(texts: Sequence[str]) -> tuple[int, ...]:
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    return tuple(numbers[text] for text in texts)
+
+
+def _hash(values: Sequence[Any]) -> str:
+    """SHA-256 of values as JSON; what JSON does not know counts by its text, without addresses."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(json.dumps(value, sort_keys=True, default=_textual, ensure_ascii=False).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _textual(value: Any) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -1,0 +1,202 @@
+"""What happens in a study, told from its database to whoever watches workers that are other processes.
+
+The database is the one place that all workers share, on one machine or on many, and nothing is lost in it when a
+worker dies. Nothing is decided or written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from llmsearch_optuna import progress
+from llmsearch_optuna.analysis.status import incumbent_mean, so_far, work_of
+from llmsearch_optuna.engine.sampling.params import is_random
+from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.optimize.forecast import Forecast
+from llmsearch_optuna.optimize.signals import how_to_go_on
+from llmsearch_optuna.storage.leases import live_workers
+from llmsearch_optuna.storage.study import OpenedStudy, read_study
+from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of, score_of
+from llmsearch_optuna.workers.arguments import with_defaults
+
+_STATES: dict[TrialState, progress.TrialState] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+_TOLD: dict[str, Callable[[Any], progress.Event]] = {
+    "forecast": lambda value: progress.StudyForecast(text=Forecast.from_json(value).text),
+    "power": lambda value: progress.PowerKnown(text=value),
+}
+"""Attributes of a study that its watchers are told of once."""
+
+
+@dataclass
+class Follower:
+    """Tells an observer what is new in a study, every time that it looks.
+
+    Attributes:
+        storage: Where the study is, or will be.
+        study_name: Its name there.
+        n_trials: Its total; None where the workers settle it.
+        holdout_replicates: How often the holdout is decoded when something is sampled.
+        trials_in_flight: How many trials are decoded together; says which one a trial is compared with.
+        observer: Is told.
+    """
+
+    storage: str | None
+    study_name: str
+    n_trials: int | None
+    holdout_replicates: int
+    trials_in_flight: int
+    observer: progress.Observer
+    _opened: OpenedStudy | None = None
+    _rows: int = 0
+    _started: set[int] = field(default_factory=set)
+    _ended: set[int] = field(default_factory=set)
+    _rows_done: dict[int, int] = field(default_factory=dict)
+    _looks: int = 0
+    _attributes: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], observer: progress.Observer) -> Follower:
+        """The follower of the study that `search` makes from these arguments."""
+        given = with_defaults(arguments)
+        names = ("storage", "study_name", "n_trials", "holdout_replicates", "trials_in_flight")
+        return cls(**{name: given[name] for name in names}, observer=observer)
+
+    def look(self) -> None:
+        """Tell what has happened since the last look; a study that is not there yet is waited for."""
+        if self._opened is None and self._open():
+            self._tell_start(self._study)
+        if self._opened is None:
+            return
+        self._tell_attributes(self._opened)
+        trials = self._opened.study.get_trials(deepcopy=False)
+        got_further = [self._tell_trial(trial, trials) for trial in trials if trial.number not in self._ended]
+        if any(got_further):
+            self._tell_work(self._opened, trials)
+        self._tell_verdict(self._opened, trials)
+
+    def how_to_go_on(self) -> str:
+        """What to say when the user ends the study before its time."""
+        if self._opened is None and not self._open():
+            return "interrupted before the study had begun. Run the same command again to begin."
+        return how_to_go_on(self._study, self._total)
+
+    @property
+    def trials_ended(self) -> int:
+        """How many trials had ended when it looked for the last time."""
+        return len(self._ended)
+
+    def close(self) -> None:
+        """Let go of the database's connections."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def _open(self) -> bool:
+        try:
+            opened = read_study(self.storage, self.study_name)
+        except StudyError:  # the first worker is about to make it, or says itself why it cannot
+            return False
+        self._rows = len(opened.ledger.items("search"))
+        if not self._rows or not opened.ledger.settings():
+            opened.close()
+            return False
+        self._opened = opened
+        return True
+
+    @property
+    def _study(self) -> OpenedStudy:
+        assert self._opened is not None
+        return self._opened
+
+    @property
+    def _total(self) -> int:
+        return self.n_trials or int(self._study.ledger.settings()["n_trials"])
+
+    def _tell_start(self, opened: OpenedStudy) -> None:
+        settings = opened.ledger.settings()
+        trials = opened.study.get_trials(deepcopy=False)
+        self._ended = {t.number for t in trials if t.state.is_finished()}
+        self._looks = len(opened.ledger.looks())
+        self._attributes = set(opened.study.user_attrs) if self._ended else set()
+        best = best_complete(trials, direction_of(opened.study))
+        self.observer.on(
+            progress.StudyStarted(
+                study_name=opened.name,
+                n_trials=self._total,
+                finished_trials=len(self._ended),
+                rows=self._rows,
+                storage=opened.url,
+                metric=settings["metric"],
+                direction=settings["direction"],
+                best_number=None if best is None else best.number,
+                best_value=None if best is None else score_of(best),
+            )
+        )
+
+    def _tell_trial(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether it had got any further."""
+        number, attributes = trial.number, trial.user_attrs
+        if "params" not in attributes:
+            return False
+        if number not in self._started:
+            self._started.add(number)
+            params, kind = attributes["params"], attributes["kind"]
+            self.observer.on(progress.TrialStarted(number=number, params=params, kind=kind, rows=self._rows))
+        seen, mean = so_far(self._study, trial)
+        has_new_rows = mean is not None and seen > self._rows_done.get(number, 0)
+        if mean is not None and has_new_rows:
+            self._rows_done[number] = seen
+            self.observer.on(
+                progress.RowsScored(
+                    number=number,
+                    rows_done=seen,
+                    rows_total=self._rows,
+                    mean=mean,
+                    incumbent_mean=incumbent_mean(
+                        trials, trial, self.trials_in_flight, direction_of(self._study.study)
+                    ),
+                )
+            )
+        if trial.state.is_finished():
+            self._ended.add(number)
+            best = best_complete(trials, direction_of(self._study.study))
+            self.observer.on(
+                progress.TrialEnded(
+                    number=number,
+                    state=_STATES[trial.state],
+                    value=trial.intermediate_values.get(seen) if trial.state is TrialState.PRUNED else score_of(trial),
+                    reason=attributes.get("prune_reason") or attributes.get("fail_reason"),
+                    seconds=attributes.get("seconds", 0.0),
+                    is_best=best is not None and best.number == number,
+                )
+            )
+        return has_new_rows or trial.state.is_finished()
+
+    def _tell_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
+        workers = list(live_workers(opened.engine, opened.key).values())
+        self.observer.on(work_of(trials, opened.ledger.row_counts("search"), workers))
+
+    def _tell_attributes(self, opened: OpenedStudy) -> None:
+        """What a worker has found out about the study as a whole."""
+        for name, value in opened.study.user_attrs.items():
+            if name not in self._attributes and (tell := _TOLD.get(name)) is not None:
+                self._attributes.add(name)
+                self.observer.on(tell(value))
+
+    def _tell_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
+        looks = opened.ledger.looks()
+        if len(looks) <= self._looks:
+            return
+        self._looks = len(looks)
+        rows = len(opened.ledger.items("holdout"))
+        if rows and looks[-1].winner:
+            drawn = any(is_random(params_of(trials[number])) for number in (0, looks[-1].winner))
+            replicates = self.holdout_replicates if drawn else 1
+            self.observer.on(progress.VerdictStarted(rows=rows, replicates=replicates))

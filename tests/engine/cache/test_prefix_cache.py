@@ -1,0 +1,107 @@
+"""The prefix trees and their budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from llmsearch_optuna.engine.cache.prefix_cache import LeastRecentlyUsed, Node, ReplayStore, Run
+from llmsearch_optuna.engine.model_runner import NextTokenScores
+
+
+def scores() -> NextTokenScores:
+    return NextTokenScores(np.zeros(4, np.float32), np.zeros(4, np.int32), 0.0, torch.zeros(8))
+
+
+def segment(tokens: int) -> torch.Tensor:
+    return torch.arange(tokens, dtype=torch.float32)[None, None, None, :, None].expand(1, 2, 1, tokens, 2).clone()
+
+
+def grow(node: Node, *tokens: int) -> list[Node]:
+    nodes = []
+    for token in tokens:
+        node = node.child(token)
+        node.scores = scores()
+        nodes.append(node)
+    return nodes
+
+
+def test_a_prefix_has_one_node() -> None:
+    root = ReplayStore(0).tree((5, 6)).root
+    assert root.child(1).child(2) is root.child(1).child(2)
+    assert [node.token for node in root.child(1).child(2).path()] == [1, 2]
+    assert root.child(1).child(2).depth == 2
+
+
+def test_stored_keys_and_values_come_back_in_long_pieces() -> None:
+    store = ReplayStore(10**6)
+    tree = store.tree((5, 6, 7))
+    store.keep_prompt(tree, segment(3))
+    path = grow(tree.root, 1, 2, 3, 4)
+    store.keep_path(path[:3], segment(3))
+    store.keep_path(path[3:], segment(1))
+    segments, covered = store.prompt_segments(tree)
+    assert covered == 3
+    assert segments[0].shape[3] == 3
+    first, end = store.path_segment(path, 1)
+    assert first is not None
+    assert (first[0, 0, 0, :, 0].tolist(), end) == ([1.0, 2.0], 3)
+
+
+def test_the_longest_unused_goes_first() -> None:
+    kept = LeastRecentlyUsed(3 * segment(1).nbytes)
+    runs = [Run(segment(1)) for _ in range(4)]
+    for run in runs[:3]:
+        kept.add(run)
+    kept.touch(runs[0])
+    kept.add(runs[3])
+    assert [run.segment is None for run in runs] == [False, True, False, False]
+    assert kept.nbytes == kept.limit
+
+
+def test_evicted_scores_leave_no_bare_nodes() -> None:
+    store = ReplayStore(6 * scores().nbytes)
+    tree = store.tree((5,))
+    for token in range(9):
+        store.keep_scores(grow(tree.root, token))
+    assert len(tree.root.children) == 6
+    assert store.nbytes <= store.budget
+    assert store.evictions == 3
+
+
+def test_scores_borrow_what_keys_and_values_do_not_need_and_give_it_back() -> None:
+    store = ReplayStore(9 * scores().nbytes)
+    tree = store.tree((5, 6))
+    for token in range(9):
+        store.keep_scores(grow(tree.root, token))
+    assert store.scores.nbytes == store.budget
+    node = tree.root.child(8)
+    store.keep_path([node], segment(store.budget // 2 // segment(1).nbytes))
+    assert store.budget // 3 <= store.scores.nbytes <= store.budget // 2
+    assert store.nbytes <= store.budget
+    assert node.run is not None
+    assert node.scores is not None
+
+
+def test_scores_are_not_evicted_from_under_a_visitor() -> None:
+    store = ReplayStore(0)
+    (node,) = grow(store.tree((5,)).root, 1)
+    node.enter()
+    store.keep_scores([node])
+    assert node.scores is not None
+    node.leave()
+    assert node.scores is None
+    assert not store.tree((5,)).root.children
+
+
+def test_release_gives_keys_and_values_back_and_keeps_scores() -> None:
+    store = ReplayStore(10**6)
+    tree = store.tree((5, 6))
+    store.keep_prompt(tree, segment(2))
+    path = grow(tree.root, 1, 2)
+    store.keep_path(path, segment(2))
+    store.keep_scores(path)
+    assert store.release() == segment(4).nbytes
+    assert tree.prompt_run is None
+    assert path[0].run is None
+    assert path[0].scores is not None

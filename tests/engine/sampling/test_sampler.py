@@ -1,0 +1,401 @@
+"""Tokens are those of Hugging Face's processors on the unpadded row; candidates prove them or say nothing."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM, LogitsProcessorList
+from transformers.generation import logits_process as hf
+
+from llmsearch_optuna.engine.sampling import sampler
+from llmsearch_optuna.engine.sampling.gumbel import gumbel, row_key
+from llmsearch_optuna.engine.sampling.hf_processors import (
+    TailFreeLogitsWarper,
+    TopALogitsWarper,
+    TopNSigmaLogitsWarper,
+    own_processors,
+)
+from llmsearch_optuna.engine.sampling.params import GenerationParams, model_defaults
+from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pick_from_logits, supports
+from llmsearch_optuna.engine.sampling.settings import Candidates
+
+VOCABULARY = 300
+LIMIT = 12
+WARPERS = (
+    hf.TemperatureLogitsWarper,
+    hf.TopHLogitsWarper,
+    hf.TopKLogitsWarper,
+    hf.TopPLogitsWarper,
+    hf.MinPLogitsWarper,
+    hf.TypicalLogitsWarper,
+    hf.EpsilonLogitsWarper,
+    hf.EtaLogitsWarper,
+)
+OWN_WARPERS = (TopNSigmaLogitsWarper, TailFreeLogitsWarper, TopALogitsWarper)
+LIMITS = {"top_h", "top_p", "min_p", "mass", "epsilon", "tfs", "top_a", "top_n_sigma"}
+
+
+@dataclass
+class Row:
+    params: GenerationParams
+    context: list[int] = field(default_factory=lambda: [3, 4, 5])
+    prompt_length: int = 3
+    row_key: int = 17
+    step: int = 0
+
+
+def make_params(**values: Any) -> GenerationParams:
+    return GenerationParams.of({"max_new_tokens": LIMIT, "eos_token_id": [1, 7], **values})
+
+
+def make_candidates(logits: np.ndarray, size: int) -> Candidates:
+    """As an engine makes them: torch's topk, and a total that was summed up in float32."""
+    top = torch.topk(torch.from_numpy(logits), size, dim=-1)
+    total = torch.logsumexp(torch.from_numpy(logits), dim=-1).double().numpy()
+    return Candidates(top.values.numpy(), top.indices.to(torch.int32).numpy(), total, logits.shape[1])
+
+
+def make_logits(kind: str, seed: int, rows: int = 1, vocabulary: int = VOCABULARY) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    normal = generator.normal(size=(rows, vocabulary))
+    if kind == "flat":
+        logits = np.full((rows, vocabulary), float(normal[0, 0]))
+    elif kind == "peaked":
+        logits = normal * 12
+    elif kind == "tied":
+        logits = np.round(normal * 2) / 2
+    elif kind == "half":
+        logits = torch.from_numpy(normal * 4).bfloat16().double().numpy()
+    else:  # as a language model's: a few large ones and a long tail
+        logits = normal * 1.5 + 8 * generator.exponential(size=(rows, vocabulary)) ** 0.5
+    return logits.astype(np.float32)
+
+
+KINDS = ["normal", "flat", "peaked", "tied", "half"]
+
+fractions = st.floats(0.02, 0.98).map(lambda x: round(x, 3))
+warping = st.fixed_dictionaries(
+    {"do_sample": st.just(True)},
+    optional={
+        "temperature": st.sampled_from([0.1, 0.5, 0.9, 1.3, 2.5]),
+        "top_k": st.sampled_from([0, 0, 1, 2, 10, 50, 250]),
+        "top_p": fractions,
+        "min_p": fractions.map(lambda x: x / 4),
+        "top_h": fractions,
+        "typical_p": fractions,
+        "epsilon_cutoff": fractions.map(lambda x: x / 50),
+        "eta_cutoff": fractions.map(lambda x: x / 50),
+        "generation_seed": st.integers(0, 5),
+    },
+)
+tokens = st.integers(0, 30)
+sequences = st.lists(st.lists(tokens, min_size=1, max_size=3), min_size=1, max_size=4)
+ruling = st.fixed_dictionaries(
+    {},
+    optional={
+        "repetition_penalty": st.sampled_from([0.8, 1.05, 1.3, 3.0]),
+        "no_repeat_ngram_size": st.integers(1, 3),
+        "min_new_tokens": st.integers(1, 12),
+        "min_length": st.integers(1, 12),
+        "bad_words_ids": sequences.map(lambda words: [*words, [2]]),
+        "sequence_bias": sequences.map(lambda keys: [[key, (-1) ** sum(key) * 2.5] for key in keys]),
+        "suppress_tokens": st.lists(tokens.filter(lambda t: t not in (1, 5)), min_size=1, max_size=4),
+        "begin_suppress_tokens": st.lists(tokens, min_size=1, max_size=4),
+        "exponential_decay_length_penalty": st.tuples(st.integers(0, 4), st.sampled_from([0.5, 1.1, 2.0])),
+        "forced_eos_token_id": st.sampled_from([1, [1, 9]]),
+        "forced_bos_token_id": st.just(5),
+        "remove_invalid_values": st.just(True),
+    },
+)
+own_warping = st.fixed_dictionaries(
+    {}, optional={"tfs": fractions, "top_a": fractions, "top_n_sigma": st.sampled_from([0.5, 1.0, 3.0])}
+)
+
+
+@st.composite
+def contexts(draw: st.DrawFn) -> dict[str, Any]:
+    prompt = draw(st.lists(tokens, min_size=1, max_size=6))
+    generated = draw(st.lists(tokens, max_size=LIMIT - 1))
+    return {
+        "context": prompt + generated,
+        "prompt_length": len(prompt),
+        "step": len(generated),
+        "row_key": row_key(prompt),
+    }
+
+
+class ByHuggingFace:
+    """The processors that ``model.generate`` would apply, and the token that they lead to."""
+
+    def __init__(self, model: LlamaForCausalLM, row: Row) -> None:
+        self.row = row
+        captured: list[LogitsProcessorList] = []
+
+        def capture(model: Any, input_ids: torch.Tensor, logits_processor: LogitsProcessorList, **_: Any) -> Any:
+            captured.append(logits_processor)
+            return input_ids
+
+        prompt = torch.tensor([row.context[: row.prompt_length]])
+        model.generate(
+            prompt,
+            custom_generate=capture,
+            logits_processor=own_processors(row.params),
+            **row.params.to_hugging_face(model_defaults(model)),
+        )
+        (self.processors,) = captured
+
+    def scores(self, logits: np.ndarray, dtype: torch.dtype, shift: float = 0.0) -> torch.Tensor:
+        """Processed scores ``[vocab]``; temperature is always applied in float32. ``shift`` moves all limits.
+
+        Nan where a limit went through equal scores: torch's sort is not stable, so which of them stay is chance.
+        """
+        scores = torch.from_numpy(logits)[None]
+        context = torch.tensor([self.row.context])
+        for processor in self.processors:
+            before = scores
+            if isinstance(processor, (*WARPERS[1:], *OWN_WARPERS)):
+                before = scores = scores.to(dtype)
+                processor = copy.copy(processor)
+                for limit in LIMITS & set(vars(processor)):
+                    setattr(processor, limit, getattr(processor, limit) * (1 + shift))
+            scores = processor(context, scores)
+            if scores.max() == torch.inf:
+                raise ValueError("overflown")
+            if isinstance(processor, (*WARPERS[1:], *OWN_WARPERS)):
+                kept = torch.isfinite(scores)
+                if torch.isin(before[~kept & torch.isfinite(before)], before[kept]).any():
+                    return torch.full_like(scores[0], torch.nan)
+        return scores[0]
+
+    def token(self, logits: np.ndarray) -> int | None:
+        """The next token; None where rounding decides what is kept, or nothing is."""
+        try:
+            usual, exact = self.scores(logits, torch.float32), self.scores(logits, torch.float64)
+            moved = [self.scores(logits, torch.float64, shift) for shift in (-2e-6, 2e-6)]
+        except ValueError:  # overflown
+            return None
+        kept, *others = (scores > torch.finfo(torch.float32).min for scores in (exact, usual, *moved))
+        if not kept.any() or not all(torch.equal(kept, other) for other in others):
+            return None
+        if not self.row.params.get("do_sample"):
+            return int(torch.argmax(usual))
+        ids = np.arange(len(logits))[None]
+        noise = gumbel(self.row.params.generation_seed, [self.row.row_key], [self.row.step], ids)[0]
+        return int(np.argmax(np.where(kept.numpy(), exact.double().log_softmax(-1).numpy() + noise, -np.inf)))
+
+
+@settings(max_examples=250)
+@given(
+    warping=st.one_of(st.just({}), warping),
+    ruling=ruling,
+    own=st.one_of(st.just({}), own_warping),
+    context=contexts(),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 99),
+)
+def test_tokens_are_hugging_faces(
+    warping: dict[str, Any],
+    ruling: dict[str, Any],
+    own: dict[str, Any],
+    context: dict[str, Any],
+    kind: str,
+    seed: int,
+    tiny_llama: LlamaForCausalLM,
+) -> None:
+    row = Row(make_params(**warping, **ruling, **own), **context)
+    logits = make_logits(kind, seed)
+    expected = ByHuggingFace(tiny_llama, row).token(logits[0])
+    assume(expected is not None)
+    assert pick_from_logits(logits, [row]).tolist() == [expected]
+
+
+@settings(max_examples=250)
+@given(
+    warping=st.one_of(st.just({}), warping),
+    ruling=st.one_of(st.just({}), ruling),
+    context=contexts(),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 99),
+    size=st.sampled_from([1, 3, 20, 100, 200, 299, 300]),
+)
+def test_candidates_prove_the_same_token_or_nothing(
+    warping: dict[str, Any], ruling: dict[str, Any], context: dict[str, Any], kind: str, seed: int, size: int
+) -> None:
+    row = Row(make_params(**warping, **ruling), **context)
+    logits = make_logits(kind, seed)
+    found = pick(make_candidates(logits, size), [row])[0]
+    assert found in (-1, pick_from_logits(logits, [row])[0])
+
+
+@given(warping=warping, kind=st.sampled_from(KINDS), seed=st.integers(0, 99))
+def test_sorting_a_part_is_enough(warping: dict[str, Any], kind: str, seed: int) -> None:
+    """Looking at the first 2,048 of all logits, or at 1,024 candidates, changes nothing."""
+    logits = make_logits(kind, seed, vocabulary=5000)
+    row = Row(make_params(**warping), row_key=seed)
+    found = pick_from_logits(logits, [row]).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "FULL_WIDTH", 10_000)
+        assert pick_from_logits(logits, [row]).tolist() == found
+    assert pick(make_candidates(logits, 1024), [row])[0] in (-1, found[0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "min_new_tokens": 3},
+        {"do_sample": True},
+        {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1},
+        {"do_sample": True, "temperature": 1.2, "top_k": 0, "min_p": 0.05},
+        {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9},
+        {"do_sample": True, "temperature": 0.5, "top_k": 0},
+        {"do_sample": True, "typical_p": 0.9, "eta_cutoff": 1e-3, "epsilon_cutoff": 1e-3},
+        {"do_sample": True, "top_h": 0.5},
+    ],
+    ids=str,
+)
+def test_usual_settings_are_proven_by_candidates(values: dict[str, Any]) -> None:
+    """A certificate that never holds would be true and useless."""
+    logits = make_logits("normal", 3, rows=100, vocabulary=20_000)
+    logits[:, :60] += np.linspace(9, 3, 60, dtype=np.float32)
+    rows = [Row(make_params(**values), context=[3, 4, 5, 6, 5], step=2, row_key=key) for key in range(100)]
+    found = pick(make_candidates(logits, 1024), rows)
+    assert (found >= 0).mean() > 0.9
+    decided = np.flatnonzero(found >= 0)
+    assert (pick_from_logits(logits[decided], [rows[i] for i in decided]) == found[decided]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": 0, "top_p": 0.95},
+        {"top_k": 0, "top_p": 0.5, "temperature": 1.7},
+        {"top_k": 3000, "top_p": 0.9},
+        {"top_k": 0, "min_p": 0.001, "temperature": 2.5},
+        {"top_k": 0, "epsilon_cutoff": 1e-6},
+        {"top_k": 0, "top_h": 0.9},
+        {"top_k": 0, "typical_p": 0.9},
+        {"top_k": 0, "eta_cutoff": 1e-6},
+        {"top_k": 0},
+    ],
+    ids=str,
+)
+def test_more_tokens_are_possible_than_candidates_are_kept(
+    kind: str, values: dict[str, Any], tiny_llama: LlamaForCausalLM
+) -> None:
+    """A vocabulary of 50,257: the 1,024 candidates prove Hugging Face's token or nothing, and all logits find it."""
+    rows = [Row(make_params(do_sample=True, **values), row_key=key, step=key % 5) for key in range(12)]
+    logits = make_logits(kind, 7, rows=len(rows), vocabulary=50_257)
+    full = pick_from_logits(logits, rows)
+    listed = pick(make_candidates(logits, 1024), rows)
+    assert ((listed == -1) | (listed == full)).all()
+    compared = 0
+    for row, scores, token in zip(rows, logits, full.tolist(), strict=True):
+        expected = ByHuggingFace(tiny_llama, row).token(scores)
+        compared += expected is not None
+        assert expected in (None, token)
+    by_sorted_equals = kind in ("flat", "half", "tied")  # which of equals Hugging Face's unstable sort keeps is chance
+    assert compared or by_sorted_equals
+
+
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_row_does_not_depend_on_its_neighbours(data: st.DataObject, seed: int) -> None:
+    rows = [
+        Row(make_params(**data.draw(warping), **data.draw(ruling)), **data.draw(contexts()))
+        if data.draw(st.booleans())
+        else Row(make_params(**data.draw(st.one_of(st.just({}), ruling))), **data.draw(contexts()))
+        for _ in range(5)
+    ]
+    logits = np.concatenate([make_logits(data.draw(st.sampled_from(KINDS)), seed + i) for i in range(5)])
+    order = data.draw(st.permutations(range(5)))
+    together = pick(make_candidates(logits, 200), rows)
+    shuffled = pick(make_candidates(logits[order], 200), [rows[i] for i in order])
+    assert shuffled.tolist() == together[order].tolist()
+    alone = [pick(make_candidates(logits[i : i + 1], 200), [rows[i]])[0] for i in range(5)]
+    assert alone == together.tolist()
+    full = pick_from_logits(logits, rows)
+    assert [pick_from_logits(logits[i : i + 1], [rows[i]])[0] for i in range(5)] == full.tolist()
+
+
+def test_a_cached_set_of_seen_tokens_changes_nothing() -> None:
+    logits = make_logits("normal", 1)
+    row = Row(make_params(repetition_penalty=1.5), context=[3, 3, 9, *range(20, 60)])
+    expected = pick_from_logits(logits, [row])
+    for seen in (set(row.context), np.unique(row.context)):
+        row.seen = seen  # type: ignore[attr-defined]
+        assert pick_from_logits(logits, [row]) == expected
+        assert pick(make_candidates(logits, 250), [row]) == expected
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = np.zeros((3, 10), dtype=np.float32)
+    logits[0, [4, 8]] = 1.0
+    logits[1, [9, 2, 6]] = 1.0
+    rows = [Row(make_params())] * 3
+    assert pick_from_logits(logits, rows).tolist() == [4, 2, 0]
+    assert pick(make_candidates(logits, 4), rows).tolist() == [4, 2, -1]
+    assert pick(make_candidates(logits, 10), rows).tolist() == [4, 2, 0]
+
+
+def test_an_uncertain_total_proves_nothing_false() -> None:
+    """The total is only known up to float32's rounding; what hangs on less is left to all logits."""
+    logits = np.full((1, 1000), -8.0, dtype=np.float32)
+    logits[0, :2] = 5.0
+    row = Row(make_params(do_sample=True, top_k=0, top_p=0.5))
+    exact = make_candidates(logits, 50)
+    for error in (-5e-6, 0.0, 5e-6):
+        candidates = Candidates(exact.values, exact.ids, exact.log_total + error, exact.vocab_size)
+        assert pick(candidates, [row])[0] in (-1, pick_from_logits(logits, [row])[0])
+
+
+def test_sampling_follows_the_softmax() -> None:
+    from scipy import stats
+
+    generator = np.random.default_rng(5)
+    logits = np.repeat(generator.normal(size=(1, 50)).astype(np.float32), 20_000, axis=0)
+    params = make_params(do_sample=True, temperature=0.8, top_k=8)
+    rows = [Row(params, row_key=row_key([i])) for i in range(len(logits))]
+    found = pick(make_candidates(logits, 20), rows)
+    ids = np.argsort(-logits[0])[:8]
+    p = np.exp(logits[0, ids].astype(np.float64) / 0.8)
+    counts = [np.count_nonzero(found == token) for token in ids]
+    assert sum(counts) == len(logits)
+    assert stats.chisquare(counts, len(logits) * p / p.sum()).pvalue > 1e-4
+
+
+def test_what_needs_all_logits_is_said_beforehand() -> None:
+    for values in (
+        {"do_sample": True, "tfs": 0.9},
+        {"do_sample": True, "top_a": 0.2},
+        {"do_sample": True, "top_n_sigma": 1.0},
+        {"do_sample": True, "top_k": 0, "typical_p": 0.9},
+        {"repetition_penalty": 0.9},
+        {"remove_invalid_values": True},
+    ):
+        assert needs_full_logits(make_params(**values)), values
+        assert pick(make_candidates(make_logits("normal", 0), 100), [Row(make_params(**values))]).tolist() == [-1]
+    for values in ({}, {"do_sample": True, "typical_p": 0.9}, {"repetition_penalty": 1.1}):
+        assert not needs_full_logits(make_params(**values)), values
+
+
+def test_what_cannot_be_picked_by_row_is_said_with_the_reason() -> None:
+    assert supports(make_params(do_sample=True, top_p=0.9, tfs=0.9, repetition_penalty=1.1)) is None
+    assert supports(make_params(num_beams=3)) is None
+    for values, word in (
+        ({"guidance_scale": 1.5}, "second time"),
+        ({"watermarking_config": {"greenlist_ratio": 0.25}}, "watermarks"),
+        ({"encoder_repetition_penalty": 1.5}, "encoder"),
+        ({"encoder_no_repeat_ngram_size": 2}, "encoder"),
+        ({"token_healing": True}, "prompt"),
+        ({"prompt_lookup_num_tokens": 3}, "drafts"),
+        ({"cache_implementation": "quantized"}, "quantized"),
+    ):
+        assert word in str(supports(make_params(**values))), values

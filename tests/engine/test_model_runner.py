@@ -1,0 +1,63 @@
+"""What the executor finds out about models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from llmsearch_optuna.engine.model_runner import Executor
+from tests.engine.architectures import make
+
+
+def test_prompts_in_one_pass_are_those_alone(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama)
+    prompts = [[5, 9, 30, 41], [7], [8, 60, 3, 90, 120, 33, 7]]
+    for prompt, result in zip(prompts, executor.prefill(prompts), strict=True):
+        alone = tiny_llama(torch.tensor([prompt])).logits[0, -1]
+        assert torch.allclose(executor.logits(result.state[None])[0], alone, atol=1e-4)
+        assert result.segment.shape[3] == len(prompt)
+
+
+def test_what_stands_before_is_not_computed_again(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama)
+    (prefix,) = executor.prefill([[5, 9, 30]])
+    for rest, result in zip([[41], [60, 7]], executor.prefill([[41], [60, 7]], [prefix.segment]), strict=True):
+        alone = tiny_llama(torch.tensor([[5, 9, 30, *rest]])).logits[0, -1]
+        assert torch.allclose(executor.logits(result.state[None])[0], alone, atol=1e-4)
+        assert result.segment.shape[3] == len(rest)
+
+
+def test_what_is_kept_of_a_row_keeps_nothing_else_in_memory(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama, top=8)
+    rows = executor.prefill([[5, 6, 7], [8, 9]])
+    for scores in executor.scores(torch.stack([row.state for row in rows])):
+        assert scores.values.base is None
+        assert scores.ids.base is None
+        assert scores.state.untyped_storage().nbytes() == scores.state.nbytes
+    for row in rows:
+        assert row.segment.untyped_storage().nbytes() == row.segment.nbytes
+        assert row.state.untyped_storage().nbytes() == row.state.nbytes
+
+
+def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalLM) -> None:
+    executor = Executor(tiny_llama, top=10)
+    (result,) = executor.prefill([[5, 9, 30]])
+    (scores,) = executor.scores(result.state[None])
+    logits = executor.logits(result.state[None])[0]
+    assert scores.values.tolist() == sorted(logits.tolist(), reverse=True)[:10]
+    assert logits[torch.from_numpy(scores.ids).long()].tolist() == scores.values.tolist()
+    assert scores.log_total == pytest.approx(float(torch.logsumexp(logits, 0)))
+    assert executor.all_logits([scores.state])[0] == pytest.approx(logits.numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("llama", "replays from hidden states"),
+        ("gemma2", "replays from full logits"),  # it caps its logits after the head
+        ("mamba", "its forward takes no past_key_values"),
+    ],
+)
+def test_capabilities_say_what_was_found(name: str, words: str) -> None:
+    assert words in str(Executor(make(name)).capabilities)

@@ -1,0 +1,76 @@
+"""What can never have an effect is named once, and nothing else is."""
+
+from __future__ import annotations
+
+import doctest
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from llmsearch_optuna import presets, score, search
+from llmsearch_optuna.optimize import plan
+from llmsearch_optuna.optimize.plan import inert_by_branch
+from llmsearch_optuna.space.space import Space
+from tests.synthetic import TextEngine, dataset, number_metric
+
+COMMON = {"max_new_tokens": 9}
+TEMPERATURE = FloatDistribution(0.1, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("space", "defaults", "inert"),
+    [
+        ({**COMMON, "temperature": TEMPERATURE}, {}, {"": ("temperature",)}),
+        ({**COMMON, "temperature": TEMPERATURE}, {"do_sample": True}, {"": ()}),
+        ({**COMMON, "do_sample": CategoricalDistribution([True, False]), "temperature": TEMPERATURE}, {}, {"": ()}),
+        ({**COMMON, "do_sample": True, "top_p": FloatDistribution(0.5, 1.0), "min_p": 0.0}, {}, {"": ()}),
+        ({**COMMON, "num_beams": 1, "length_penalty": FloatDistribution(0, 2), "use_cache": True}, {},
+         {"": ("length_penalty", "use_cache")}),
+        ({**COMMON, "num_beams": IntDistribution(1, 3), "length_penalty": FloatDistribution(0, 2)}, {}, {"": ()}),
+        ([{**COMMON, "top_k": 5}, {**COMMON, "do_sample": True, "top_k": 5}], {},
+         {"default": ("top_k",), "sampling": ()}),
+        (lambda trial: {**COMMON, "temperature": trial.suggest_float("temperature", 0.1, 1.0)}, {},
+         {"": ("temperature",)}),
+    ],
+)  # fmt: skip
+def test_what_never_has_an_effect_is_found(space: Any, defaults: dict[str, Any], inert: dict[str, Any]) -> None:
+    assert inert_by_branch(Space.of(space), defaults) == inert
+
+
+@pytest.mark.parametrize("name", presets.__all__)
+def test_every_parameter_of_a_preset_has_an_effect(name: str) -> None:
+    space = getattr(presets, name)(max_new_tokens=12)
+    assert set(inert_by_branch(space, {"eos_token_id": 1}).values()) == {()}
+
+
+def test_a_search_names_them_in_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    space = [
+        {**COMMON, "do_sample": False, "temperature": 0.7},
+        {**COMMON, "do_sample": True, "temperature": TEMPERATURE},
+    ]
+    with caplog.at_level(logging.WARNING, logger="llmsearch_optuna"):
+        result = search(
+            TextEngine(), dataset(30), space, baseline={"do_sample": False, "top_p": 0.9}, metric=number_metric,
+            n_trials=5, progress=False, storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
+        )  # fmt: skip
+    assert [m for m in caplog.messages if "effect" in m] == [
+        "without effect beside the other parameters, and left out: temperature (branch greedy); top_p (the baseline)"
+    ]
+    assert "top_p" not in result.baseline_params
+
+
+def test_a_score_names_them_too(caplog: pytest.LogCaptureFixture) -> None:
+    params = {**COMMON, "temperature": 0.7, "top_p": 0.9}
+    found = score(TextEngine(), dataset(3), params, metric=number_metric)
+    assert caplog.messages == ["without effect beside the other parameters, and left out: temperature, top_p"]
+    assert found.params == COMMON
+    caplog.clear()
+    score(TextEngine(), dataset(3), {**COMMON, "do_sample": True, "top_p": 1.0}, metric=number_metric)
+    assert caplog.messages == []
+
+
+def test_the_worked_example_holds() -> None:
+    assert doctest.testmod(plan) == (0, 2)

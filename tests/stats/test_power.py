@@ -1,0 +1,80 @@
+"""Power: what a holdout can find, held against simulated looks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.power import minimum_detectable
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_looks() -> None:
+    rng = np.random.default_rng(0)
+    baseline = rng.normal(size=5000)
+    power = minimum_detectable(baseline, rows=40, correlation=0.5)
+    shared = rng.normal(size=(3000, 40)) * np.sqrt(0.5)
+    a = shared + rng.normal(size=shared.shape) * np.sqrt(0.5)
+    b = shared + rng.normal(size=shared.shape) * np.sqrt(0.5) + power.paired
+    assert np.mean(stats.ttest_rel(b, a, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
+    assert power.unpaired is not None
+    unpaired = rng.normal(size=a.shape) + power.unpaired
+    assert np.mean(stats.ttest_ind(unpaired, a, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
+
+
+def test_rows_needed_find_what_they_promise() -> None:
+    rng = np.random.default_rng(1)
+    power = minimum_detectable(rng.random(200), rows=60, bounds=(0, 1))
+    assert list(power.rows_needed) == [1, 2, 5]
+    assert power.rows_needed[1] > power.rows_needed[2] > power.rows_needed[5]
+    at_that_size = minimum_detectable(rng.random(200), rows=power.rows_needed[2], bounds=(0, 1))
+    assert at_that_size.paired == pytest.approx(0.02, rel=0.1)
+    assert power.rows_needed[1] == pytest.approx(4 * power.rows_needed[2], rel=0.05)
+
+
+def test_a_second_configuration_gives_the_correlation() -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.random(300)
+    seen = minimum_detectable(rows, rows=60, other=rows + 0.01 * rng.normal(size=300), bounds=(0, 1))
+    assumed = minimum_detectable(rows, rows=60, bounds=(0, 1))
+    assert seen.correlation > 0.99
+    assert seen.observed
+    assert not assumed.observed
+    assert seen.paired is not None
+    assert assumed.paired is not None
+    assert seen.paired < 0.1 * assumed.paired
+    assert "as seen" in seen.text
+    assert "assumed" in assumed.text
+
+
+def test_replicates_take_chance_in_decoding_out_and_nothing_else() -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(2000, 1)) + 2 * rng.normal(size=(2000, 2))
+    once = minimum_detectable(scores, rows=50, replicates=1)
+    often = minimum_detectable(scores, rows=50, replicates=100)
+    assert once.paired is not None
+    assert often.paired is not None
+    assert often.paired / once.paired == pytest.approx(np.sqrt(1.04 / 5), rel=0.1)
+
+
+def test_the_text_speaks_of_points() -> None:
+    text = minimum_detectable(np.random.default_rng(4).random(50), rows=18, replicates=3, bounds=(0, 1)).text
+    assert "18 held-out rows, decoded 3 times" in text
+    assert "points) would be found in 80% of cases" in text
+    assert "A gain of 1 point takes about " in text
+    assert " rows to find, of 2 points about " in text
+    assert ", of 5 points about " in text
+
+
+def test_no_holdout_no_scores_no_power() -> None:
+    few = minimum_detectable([0.1, 0.5, 0.7], rows=0, bounds=(0, 1))
+    assert few.paired is None
+    assert "cannot show anything" in few.text
+    assert "scores 0" in minimum_detectable([0.0, 0.0], rows=30).text
+    with pytest.raises(InputError):
+        minimum_detectable([0.5], rows=30)
+    with pytest.raises(InputError):
+        minimum_detectable([0.5, 0.6], rows=30, correlation=1.0)
+    with pytest.raises(InputError):
+        minimum_detectable([0.5, 0.6], rows=30, other=[0.5])
