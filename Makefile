@@ -55,7 +55,7 @@ notebooks: $(STAMP)  ## run the notebooks and keep their outputs (small: the dem
 	cd notebooks && SMALL=1 $(OFFLINE) $(abspath $(BIN))/jupyter execute --inplace *.ipynb
 
 test-awq: $(AWQ_STAMP)  ## AWQ and GPTQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
-	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/test_checkpoints.py $(ARGS)
+	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/models/test_quantized.py $(ARGS)
 
 # gptqmodel builds against the torch that is there, and wants a newer one than the rest is tested with.
 $(AWQ_STAMP): pyproject.toml constraints.txt

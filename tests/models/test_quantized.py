@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 from llmsearch_optuna import Engine, search
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.fingerprint.weights import hash_weights
-from llmsearch_optuna.models import load as loading
-from llmsearch_optuna.models.load import load
+from llmsearch_optuna.models import loader as loading
+from llmsearch_optuna.models.loader import load
 from llmsearch_optuna.models.quantized import require
 from llmsearch_optuna.models.tokenization import Positions
 from tests.packed_checkpoints import make_packable_llama, save_awq_checkpoint, save_gptq_checkpoint

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.fingerprint.weights import hash_tokenizer, hash_weights
-from llmsearch_optuna.models.load import load, pick_device, ready_tokenizer
+from llmsearch_optuna.models.loader import load, pick_device, ready_tokenizer
 from llmsearch_optuna.models.tokenization import Positions
 
 

@@ -31,7 +31,7 @@ from llmsearch_optuna.fingerprint.weights import hash_tokenizer, hash_weights
 from llmsearch_optuna.models.quantized import load_with_autoawq, needs_autoawq, quantization_of, require, torch_dtype
 from llmsearch_optuna.models.tokenization import Positions
 
-_log = logging.getLogger("llmsearch_optuna.models.load")
+_log = logging.getLogger("llmsearch_optuna.models.loader")
 
 
 @dataclass(frozen=True)
