@@ -81,7 +81,7 @@ def serve(
             model, or a path or hub id of one.
         tokenizer: Its tokenizer; found from the model where it can be.
         engine: Keyword arguments of `Engine`, for a Hugging Face model.
-        loading: Keyword arguments of `load.load`, for a Hugging Face model. None says nothing, here as there.
+        loading: Keyword arguments of `load`, for a Hugging Face model. None says nothing, here as there.
 
     Raises:
         InputError: The object is none of these, or an argument could not have an effect on it.

@@ -16,7 +16,7 @@ from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.models import load
+from llmsearch_optuna.models.loader import load
 from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.optimize.score import score
 from llmsearch_optuna.study_file.model import DataSection, ModelSection, StudySection
@@ -26,7 +26,7 @@ from tests.oracle import hf_generate
 
 TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
 ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
-LOADING = set(inspect.signature(load.load).parameters) - {"model", "tokenizer"}
+LOADING = set(inspect.signature(load).parameters) - {"model", "tokenizer"}
 NOT_IN_FILES = {"postprocess"}  # a function
 
 
