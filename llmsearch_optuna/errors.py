@@ -19,3 +19,19 @@ class StudyError(LlmsearchError, RuntimeError):
 
 class DecodingError(LlmsearchError, RuntimeError):
     """A prompt could not be decoded under these parameters; the study goes on without this trial."""
+
+
+class EngineUnavailableError(LlmsearchError, RuntimeError):
+    """What decodes does not answer for now (no connection, timeout, overload); the request itself is not at fault.
+
+    An engine raises it, or gives it as the error of a request. Nothing about the row or the trial is stored: the study
+    ends with this message, and the same call goes on with it later.
+
+    Args:
+        message: What does not answer, with its address, and what it said.
+        retry_after: Seconds that it asked to wait, where it did.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
