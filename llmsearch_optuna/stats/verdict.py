@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,22 +17,27 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.paired_tests import (
     Clusters,
     Floats,
+    LargestLosses,
     PairedTest,
     cluster_numbers,
+    margin_p_value,
     mcnemar_test,
-    sign_flip_p_above,
     sign_flip_test,
     swap_test,
     two_valued_test,
 )
+from llmsearch_optuna.stats.tail_bound import mean_above_p_value
 from llmsearch_optuna.types import Bounds, Direction
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
 
 _POWER = 0.8
+_MOST_GROUPS = 200
+"""Of prompts that are left out together to see what each adds to a score of all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,6 @@ class Verdict:
         confidence: Of the interval.
         p_value: Two-sided, of "no difference"; this decides.
         margin_p_value: One-sided, of "worse by the margin or more"; None without a margin.
-        chance_better: The share of the confidence on the winner's side.
         detectable: The true difference that a look like this one finds in 80 of 100 cases.
         wins: Rows (means over replicates) on which the winner scores better; None for corpus metrics.
         ties: Rows on which both score alike.
@@ -79,7 +84,6 @@ class Verdict:
     confidence: float = 0.95
     p_value: float | None = None
     margin_p_value: float | None = None
-    chance_better: float | None = None
     detectable: float | None = None
     wins: int | None = None
     ties: int | None = None
@@ -146,7 +150,8 @@ def compare(
 
     Replicates are averaged within their row, rows with the same prompt form one cluster. The decision is an exact
     McNemar test where the scores are 0/1 (one replicate, distinct prompts), otherwise a sign-flip permutation test of
-    the clusters; the interval is the one that goes with the test (see `paired_tests`), and both always agree. With
+    the clusters, and Stringer's bound where that is more cautious: rows that were not seen could have lost all of
+    their score. The interval is the one that goes with the test (see `paired_tests`), and both always agree. With
     fewer than 6 prompts no result can be significant.
 
     Args:
@@ -154,7 +159,8 @@ def compare(
         best: The winner's scores on the same rows; the number of replicates may differ (a deterministic
             configuration needs one).
         prompts: One label a row; rows with the same label are one cluster. Default: all rows are distinct.
-        bounds: Of the metric; they tell 0/1 scores and limit the interval.
+        bounds: Of the metric; they tell 0/1 scores, limit the interval, and say what a row can lose. Without bounds
+            the worst score that either side got stands for the worst one.
         direction: ``"maximize"`` or ``"minimize"``.
         seed: Of the sampled permutations.
         margin: A loss below this is acceptable; None or 0 asks plainly whether the winner is better.
@@ -177,17 +183,20 @@ def compare(
     clusters = Clusters.of(sign * differences, labels)
     unit = _two_valued_unit(first, second, bounds)
     wins, losses = int(np.sum(sign * differences > 0)), int(np.sum(sign * differences < 0))
+    worst = _worst_score(sign * first, sign * second, bounds if unit is None else bounds or (0.0, 1.0), sign)
+    largest_loss = float(np.max(sign * first)) - worst
+    unseen = LargestLosses(float(np.mean(sign * first)) - worst, float(np.mean(sign * second)) - worst)
     if unit is None:
-        test = sign_flip_test(clusters, alpha=alpha, seed=seed)
+        test = sign_flip_test(clusters, alpha=alpha, seed=seed).with_unseen_rows(clusters, unseen, alpha=alpha)
     elif first.shape[1] == second.shape[1] == 1 and len(clusters) == len(first):
         test = _scaled(mcnemar_test(wins, losses, len(first), alpha=alpha), unit)
     else:
-        test = two_valued_test(clusters, unit, alpha=alpha, seed=seed)
+        test = two_valued_test(clusters, unit, alpha=alpha, seed=seed).with_unseen_rows(clusters, unseen, alpha=alpha)
     return _judged(
         test,
         gain=clusters.mean,
         standard_error=clusters.standard_error,
-        margin_p_value=sign_flip_p_above(clusters, -margin, seed=seed) if margin else None,
+        margin_p_value=margin_p_value(clusters, margin, largest_loss=largest_loss, seed=seed) if margin else None,
         means=(float(first.mean()), float(second.mean())),
         counts=(wins, len(first) - wins - losses, losses),
         rows=len(first),
@@ -227,11 +236,12 @@ def compare_corpus(
 
     The decision is an approximate randomisation test: baseline and winner swap their completions on random prompts
     and the metric is computed again. The interval comes from resampling prompts and computing the metric again: t
-    quantiles around the difference with the bootstrap's standard error.
+    quantiles around the difference with the bootstrap's standard error. Stringer's bound counts where it is more
+    cautious, on what each prompt adds to the score (the jackknife's).
 
     Args:
-        score: The metric; called 2 · replicates · (permutations + resamples) times. Not a number means that it cannot
-            be computed on the rows drawn (see `swap_test`).
+        score: The metric; called 2 · replicates · (permutations + resamples + prompts, 200 at most) times. Not a
+            number means that it cannot be computed on the rows drawn (see `swap_test`).
         baseline: Completions [rows][replicates].
         best: The winner's completions on the same rows.
         references: One a row.
@@ -270,11 +280,18 @@ def compare_corpus(
         permutations=permutations,
         resamples=resamples,
     )
+    sides = [
+        sign * influences(partial(corpus_score, who=np.full(len(references), who)), labels, most_groups=_MOST_GROUPS)
+        for who in (0, 1)
+    ]
+    unseen = _unseen_corpus_rows(sides[0], sides[1], bounds, sign)
+    if unseen is not None:
+        test = test.with_unseen_rows(*unseen, alpha=alpha)
     return _judged(
         test,
         gain=gain,
         standard_error=error,
-        margin_p_value=_corpus_margin_p_value(gain + margin, error, count, resamples) if margin else None,
+        margin_p_value=_corpus_margin_p_value(gain, margin, error, count, unseen) if margin else None,
         means=means,
         counts=None,
         rows=len(references),
@@ -291,12 +308,36 @@ def compare_corpus(
     )
 
 
-def _corpus_margin_p_value(distance: float, error: float, prompts: int, resamples: int) -> float:
-    """Return the one-sided p-value of "the loss is the margin or more"; `distance` is the gain plus the margin."""
-    if error > 0:
-        return float(stats.t.sf(distance / error, prompts - 1))
-    # Nothing varies (the same completions, say): as sure as so few prompts and resamples allow.
-    return max(0.5**prompts, 1 / (1 + resamples)) if distance > 0 else 1.0
+def _unseen_corpus_rows(
+    baseline: Floats, best: Floats, bounds: Bounds | None, sign: float
+) -> tuple[Clusters, LargestLosses] | None:
+    """What each prompt adds to the gain, and the most that one more could cost; None where that is not known.
+
+    Args:
+        baseline: What each prompt adds to the baseline's score, gains positive, [prompts]; see `influences`.
+        best: To the winner's.
+        bounds: Of the metric.
+        sign: -1 where a lower score is better.
+    """
+    gains = best - baseline
+    if not np.all(np.isfinite(gains)):
+        return None
+    worst = _worst_score(baseline, best, bounds, sign)
+    losses = LargestLosses(max(0.0, float(baseline.mean()) - worst), max(0.0, float(best.mean()) - worst))
+    return Clusters(gains, np.ones(len(gains))), losses
+
+
+def _corpus_margin_p_value(
+    gain: float, margin: float, error: float, prompts: int, unseen: tuple[Clusters, LargestLosses] | None
+) -> float:
+    """Return the one-sided p-value of "the loss is the margin or more"."""
+    if unseen is None:
+        return 1.0
+    clusters, losses = unseen
+    p_value = mean_above_p_value(clusters.units, largest_loss=losses.winner, threshold=-margin)
+    if error > 0:  # Nothing varies where the completions are the same: then only what was not seen counts.
+        return max(p_value, float(stats.t.sf((gain + margin) / error, prompts - 1)))
+    return p_value if gain > -margin else 1.0
 
 
 def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: int = 20) -> Verdict:
@@ -377,7 +418,6 @@ def _judged(
         confidence=1 - alpha,
         p_value=test.p_value,
         margin_p_value=margin_p_value,
-        chance_better=test.chance_above,
         detectable=detectable,
         wins=counts and counts[0],
         ties=counts and counts[1],
@@ -405,8 +445,7 @@ def _sentence(v: Verdict) -> str:
     ends = [f"{end:+.4g}" if end is not None else "no limit" for end in (v.low, v.high)]
     text = (
         f"{head} on {v.rows} rows that no trial saw: {v.winner_mean:.4g} against {v.baseline_mean:.4g}, "
-        f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g}; "
-        f"chance of being better {v.chance_better:.0%})."
+        f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g})."
     )
     if v.unscored:
         text += f" {v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count."
@@ -427,7 +466,7 @@ def _detectable(standard_error: float, units: int, alpha: float) -> float | None
 
 
 def _scaled(test: PairedTest, unit: float) -> PairedTest:
-    return PairedTest(test.p_value, unit * test.low, unit * test.high, test.chance_above, test.method)
+    return replace(test, low=unit * test.low, high=unit * test.high)
 
 
 def _two_valued_unit(first: Floats, second: Floats, bounds: Bounds | None) -> float | None:
@@ -435,6 +474,17 @@ def _two_valued_unit(first: Floats, second: Floats, bounds: Bounds | None) -> fl
     low, high = bounds or (0.0, 1.0)
     both = np.concatenate([first.ravel(), second.ravel()])
     return high - low if bool(np.all((both == low) | (both == high))) else None
+
+
+def _worst_score(first: Floats, second: Floats, bounds: Bounds | None, sign: float) -> float:
+    """The worst possible score, with gains positive; without bounds the worst one seen.
+
+    Minus infinity where there are no bounds and all scores are alike: they do not show how low one can be.
+    """
+    if bounds is not None:
+        return sign * bounds[0 if sign > 0 else 1]
+    worst = float(min(first.min(), second.min()))
+    return worst if max(first.max(), second.max()) > worst else -math.inf
 
 
 def _score_table(scores: ArrayLike, name: str) -> Floats:
