@@ -75,5 +75,5 @@ def _picked(results: Any, key: str | None, name: str) -> Any:
     wanted = f"has no result {key!r}" if key is not None else "gives several results"
     raise InputError(
         f"metric {name!r} {wanted}: choose one of {', '.join(map(str, results))} with "
-        f"metric=Metric.of(..., key={str(next(iter(results), name))!r}) of llmsearch_optuna.metrics.metric"
+        f"metric=Metric.of(..., key={str(next(iter(results), name))!r}) of llmsearch_optuna.metrics"
     )

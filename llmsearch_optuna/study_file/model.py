@@ -24,10 +24,10 @@ from llmsearch_optuna.study_file.locations import place, place_of_mention
 DEMO = "demo"
 """As a model's or dataset's name: the bundled chat model, the bundled dialogues."""
 
-DEMO_STUDY = Path(__file__).parent / "data" / "quickstart.toml"
+DEMO_STUDY = Path(__file__).parent.parent / "data" / "quickstart.toml"
 """The study that ``llmsearch-optuna demo`` runs."""
 
-DEMO_DIALOGUES = Path(__file__).parent / "data" / "dialogues.jsonl"
+DEMO_DIALOGUES = Path(__file__).parent.parent / "data" / "dialogues.jsonl"
 
 
 class _Section(BaseModel):

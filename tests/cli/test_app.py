@@ -104,7 +104,7 @@ def test_errors_become_one_message_and_a_code(capsys, monkeypatch, raised, code,
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(inspect.options, "load", fail)
+    monkeypatch.setattr(inspect.arguments, "load", fail)
     got, _, err = run(capsys, "status", "x.db")
     assert got == code
     assert err.startswith(message)
@@ -117,7 +117,7 @@ def test_an_interrupted_study_is_code_130_and_no_error(capsys, monkeypatch, tmp_
     def fail(*_: object, **__: object) -> None:
         raise StudyInterrupted("interrupted after 3 of 24 trials; run the same command again to go on")
 
-    monkeypatch.setattr(run, "_search_and_tell", fail)
+    monkeypatch.setattr("llmsearch_optuna.cli.run._search_and_tell", fail)
     code, _, err = run(capsys, "demo")
     assert code == 130
     assert err == "interrupted after 3 of 24 trials; run the same command again to go on\n"
@@ -127,7 +127,7 @@ def test_bugs_show_their_traceback_when_asked(monkeypatch):
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(inspect.options, "load", fail)
+    monkeypatch.setattr(inspect.arguments, "load", fail)
     monkeypatch.setenv("LLMSEARCH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         program.main(["status", "x.db"])

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.models import load
+from llmsearch_optuna.models.loader import LoadedModel
 from llmsearch_optuna.optimize.resolve_engine import serve
 from llmsearch_optuna.optimize.score import score
 from llmsearch_optuna.task.task import Task
@@ -63,11 +63,11 @@ def test_everything_about_loading_reaches_the_loader(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def load(model: Any, tokenizer: Any = None, **loading: Any) -> load.LoadedModel:
+    def load(model: Any, tokenizer: Any = None, **loading: Any) -> LoadedModel:
         seen.update(loading, model=model)
-        return load.LoadedModel(tiny_llama, tiny_tokenizer, "tiny")
+        return LoadedModel(tiny_llama, tiny_tokenizer, "tiny")
 
-    monkeypatch.setattr(load, "load", load)
+    monkeypatch.setattr("llmsearch_optuna.models.loader.load", load)
     loading = {
         "device": "cpu", "device_map": "auto", "dtype": "float32", "revision": "v1", "adapter": "folder",
         "gguf_file": "q.gguf", "trust_remote_code": True,

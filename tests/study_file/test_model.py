@@ -18,7 +18,7 @@ from llmsearch_optuna.study_file.model import (
     study_file_text,
 )
 
-STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 TEXT = """\
 [study]
 name = "x"
