@@ -86,6 +86,10 @@ class BatchSizes:
         self._learned |= {key for key, known in self._limits.items() if known is limit}
         return limit.ran_out(tried)
 
+    def is_of_prompts(self, limit: BatchLimit) -> bool:
+        """Whether this is a limit of passes over whole prompts."""
+        return any(known is limit and beams == PROMPTS for (_, beams), known in self._limits.items())
+
     @property
     def learned(self) -> dict[tuple[int, int], int]:
         """(length bucket, beams) -> rows, where memory has ever been too short for the maximum."""

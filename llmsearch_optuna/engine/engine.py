@@ -32,7 +32,7 @@ from llmsearch_optuna.engine.memory import (
     is_out_of_memory,
     rows_that_fit,
 )
-from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating
+from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating, without_cudnn_attention
 from llmsearch_optuna.engine.model_runner_seq2seq import executor_for
 from llmsearch_optuna.engine.out_of_memory import NoRoomError, Relief, _one_row_does_not_fit
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder, common_prefix
@@ -99,7 +99,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.tokenizer_decode_args = check_decode_args(tokenizer, tokenizer_decode_args or {})
         self.default_params: dict[str, Any] = model_defaults(model)
-        with evaluating(model):
+        with evaluating(model), without_cudnn_attention():
             self._executor = executor_for(model, top=top)
         device = self._executor.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
@@ -255,7 +255,7 @@ class Engine:
         """Work until at least one request has ended and return all that have; empty when none is queued."""
         started = time.perf_counter()
         try:
-            with evaluating(self.model):
+            with evaluating(self.model), without_cudnn_attention():
                 while not self._done and (self._queue or self._walkers):
                     self._turn()
         finally:

@@ -241,7 +241,7 @@ class _Call:
         with torch.no_grad():
             for rows in (pair[:1], pair):
                 start = torch.zeros((len(rows), 1), dtype=torch.int64, device=self.holder.device)
-                logits.append(self.holder(**self._inputs(rows), decoder_input_ids=start).logits[0, -1].double())
+                logits.append(self.holder(**self._inputs(rows), decoder_input_ids=start).logits[0, -1].cpu().double())
         difference = float((logits[0] - logits[1]).abs().max())
         unchanged = difference <= PADDING_TOLERANCE * float(logits[0].abs().max())
         if not unchanged:

@@ -1,7 +1,7 @@
 """Relief: what is given up, and in which order, when memory runs out.
 
-Keys and values of earlier rows first, then half of the batch, then the slot buffer. Nothing here decides which row
-fails when not even one fits; that is said to whoever asked.
+Keys and values of earlier rows first, then the prompts of rows in flight, then half of the batch and its buffer.
+Nothing here decides which row fails when not even one fits; that is said to whoever asked.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from llmsearch_optuna.engine.stats import EngineStats
 from llmsearch_optuna.errors import DecodingError
 
 logger = logging.getLogger("llmsearch_optuna.engine")
+
+CALM_PASSES = 64
+"""So many passes without trouble end a shortage."""
 
 T = TypeVar("T")
 
@@ -60,11 +63,15 @@ class Relief:
         self._stats = stats
         self._device = device
         self._buffer_is_gone = False
+        self._calm = 0
 
     def passed(self, limit: BatchLimit) -> None:
         """Note that a pass has fitted."""
         limit.succeeded()
         self._buffer_is_gone = False
+        self._calm += 1
+        if self._calm == CALM_PASSES:
+            self._store.keeps_prompts = True
 
     def make_room(self, error: Exception, rows: int, limit: BatchLimit) -> None:
         """Give something up after a pass over ``rows`` rows has failed, so that it can be repeated.
@@ -78,6 +85,11 @@ class Relief:
             freed = self._store.release() + self._encodings.release()
             if freed:
                 logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
+            elif freed := self._store.release_prompts():
+                logger.warning("out of memory (%s): gave back %d bytes of prompts in flight", reason, freed)
+            elif self._lanes is not None and self._lanes.slots > rows and not self._sizes.is_of_prompts(limit):
+                logger.warning("out of memory with %d rows (%s): gave back a batch for more", rows, reason)
+                self._lanes.abandon()
             elif self._sizes.ran_out(limit, rows):
                 logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, limit.rows)
             elif self._lanes is not None and not self._buffer_is_gone:
@@ -123,6 +135,7 @@ class Relief:
         text = str(error)
         reason = f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
         forget_traceback(error)
+        self._calm = 0
         self._stats.out_of_memory += 1
         return reason
 

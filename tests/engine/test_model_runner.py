@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.model_runner import Executor
 from tests.engine.architectures import make
 
@@ -61,3 +62,21 @@ def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalL
 )
 def test_capabilities_say_what_was_found(name: str, words: str) -> None:
     assert words in str(Executor(make(name)).capabilities)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_attention_through_cudnn_is_kept_out_while_decoding_and_then_as_it_was(
+    enabled: bool, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    seen: list[bool] = []
+    hook = tiny_llama.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(enabled)
+    try:
+        Engine(tiny_llama, tiny_tokenizer).generate(["a"], {"max_new_tokens": 2})
+        assert torch.backends.cuda.cudnn_sdp_enabled() is enabled
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        hook.remove()
+    assert seen
+    assert not any(seen)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from llmsearch_optuna.engine.batch_size import BatchSizes
-from llmsearch_optuna.engine.out_of_memory import NoRoomError, Relief
+from llmsearch_optuna.engine.batch_size import PROMPTS, BatchSizes
+from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.engine.out_of_memory import CALM_PASSES, NoRoomError, Relief
 from llmsearch_optuna.engine.stats import EngineStats
+from tests.engine.memory_limit import MemoryLimit
+from tests.tiny import make_llama, make_tokenizer
 
 
 class Kept:
     """Stands for the store, the encodings and the lanes: holds bytes until they are given up, and says when."""
 
-    def __init__(self, given_up: list[str], name: str, nbytes: int, scores: int = 0) -> None:
-        self.given_up, self.name, self.nbytes, self.scores = given_up, name, nbytes, scores
+    def __init__(self, given_up: list[str], name: str, nbytes: int, **more: int) -> None:
+        self.given_up, self.name, self.nbytes = given_up, name, nbytes
+        self.scores, self.prompts, self.slots = (more.get(part, 0) for part in ("scores", "prompts", "slots"))
+        self.keeps_prompts = True
 
     def release(self) -> int:
         freed, self.nbytes = self.nbytes, 0
@@ -29,20 +34,27 @@ class Kept:
         self.given_up += ["scores"] if freed else []
         return freed
 
+    def release_prompts(self) -> int:
+        freed, self.prompts = self.prompts, 0
+        self.given_up += ["prompts"] if freed else []
+        self.keeps_prompts = False
+        return freed
+
     def abandon(self) -> None:
         self.given_up.append(self.name)
+        self.slots = 0
 
 
 class Place:
     """A relief over such stores, with four rows at most."""
 
-    def __init__(self, *, lanes: bool = True) -> None:
+    def __init__(self, *, lanes: bool = True, slots: int = 0, prompts: int = 0) -> None:
         self.given_up: list[str] = []
         self.sizes, self.stats = BatchSizes(4), EngineStats()
-        store: Any = Kept(self.given_up, "keys and values", 10, scores=5)
+        self.store = store = Kept(self.given_up, "keys and values", 10, scores=5, prompts=prompts)
         encodings: Any = Kept(self.given_up, "encodings", 10)
-        buffer: Any = Kept(self.given_up, "buffer", 0) if lanes else None
-        self.relief = Relief(self.sizes, store, encodings, buffer, self.stats, torch.device("cpu"))
+        buffer: Any = Kept(self.given_up, "buffer", 0, slots=slots) if lanes else None
+        self.relief = Relief(self.sizes, cast(Any, store), encodings, buffer, self.stats, torch.device("cpu"))
 
     def short(self) -> None:
         """Memory runs out in a pass over as many rows as are allowed."""
@@ -122,3 +134,49 @@ def test_what_the_error_holds_is_let_go_before_anything_is_given_up() -> None:
 
     assert place.relief.relieved(work, lambda: seen.append(alive[0]()) or 1) == 7
     assert seen == [None]
+
+
+def test_a_batch_that_was_made_for_more_rows_goes_before_the_next_halving() -> None:
+    place = Place(slots=4)
+    place.short()
+    place.short()
+    assert place.sizes.of(10).rows == 2
+    place.short()
+    assert (place.given_up[2:], place.sizes.of(10).rows) == (["buffer"], 2)
+
+
+def test_prompts_that_do_not_fit_halve_their_own_batch_and_leave_the_rows_in_flight_alone() -> None:
+    place = Place(slots=4)
+    limit = place.sizes.of(10, PROMPTS)
+    for _ in range(3):
+        place.relief.make_room(MemoryError("no more"), limit.rows, limit)
+    assert (place.given_up, limit.rows) == (["keys and values", "encodings"], 1)
+
+
+def test_prompts_of_rows_in_flight_go_second_and_are_kept_again_after_a_calm_while() -> None:
+    place = Place(prompts=7)
+    place.short()
+    place.short()
+    assert (place.given_up[2:], place.store.keeps_prompts) == (["prompts"], False)
+    for _ in range(CALM_PASSES):
+        assert not place.store.keeps_prompts
+        place.relief.passed(place.sizes.of(10))
+    assert place.store.keeps_prompts
+
+
+def test_whatever_memory_there_is_the_tokens_are_the_same() -> None:
+    """The prompts of all rows that wait take more than there is, and so do their rows; only few fit at once."""
+    model, tokenizer = make_llama(), make_tokenizer()
+    prompts = [f"{row} times the quick brown fox " * 3 for row in range(12)]
+    params = {"max_new_tokens": 6, "repetition_penalty": 1.2}
+    expected = Engine(model, tokenizer, batch_size=12, cache_budget=0).generate(prompts, params)
+    free = MemoryLimit(10**9)
+    with free:
+        Engine(model, tokenizer, batch_size=12, cache_budget=0).generate(prompts, params)
+    for budget, share in ((0, 0.6), (0, 0.3), (10**8, 0.4)):
+        engine = Engine(model, tokenizer, batch_size=12, cache_budget=budget)
+        limit = MemoryLimit(int(free.peak * share))
+        with limit:
+            assert engine.generate(prompts, params) == expected, (budget, share)
+        assert engine.stats.out_of_memory == limit.refused > 0
+        assert limit.nbytes <= limit.limit

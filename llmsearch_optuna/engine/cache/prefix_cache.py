@@ -202,6 +202,8 @@ class ReplayStore:
         self.trees: dict[tuple[int, ...], PromptTree] = {}
         self.shared_ids: tuple[int, ...] = ()
         self.shared_segment: Segment | None = None
+        self.keeps_prompts = True
+        """Whether a prompt that is computed again for a row in flight is stored; off while memory is short."""
 
     @property
     def nbytes(self) -> int:
@@ -283,11 +285,12 @@ class ReplayStore:
         end = first + 1
         while end < len(path) and path[end].run is run and path[end].offset == offset + end - first:
             end += 1
-        return self._use(run, run.segment[:, :, :, offset : offset + end - first]), end
+        # The whole run: a part of it on the host would be gathered there at once, before its copy has arrived.
+        return self._use(run, run.segment)[:, :, :, offset : offset + end - first], end
 
     def _use(self, run: Run, part: Segment) -> Segment:
-        """Part of a run, on the device. What is on the host stays there: every round of trials asks for every prompt,
-        so whatever it replaced would be wanted next."""
+        """What a run holds, on the device. What is on the host stays there: every round of trials asks for every
+        prompt, so whatever it replaced would be wanted next."""
         if self._host is None or run not in self.host_runs:
             self.runs.touch(run)
             return part
@@ -327,6 +330,19 @@ class ReplayStore:
         """Give stored keys and values back because memory is short; scores stay. Returns the bytes freed."""
         return self.runs.shrink(0)
 
+    def release_prompts(self) -> int:
+        """Give back the prompts of rows in flight; from now on what is computed again of them is not stored again.
+
+        They move to the host where there is one. Returns the bytes freed.
+        """
+        self.keeps_prompts = False
+        runs = [tree.prompt_run for tree in self.trees.values() if tree.visitors]
+        held = [run for run in runs if run is not None and run not in self.runs and run not in self.host_runs]
+        freed = sum(run.nbytes for run in held)
+        for run in held:
+            self._move_to_host(run)
+        return freed
+
     def release_scores(self) -> int:
         """Give stored next-token scores back as well; what rows stand on is computed again."""
         return self.scores.shrink(0)
@@ -365,6 +381,11 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self._by_slot)
+
+    @property
+    def slots(self) -> int:
+        """Rows that the buffer has memory for."""
+        return self.buffer.slots
 
     def step(self, wanted: Sequence[Node]) -> None:
         """Compute the scores of these nodes (distinct, none a root) in one pass.
@@ -505,7 +526,7 @@ class Lanes:
         segment = self._executor.extend(missing, segments, self._store.cross_segment(tree))
         self._stats.recomputed_tokens += len(missing)
         start_part = max(0, len(tree.start) - covered)
-        if start_part:
+        if start_part and (self._store.keeps_prompts or not tree.visitors):
             self._store.keep_prompt(tree, segment[:, :, :, :start_part].clone())
         tail = path[max(0, covered - len(tree.start)) :]
         if tail and self._store.budget and all(n.run is None and n.lane is None for n in tail):

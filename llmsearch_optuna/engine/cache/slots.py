@@ -240,6 +240,11 @@ class SlotBuffer:
         return len(self.lengths)
 
     @property
+    def slots(self) -> int:
+        """Rows that it has memory for."""
+        return 0 if self._data is None else self._slots
+
+    @property
     def width(self) -> int:
         """Columns that some row uses: the length of the longest row."""
         return max(self.lengths, default=0)
@@ -328,6 +333,7 @@ class SlotBuffer:
             self.cross.clear()
         self.lengths = []
         self._data = None
+        self._slots = 1
         self._column = self._capacity = 0
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from llmsearch_optuna.engine.sampling.double_precision import in_double
 from llmsearch_optuna.engine.sampling.mirostat import MirostatLogitsWarper
 from llmsearch_optuna.engine.sampling.param_specs import check_value
 
@@ -39,12 +40,14 @@ class TopNSigmaLogitsWarper(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores ``[rows, vocab]`` with removed tokens at ``filter_value``."""
         possible = torch.isfinite(scores)
-        exact = torch.where(possible, scores, 0.0).double()
+        exact = in_double(torch.where(possible, scores, 0.0))
+        possible = possible.to(exact.device)
         count = possible.sum(dim=-1, keepdim=True)
         mean = exact.sum(dim=-1, keepdim=True) / count
         variance = torch.where(possible, (exact - mean) ** 2, 0.0).sum(dim=-1, keepdim=True) / count
-        limit = scores.amax(dim=-1, keepdim=True) - self.top_n_sigma * variance.sqrt()
-        return scores.masked_fill(scores < limit, self.filter_value)
+        largest = in_double(scores.amax(dim=-1, keepdim=True))
+        removed = in_double(scores) < largest - self.top_n_sigma * variance.sqrt()
+        return scores.masked_fill(removed.to(scores.device), self.filter_value)
 
 
 class TailFreeLogitsWarper(LogitsProcessor):
@@ -76,13 +79,13 @@ class TailFreeLogitsWarper(LogitsProcessor):
         if self.tfs >= 1.0 or scores.shape[-1] < 3:
             return scores
         ordered, order = torch.sort(scores, dim=-1, stable=True)
-        probabilities = ordered.flip(-1).double().softmax(dim=-1)
+        probabilities = in_double(ordered.flip(-1)).softmax(dim=-1)
         curvature = probabilities.diff(dim=-1).diff(dim=-1).abs()
         total = curvature.sum(dim=-1, keepdim=True)
         removed = curvature.cumsum(dim=-1) > self.tfs * total
         # a flat distribution has no tail
         ends = (total > 0).expand(-1, 1)
-        removed = torch.cat((torch.zeros_like(ends), removed, ends), dim=-1)
+        removed = torch.cat((torch.zeros_like(ends), removed, ends), dim=-1).to(scores.device)
         return scores.masked_fill(removed.flip(-1).scatter(-1, order, removed.flip(-1)), self.filter_value)
 
 
@@ -107,9 +110,9 @@ class TopALogitsWarper(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores ``[rows, vocab]`` with removed tokens at ``filter_value``."""
-        probabilities = scores.double().softmax(dim=-1)
+        probabilities = in_double(scores).softmax(dim=-1)
         limit = self.top_a * probabilities.amax(dim=-1, keepdim=True) ** 2
-        return scores.masked_fill(probabilities < limit, self.filter_value)
+        return scores.masked_fill((probabilities < limit).to(scores.device), self.filter_value)
 
 
 def own_processors(params: Mapping[str, Any]) -> LogitsProcessorList:

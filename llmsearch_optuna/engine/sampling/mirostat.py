@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import LogitsProcessor
 
+from llmsearch_optuna.engine.sampling.double_precision import in_double
 from llmsearch_optuna.engine.sampling.param_specs import check_value
 
 Floats = NDArray[np.float64]
@@ -120,20 +121,20 @@ class MirostatLogitsWarper(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores ``[rows, vocab]`` with removed tokens at ``filter_value``."""
-        limits = self._next_limits(input_ids)
-        bits = -(scores.double() / self.temperature).log_softmax(dim=-1) / math.log(2)
+        bits = -(in_double(scores) / self.temperature).log_softmax(dim=-1) / math.log(2)
+        limits = self._next_limits(input_ids).to(bits.device)
         removed = (bits > limits[:, None]).scatter(-1, bits.argmin(dim=-1, keepdim=True), False)
         left = bits.masked_fill(removed, math.inf)
         total = (-left * math.log(2)).logsumexp(dim=-1, keepdim=True) / math.log(2)
         self._input_ids, self._limits, self._surprise = input_ids.clone(), limits, left + total
-        return scores.masked_fill(removed, self.filter_value)
+        return scores.masked_fill(removed.to(scores.device), self.filter_value)
 
     def _next_limits(self, input_ids: torch.Tensor) -> torch.Tensor:
         """``[rows]``: moved by the last token of each row; at the beginning of a text twice the target."""
         before = self._input_ids
         if before is None or not torch.equal(before, input_ids[:, :-1].to(before.device)):
             start = 2 * self.mirostat_tau
-            return torch.full((len(input_ids),), start, dtype=torch.float64, device=input_ids.device)
-        surprise = self._surprise.gather(-1, input_ids[:, -1:])[:, 0]
+            return torch.full((len(input_ids),), start, dtype=torch.float64)
+        surprise = self._surprise.gather(-1, input_ids[:, -1:].to(self._surprise.device))[:, 0]
         moved = self._limits - self.mirostat_eta * (surprise - self.mirostat_tau)
         return torch.where(surprise.isfinite(), moved, self._limits)  # a row that has ended goes on with filling

@@ -8,6 +8,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.engine.cache.offload import HostMemory
 from llmsearch_optuna.engine.cache.prefix_cache import ReplayStore
+from llmsearch_optuna.engine.cache.slots import Segment
 from llmsearch_optuna.engine.engine import Engine
 from tests.engine.architectures import make
 from tests.engine.cache.test_prefix_cache import grow, segment
@@ -122,6 +123,13 @@ def test_tokens_are_the_same_and_nothing_is_computed_again(
     given = {"batch_size": 3, "top": 8}
     plenty, scarce = (Engine(model, tiny_tokenizer, cache_budget=n, **given) for n in (10**8, scores_alone))
     monkeypatch.setattr(HostMemory, "behind", classmethod(lambda cls, device: cls(device, 10**8)))
+    fetch, whole = HostMemory.fetch, []
+
+    def noting(memory: HostMemory, part: Segment) -> Segment:
+        whole.append(part.is_contiguous())
+        return fetch(memory, part)
+
+    monkeypatch.setattr(HostMemory, "fetch", noting)
     behind = Engine(model, tiny_tokenizer, cache_budget=scores_alone, **given)
     for _ in range(2):
         for params in CONFIGURATIONS:
@@ -131,6 +139,8 @@ def test_tokens_are_the_same_and_nothing_is_computed_again(
     assert scarce.stats.recomputed_tokens > 0
     assert behind.stats.recomputed_tokens == 0
     assert behind.stats.host_bytes > 0
+    assert whole
+    assert all(whole), "a part is gathered on the host at once, before its copy may have arrived"
 
 
 @pytest.mark.cuda
