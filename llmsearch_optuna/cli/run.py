@@ -13,7 +13,7 @@ from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.study_file.model import DEMO_STUDY, Changes, parse_study_file, search_arguments, study_file_text
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.progress import Observer
+    from llmsearch_optuna.progress import Callback
     from llmsearch_optuna.search_result import SearchResult
     from llmsearch_optuna.study_file.model import StudyFile
 
@@ -134,17 +134,17 @@ def _search_and_tell(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from llmsearch_optuna.optimize.callbacks import StudyFileKeeper
+    from llmsearch_optuna.optimize.callbacks import StudyFileCallback
+    from llmsearch_optuna.progress import CallbackList, Terminal
     from llmsearch_optuna.progress import Quiet as NoProgress
-    from llmsearch_optuna.progress import Terminal
 
     if not quiet:
         _say_what_is_resolved(file)
         typer.echo(_what_begins(workers, ray), err=True)
     with contextlib.ExitStack() as stack:
         shown = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
-        observer = StudyFileKeeper(shown, file.study.storage, file.study.name, text)
-        result = _search(search_arguments(file), workers, ray, observer)
+        stored = StudyFileCallback(file.study.storage, file.study.name, text)
+        result = _search(search_arguments(file), workers, ray, CallbackList([shown, stored]))
     path = result.save_report(report or arguments.beside(result, ".html"))
     if as_json:
         typer.echo(json.dumps(outcome(result, path), indent=2, default=str))
@@ -175,7 +175,7 @@ def _what_begins(workers: int, ray: str | None) -> str:
     return "loading the model" if workers == 1 else f"starting {workers} workers"
 
 
-def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: Observer) -> SearchResult:
+def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: Callback) -> SearchResult:
     if ray is not None:
         from llmsearch_optuna.workers.ray_tasks import search_on_ray
 

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,11 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
 from llmsearch_optuna.optimize.evaluation import Rows
 from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
-from llmsearch_optuna.optimize.trial import TrialEnd
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
 from llmsearch_optuna.search_result import SearchResult
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import score_of
 
 logger = logging.getLogger("llmsearch_optuna.dashboard")
@@ -95,47 +94,52 @@ def describe_all(result: SearchResult) -> None:
 
 
 @dataclass(frozen=True)
-class TrialNotes:
-    """Writes the note of a trial that is about to be told.
+class TrialNoteCallback:
+    """Writes the note of a trial that is about to end.
 
     Attributes:
+        opened: The study.
         rows: The search rows, with their prompts and references.
     """
 
+    opened: OpenedStudy
     rows: Rows
 
-    def __call__(self, trial: optuna.Trial, end: TrialEnd, records: Sequence[RowRecord]) -> None:
-        """Write it; does nothing when the dashboard is not installed."""
-        if not is_installed():
-            return
+    def on(self, event: progress.Event) -> None:
+        """Write the note before the trial is stored as ended; does nothing when the dashboard is not installed."""
+        if isinstance(event, progress.TrialEnding) and is_installed():
+            self._write(event)
+
+    def _write(self, event: progress.TrialEnding) -> None:
         import optuna_dashboard
 
+        counted = set(self.rows.order[: event.rows_done])
+        records = [r for r in self.opened.ledger.rows("search", event.number) if r.row in counted]
         noted = [
             NotedRow(r.row, self.rows.prompts[r.row], r.text or "", as_text(self.rows.references[r.row]), r.score)
-            for r in records
+            for r in sorted(records, key=lambda r: (self.rows.places[r.row], r.replicate))
         ]
-        headline = _headline(end.state, end.value, end.reason)
-        optuna_dashboard.save_note(trial, trial_note(headline, noted, minimize=self.rows.direction == "minimize"))
+        note = trial_note(
+            _headline(event.state, event.value, event.reason), noted, minimize=self.rows.direction == "minimize"
+        )
+        optuna_dashboard.save_note(self.opened.trial(event.number), note)
 
 
 @dataclass
-class Described:
-    """Passes events on, and keeps the study's page in the dashboard fresh.
+class StudyPageCallback:
+    """Keeps the study's page in the dashboard up to date.
 
     Attributes:
-        observer: Who is told.
         result: Makes the result of the study as it is now.
     """
 
-    observer: progress.Observer
     result: Callable[[], SearchResult]
     _due: float = field(default=0.0)
 
     def on(self, event: progress.Event) -> None:
-        """Pass the event on."""
-        self.observer.on(event)
-        ended = isinstance(event, progress.StudyStarted | progress.StudyEnded)
-        if ended or (isinstance(event, progress.TrialEnded) and time.monotonic() >= self._due):
+        """Write the page when the study starts and ends, and now and then when a trial has ended."""
+        at_an_end = isinstance(event, progress.StudyStarted | progress.StudyEnded)
+        if at_an_end or (isinstance(event, progress.TrialEnded) and time.monotonic() >= self._due):
             self._refresh()
 
     def _refresh(self) -> None:

@@ -32,7 +32,7 @@ def run_trials(
     schedule: Schedule,
     feeder: Feeder,
     make_run: Callable[[TrialJob, Claim], TrialRun],
-    observer: progress.Observer,
+    callback: progress.Callback,
     *,
     deadline: float | None = None,
 ) -> None:
@@ -42,7 +42,7 @@ def run_trials(
         schedule: Hands out trials.
         feeder: Decodes their rows.
         make_run: Makes a run of a job.
-        observer: Is told of every trial that ends here.
+        callback: Is told of every trial that ends here.
         deadline: Reading of ``time.monotonic`` after which no new trial is begun.
     """
     runs: dict[Hashable, TrialRun] = {}
@@ -50,7 +50,7 @@ def run_trials(
     try:
         while True:
             if len(runs) == 0 or time.monotonic() - looked >= LOOK_FOR_WORK_SECONDS:
-                _start_trials(schedule, feeder, make_run, runs, observer, deadline)
+                _start_trials(schedule, feeder, make_run, runs, callback, deadline)
                 looked = time.monotonic()
             if not runs:
                 if _is_done(schedule, deadline):
@@ -60,7 +60,7 @@ def run_trials(
                 continue
             ended = _serve(feeder, runs)
             for run in ended:
-                _close(run, feeder, runs, schedule, observer)
+                _close(run, feeder, runs, schedule, callback)
             if ended:
                 looked = -LOOK_FOR_WORK_SECONDS
     finally:
@@ -111,7 +111,7 @@ def _start_trials(
     feeder: Feeder,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     runs: dict[Hashable, TrialRun],
-    observer: progress.Observer,
+    callback: progress.Callback,
     deadline: float | None,
 ) -> None:
     while len(runs) < schedule.room():
@@ -125,7 +125,7 @@ def _start_trials(
         except ClaimLostError:
             continue
         if run.end is not None:
-            _tell_end(run, schedule, observer)
+            _tell_end(run, schedule, callback)
             continue
         runs[run.tag] = run
         feeder.add((run.look_of(request), request) for request in requests)
@@ -162,18 +162,18 @@ def _close(
     feeder: Feeder,
     runs: dict[Hashable, TrialRun],
     schedule: Schedule,
-    observer: progress.Observer,
+    callback: progress.Callback,
 ) -> None:
     feeder.cancel(run.tag)
     del runs[run.tag]
     if run.end is not None:
-        _tell_end(run, schedule, observer)
+        _tell_end(run, schedule, callback)
 
 
-def _tell_end(run: TrialRun, schedule: Schedule, observer: progress.Observer) -> None:
+def _tell_end(run: TrialRun, schedule: Schedule, callback: progress.Callback) -> None:
     assert run.end is not None
     best = best_complete(schedule.trials(), schedule.rows.direction)
-    observer.on(
+    callback.on(
         progress.TrialEnded(
             number=run.job.number,
             state=run.end.state,

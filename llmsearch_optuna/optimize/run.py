@@ -1,25 +1,24 @@
-"""The whole story of a search: prepare, open the study, run its trials, decide, hand over the result.
-
-Each step is a room of its own; this page only says in which order they are entered and with what.
-"""
+"""The whole story of a search: prepare, open the study, run its trials, choose the winner, judge it on the holdout."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import optuna
 
 from llmsearch_optuna import progress as events
-from llmsearch_optuna.dashboard import Described, TrialNotes
+from llmsearch_optuna.dashboard import StudyPageCallback, TrialNoteCallback
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.callbacks import BatchSizeKeeper, ForecastTeller, PowerTeller, WorkTeller
+from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallback, PowerCallback, ThroughputCallback
 from llmsearch_optuna.optimize.loop import run_trials
-from llmsearch_optuna.optimize.plan import check_numbers, prepare, readable
+from llmsearch_optuna.optimize.plan import Plan, Prepared, check_numbers, prepare, readable
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.request_queue import Feeder
 from llmsearch_optuna.optimize.score import score
@@ -31,7 +30,7 @@ from llmsearch_optuna.optimize.trial_queue import Schedule
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.storage.errors import storage_errors
 from llmsearch_optuna.storage.leases import Claim, Session
-from llmsearch_optuna.storage.study import open_study
+from llmsearch_optuna.storage.study import OpenedStudy, open_study
 from llmsearch_optuna.storage.trials import best_complete, score_of
 from llmsearch_optuna.types import Direction
 
@@ -88,7 +87,8 @@ def search(
     gguf_file: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = True,
-    observer: events.Observer | None = None,
+    observer: events.Callback | None = None,
+    callbacks: Sequence[events.Callback] = (),
 ) -> SearchResult:
     """Find the generation parameters with which the model scores best, and say whether they beat the baseline.
 
@@ -145,7 +145,10 @@ def search(
         gguf_file: Which .gguf file of a hub repository to load.
         trust_remote_code: Run code that comes with the model.
         progress: Show the study's progress in the terminal.
-        observer: Is told what happens, instead of the terminal.
+        observer: A callback that takes the place of the terminal; its errors end the study.
+        callbacks: Objects with a method ``on(event)`` that are told of the study's events, in this order (see
+            `llmsearch_optuna.progress`). The first error of one is logged as a warning, and the study goes on;
+            KeyboardInterrupt ends the study as Ctrl-C does.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
@@ -155,6 +158,7 @@ def search(
     check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
     check_numbers(holdout_replicates=holdout_replicates)
     _check_budgets(timeout=timeout, max_tokens=max_tokens)
+    guarded = events.guard(callbacks)
     prepared = prepare(
         model,
         dataset,
@@ -197,98 +201,222 @@ def search(
         folds=folds,
         objectives=objectives,
     )
-    plan, served = prepared.plan, prepared.served
-    total = prepared.total_trials(n_trials)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    opened = open_study(
-        storage,
-        study_name or f"{plan.task.name}-{served.name}",
-        direction=plan.rows.objectives.directions,
-        fingerprint={
-            "algorithm": ALGORITHM,
-            "model": dict(served.description),
-            "model_defaults": readable(served.defaults),
-            "data": dict(plan.task.description),
-            "space": prepared.space.description,
-            "baseline": plan.baseline.canonical,
-            "sampler": _described(sampler),
-            "pruner": _described(pruner) if plan.rows.objectives.is_single else "none",
-            "holdout": holdout,
-            "seed": seed,
-            "replicates": replicates,
-            "holdout_replicates": holdout_replicates,
-            "margin": margin,
-            "trials_in_flight": trials_in_flight,
-            **({} if folds is None else {"folds": folds}),
-            # Left out where the score is alone, so that studies from before there was a choice go on.
-            **({} if plan.rows.objectives.is_single else {"objectives": plan.rows.objectives.names}),
-        },
-        sampler=None if isinstance(sampler, str) else sampler,
-        pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,
+    settings = StudySettings(
+        storage=storage,
+        study_name=study_name,
+        n_trials=n_trials,
+        timeout=timeout,
+        max_tokens=max_tokens,
+        sampler=sampler,
+        pruner=pruner,
+        holdout=holdout,
+        folds=folds,
+        seed=seed,
+        trials_in_flight=trials_in_flight,
+        replicates=replicates,
+        holdout_replicates=holdout_replicates,
+        margin=margin,
     )
-    _warn_of_own(sampler, pruner)
+    with _shown(observer, progress) as shown:
+        return run_study(
+            prepared,
+            settings,
+            callbacks=[shown, *guarded],
+            study_callbacks=lambda opened, plan: [
+                TrialNoteCallback(opened, plan.rows),
+                StudyPageCallback(lambda: SearchResult.of(opened, task=plan.task)),
+            ],
+            result_of=lambda opened, plan: SearchResult.of(opened, task=plan.task),
+        )
+
+
+@contextlib.contextmanager
+def _shown(observer: events.Callback | None, progress: bool) -> Iterator[events.Callback]:
+    """The callback that shows the study: the user's, the terminal, or none."""
+    if observer is not None:
+        yield observer
+    elif progress:
+        with events.Terminal() as terminal:
+            yield terminal
+    else:
+        yield events.Quiet()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """How a study is run; each attribute is the argument of `search` with this name."""
+
+    storage: str | None
+    study_name: str | None
+    n_trials: int | None
+    timeout: float | None
+    max_tokens: int | None
+    sampler: str | optuna.samplers.BaseSampler
+    pruner: str | PairedPruner | optuna.pruners.BasePruner
+    holdout: float
+    folds: int | None
+    seed: int
+    trials_in_flight: int
+    replicates: int
+    holdout_replicates: int
+    margin: float | None
+
+
+class Summarized(Protocol):
+    """A result that can be said in a sentence or two."""
+
+    @property
+    def summary(self) -> str:
+        """One or two sentences for people."""
+        ...
+
+
+Result = TypeVar("Result", bound=Summarized)
+
+
+def run_study(
+    prepared: Prepared,
+    settings: StudySettings,
+    *,
+    callbacks: Sequence[events.Callback],
+    study_callbacks: Callable[[OpenedStudy, Plan], Sequence[events.Callback]],
+    result_of: Callable[[OpenedStudy, Plan], Result],
+) -> Result:
+    """Open the study, run its trials, choose the winner, and compare it with the baseline on the holdout.
+
+    Args:
+        prepared: The study before it begins.
+        settings: How it is run.
+        callbacks: Are told of every event first, in this order.
+        study_callbacks: Makes the callbacks that need the opened study; they come after those of every search.
+        result_of: Makes the result of the study.
+
+    Raises:
+        StudyError: The study cannot be opened, or was started with something else.
+        StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
+    """
+    plan, served = prepared.plan, prepared.served
+    total = prepared.total_trials(settings.n_trials)
+    deadline = None if settings.timeout is None else time.monotonic() + settings.timeout
+    opened = _open(prepared, settings)
     with (
         contextlib.closing(opened),
         storage_errors(opened.engine.url),
         interruptible(lambda: how_to_go_on(opened, total)),
-        _watching(observer, progress) as watcher,
         Session(opened.engine, opened.key) as session,
     ):
-        plan.write(opened, served, n_trials=total, seed=seed)
-        schedule = Schedule(
-            opened=opened,
-            session=session,
-            rows=plan.rows,
-            space=prepared.space,
-            defaults=served.defaults,
-            baseline=plan.baseline,
-            greedy=plan.greedy,
-            suggester=prepared.suggester,
-            n_trials=total,
-            in_flight=trials_in_flight,
-            max_tokens=max_tokens,
-        )
-
-        def make_run(job: TrialJob, claim: Claim) -> TrialRun:
-            tag = ("search", job.number)
-            before = served.tag_stats(tag)  # an engine may have served other studies
-            return TrialRun(
-                job,
-                plan.rows,
-                opened,
-                claim,
-                prepared.judge,
-                watcher,
-                stats=lambda: since(before, served.tag_stats(tag)),
-                annotate=TrialNotes(plan.rows),
-            )
-
+        plan.write(opened, served, n_trials=total, seed=settings.seed)
+        schedule = _schedule(prepared, settings, opened, session, total)
         server = MeteredServer(served.server, lambda: served.stats)
-        watcher = WorkTeller(watcher, server)
-        watcher = BatchSizeKeeper(watcher, opened.ledger, served)
-        watcher = PowerTeller(watcher, opened, plan, holdout_replicates)
-        watcher = Described(watcher, lambda: SearchResult.of(opened, task=plan.task))
-        watcher = ForecastTeller(watcher, opened, prepared, server, total, holdout_replicates)
-        decider = Decider(
-            opened=opened,
-            session=session,
-            server=served.server,
-            rows=plan.rows,
-            holdout=plan.holdout,
-            distinct=plan.task.distinct,
-            replicates=holdout_replicates,
-            margin=margin,
-            seed=seed,
-            observer=watcher,
+        told = events.CallbackList(
+            [
+                *callbacks,
+                ThroughputCallback(server),
+                BatchSizeCallback(opened.ledger, served),
+                PowerCallback(opened, plan, settings.holdout_replicates),
+                *study_callbacks(opened, plan),
+                ForecastCallback(opened, prepared, server, total, settings.holdout_replicates),
+            ]
         )
-        watcher.on(_study_started(schedule))
+        told.on(_study_started(schedule))
         with tallied(opened.study, session.owner, lambda: served.stats):
-            run_trials(schedule, Feeder(server, served.capacity), make_run, watcher, deadline=deadline)
-            _say_if_ended_early(schedule, deadline)
-            decider.decide()
-        result = SearchResult.of(opened, task=plan.task)
-        watcher.on(events.StudyEnded(result_summary=result.summary))
+            make_run = functools.partial(_trial_run, prepared, opened, told)
+            run_trials(schedule, Feeder(server, served.capacity), make_run, told, deadline=deadline)
+            _warn_if_ended_early(schedule, deadline)
+            _decider(prepared, settings, opened, session, told).decide()
+        result = result_of(opened, plan)
+        told.on(events.StudyEnded(result_summary=result.summary))
     return result
+
+
+def _open(prepared: Prepared, settings: StudySettings) -> OpenedStudy:
+    plan, sampler, pruner = prepared.plan, settings.sampler, settings.pruner
+    opened = open_study(
+        settings.storage,
+        settings.study_name or f"{plan.task.name}-{prepared.served.name}",
+        direction=plan.rows.objectives.directions,
+        fingerprint=_fingerprint(prepared, settings),
+        sampler=None if isinstance(sampler, str) else sampler,
+        pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,
+    )
+    _warn_of_own(sampler, pruner)
+    return opened
+
+
+def _fingerprint(prepared: Prepared, settings: StudySettings) -> dict[str, Any]:
+    """Everything that the study's results depend on."""
+    plan, served = prepared.plan, prepared.served
+    is_single = plan.rows.objectives.is_single
+    return {
+        "algorithm": ALGORITHM,
+        "model": dict(served.description),
+        "model_defaults": readable(served.defaults),
+        "data": dict(plan.task.description),
+        "space": prepared.space.description,
+        "baseline": plan.baseline.canonical,
+        "sampler": _name_of(settings.sampler),
+        "pruner": _name_of(settings.pruner) if is_single else "none",
+        "holdout": settings.holdout,
+        "seed": settings.seed,
+        "replicates": settings.replicates,
+        "holdout_replicates": settings.holdout_replicates,
+        "margin": settings.margin,
+        "trials_in_flight": settings.trials_in_flight,
+        **({} if settings.folds is None else {"folds": settings.folds}),
+        # Left out where the score is alone, so that studies from before there was a choice go on.
+        **({} if is_single else {"objectives": plan.rows.objectives.names}),
+    }
+
+
+def _schedule(
+    prepared: Prepared, settings: StudySettings, opened: OpenedStudy, session: Session, total: int
+) -> Schedule:
+    return Schedule(
+        opened=opened,
+        session=session,
+        rows=prepared.plan.rows,
+        space=prepared.space,
+        defaults=prepared.served.defaults,
+        baseline=prepared.plan.baseline,
+        greedy=prepared.plan.greedy,
+        suggester=prepared.suggester,
+        n_trials=total,
+        in_flight=settings.trials_in_flight,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def _trial_run(
+    prepared: Prepared, opened: OpenedStudy, callback: events.Callback, job: TrialJob, claim: Claim
+) -> TrialRun:
+    served, tag = prepared.served, ("search", job.number)
+    before = served.tag_stats(tag)  # an engine may have served other studies
+    return TrialRun(
+        job,
+        prepared.plan.rows,
+        opened,
+        claim,
+        prepared.judge,
+        callback,
+        stats=lambda: since(before, served.tag_stats(tag)),
+    )
+
+
+def _decider(
+    prepared: Prepared, settings: StudySettings, opened: OpenedStudy, session: Session, callback: events.Callback
+) -> Decider:
+    return Decider(
+        opened=opened,
+        session=session,
+        server=prepared.served.server,
+        rows=prepared.plan.rows,
+        holdout=prepared.plan.holdout,
+        distinct=prepared.plan.task.distinct,
+        replicates=settings.holdout_replicates,
+        margin=settings.margin,
+        seed=settings.seed,
+        callback=callback,
+    )
 
 
 def _check_budgets(*, timeout: float | None, max_tokens: int | None) -> None:
@@ -298,7 +426,7 @@ def _check_budgets(*, timeout: float | None, max_tokens: int | None) -> None:
         check_numbers(max_tokens=max_tokens)
 
 
-def _described(own: Any) -> str:
+def _name_of(own: Any) -> str:
     return own if isinstance(own, str) else repr(own) if isinstance(own, PairedPruner) else type(own).__qualname__
 
 
@@ -330,7 +458,7 @@ def _study_started(schedule: Schedule) -> events.StudyStarted:
     )
 
 
-def _say_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
+def _warn_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
     done = len(schedule.trials())
     if schedule.exhausted:
         reason = "the space holds no configuration that was not tried"
@@ -348,14 +476,3 @@ def _say_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
     else:
         return
     logger.warning("%s: the study ends after %d of %d trials", reason, done, schedule.n_trials)
-
-
-@contextlib.contextmanager
-def _watching(observer: events.Observer | None, progress: bool) -> Iterator[events.Observer]:
-    if observer is not None:
-        yield observer
-    elif progress:
-        with events.Terminal() as terminal:
-            yield terminal
-    else:
-        yield events.Quiet()

@@ -61,7 +61,7 @@ class Decider:
         replicates: How often a row is decoded for this when something is sampled.
         margin: See `search`.
         seed: Of the sampled permutations.
-        observer: Is told when the holdout is looked at.
+        callback: Is told when the holdout is looked at.
     """
 
     opened: OpenedStudy
@@ -73,7 +73,7 @@ class Decider:
     replicates: int
     margin: float | None
     seed: int
-    observer: progress.Observer
+    callback: progress.Callback
 
     def decide(self) -> None:
         """Store the winner and the verdict; does nothing where the study has not changed since the last one.
@@ -195,7 +195,7 @@ class Decider:
         if look.winner == 0:
             return baseline_won(direction=direction)
         replicates = self.replicates if any(is_random(params_of(trials[n])) for n in (0, look.winner)) else 1
-        self.observer.on(progress.VerdictStarted(rows=len(self.holdout), replicates=replicates))
+        self.callback.on(progress.VerdictStarted(rows=len(self.holdout), replicates=replicates))
         wanted = {}
         for number in (0, look.winner):
             params = params_of(trials[number])

@@ -70,10 +70,6 @@ class TrialEnd:
     reason: str | None
 
 
-def _no_note(_: optuna.Trial, __: TrialEnd, ___: Sequence[RowRecord]) -> None:
-    """Nothing is written where nobody shows it."""
-
-
 @dataclass
 class TrialRun:
     """A trial under way.
@@ -84,9 +80,8 @@ class TrialRun:
         opened: The study.
         claim: Makes the trial ours; losing it ends this run quietly.
         pruner: Ours, or an Optuna pruner that the study has, or None.
-        observer: Is told of looks and of the end.
+        callback: Is told of looks and of the end.
         stats: The engine's counters for this trial, read at its end.
-        annotate: Writes a note about the trial, before it is told.
     """
 
     job: TrialJob
@@ -94,9 +89,8 @@ class TrialRun:
     opened: OpenedStudy
     claim: Claim
     pruner: PairedPruner | optuna.pruners.BasePruner | None
-    observer: progress.Observer
+    callback: progress.Callback
     stats: Callable[[], Mapping[str, Any]] = dict
-    annotate: Callable[[optuna.Trial, TrialEnd, Sequence[RowRecord]], None] = _no_note
     end: TrialEnd | None = None
     _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
     _row_scores: list[float] = field(default_factory=list)
@@ -119,7 +113,7 @@ class TrialRun:
         """Take over what is known, go through its looks, and return the requests that are left."""
         self._trial = self.opened.trial(self.job.number)
         params = self.job.params
-        self.observer.on(
+        self.callback.on(
             progress.TrialStarted(
                 number=self.job.number,
                 params=dict(params or {}),
@@ -210,7 +204,7 @@ class TrialRun:
             with self._ours():
                 self._trial.report(value, seen)
         compared = self.job.incumbent_running
-        self.observer.on(
+        self.callback.on(
             progress.RowsScored(
                 number=self.job.number,
                 rows_done=seen,
@@ -251,7 +245,11 @@ class TrialRun:
         values = self.rows.objectives.values(end.value, records) if end.state == "complete" else None
         with self._ours():
             save_rows(self.opened, self._trial, records, self.rows)
-            self.annotate(self._trial, end, records)
+            self.callback.on(
+                progress.TrialEnding(
+                    number=self.job.number, state=end.state, value=end.value, reason=end.reason, rows_done=counted
+                )
+            )
             self.opened.study.tell(self._trial, values, state=states[end.state])
         self.end = end
 

@@ -1,14 +1,15 @@
-"""What a study says while it runs, and who listens.
+"""The events of a study, and callbacks that are told of them.
 
-The search tells an `Observer` one frozen event at a time; it never prints. `Terminal` shows them to a person,
+The search tells a list of callbacks one frozen event at a time; it never prints. `Terminal` shows them to a person,
 `Quiet` drops them. Nothing in here knows a study, a model or a database.
 """
 
 from __future__ import annotations
 
+from llmsearch_optuna.progress.callback_list import CallbackList, GuardedCallback, guard
 from llmsearch_optuna.progress.events import (
+    Callback,
     Event,
-    Observer,
     PowerKnown,
     Quiet,
     RowsScored,
@@ -16,6 +17,7 @@ from llmsearch_optuna.progress.events import (
     StudyForecast,
     StudyStarted,
     TrialEnded,
+    TrialEnding,
     TrialStarted,
     TrialState,
     VerdictStarted,
@@ -26,9 +28,11 @@ from llmsearch_optuna.progress.terminal import Terminal
 from llmsearch_optuna.progress.view import InHand, TimeLeft, View, trial_line
 
 __all__ = [
+    "Callback",
+    "CallbackList",
     "Event",
+    "GuardedCallback",
     "InHand",
-    "Observer",
     "PowerKnown",
     "Quiet",
     "RowsScored",
@@ -38,6 +42,7 @@ __all__ = [
     "Terminal",
     "TimeLeft",
     "TrialEnded",
+    "TrialEnding",
     "TrialStarted",
     "TrialState",
     "VerdictStarted",
@@ -45,6 +50,7 @@ __all__ = [
     "WorkMeasured",
     "describe_params",
     "describe_work",
+    "guard",
     "printable",
     "short_time",
     "trial_line",

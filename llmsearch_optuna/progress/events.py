@@ -1,4 +1,4 @@
-"""What a study says while it runs, and who may listen.
+"""The events of a study, and the callbacks that are told of them.
 
 Events carry plain data only: no study, no model, no text from a model.
 """
@@ -88,6 +88,21 @@ class PowerKnown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEnding:
+    """A trial is about to be stored as ended; what is written for this event is written again after a crash.
+
+    Attributes:
+        rows_done: How many rows of the study's permutation count for it.
+    """
+
+    number: int
+    state: TrialState
+    value: float | None
+    reason: str | None
+    rows_done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnded:
     """A trial ended; `reason` says why it was pruned or failed, `seconds` is wall time."""
 
@@ -121,17 +136,26 @@ Event: TypeAlias = (
     | TrialStarted
     | RowsScored
     | WorkMeasured
+    | TrialEnding
     | TrialEnded
     | VerdictStarted
     | StudyEnded
 )
 
 
-class Observer(Protocol):
-    """Whoever wants to follow a study. An observer may raise KeyboardInterrupt to end it, nothing else."""
+class Callback(Protocol):
+    """Is told of the events of a study, one after the other, by the thread of the search: be quick."""
 
-    def on(self, event: Event) -> None:
-        """Take note of one event; called from the thread of the search, so be quick."""
+    def on(self, event: Event) -> Event | None:
+        """Take note of one event.
+
+        Returns:
+            Another event that all callbacks of the list are told of next, or None. What a user's callback returns is
+            ignored.
+
+        Raises:
+            KeyboardInterrupt: Ends the study as Ctrl-C does.
+        """
         ...
 
 

@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from llmsearch_optuna.optimize.signals import interruptible, stop_if_asked, stoppable
-from llmsearch_optuna.progress import Observer
+from llmsearch_optuna.progress import Callback
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
 from llmsearch_optuna.workers.study_watcher import Follower
@@ -32,7 +32,7 @@ from llmsearch_optuna.workers.worker import Logged, work
 logger = logging.getLogger("llmsearch_optuna.workers")
 
 
-def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Observer) -> SearchResult:
+def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Callback) -> SearchResult:
     """Run a study in several processes of this machine; it comes out as from one.
 
     Args:

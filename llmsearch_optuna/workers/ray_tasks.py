@@ -22,7 +22,7 @@ from typing import Any
 from llmsearch_optuna import __version__
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.optimize.signals import interruptible, stoppable
-from llmsearch_optuna.progress import Observer
+from llmsearch_optuna.progress import Callback
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.storage.errors import first_line
 from llmsearch_optuna.storage.study import storage_url
@@ -38,7 +38,7 @@ MOST_LOSSES = 3
 """A worker that was lost so many times while no trial ended is not started again: something else is wrong."""
 
 
-def search_on_ray(arguments: Mapping[str, Any], workers: int, address: str, observer: Observer) -> SearchResult:
+def search_on_ray(arguments: Mapping[str, Any], workers: int, address: str, observer: Callback) -> SearchResult:
     """Run a study as tasks of a Ray cluster; it comes out as from one process.
 
     Args:

@@ -53,7 +53,7 @@ class Follower:
     n_trials: int | None
     holdout_replicates: int
     trials_in_flight: int
-    observer: progress.Observer
+    observer: progress.Callback
     _opened: OpenedStudy | None = None
     _rows: int = 0
     _started: set[int] = field(default_factory=set)
@@ -63,7 +63,7 @@ class Follower:
     _attributes: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], observer: progress.Observer) -> Follower:
+    def of(cls, arguments: Mapping[str, Any], observer: progress.Callback) -> Follower:
         """The follower of the study that `search` makes from these arguments."""
         given = with_defaults(arguments)
         names = ("storage", "study_name", "n_trials", "holdout_replicates", "trials_in_flight")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.progress import Observer, StudyEnded
+from llmsearch_optuna.progress import Callback, StudyEnded
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.study import prepare_database
 from llmsearch_optuna.workers.arguments import warn_of_idle
@@ -63,7 +63,7 @@ class Crew(Protocol[W]):
 def search_watched(
     arguments: Mapping[str, Any],
     workers: int,
-    observer: Observer,
+    observer: Callback,
     place: Callable[[Follower], contextlib.AbstractContextManager[Crew[Any]]],
 ) -> SearchResult:
     """Run a study by workers, and follow it to its end.

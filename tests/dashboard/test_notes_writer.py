@@ -13,9 +13,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from llmsearch_optuna.dashboard import notes_writer
-from llmsearch_optuna.dashboard.notes_writer import Described, describe_all, describe_study
+from llmsearch_optuna.dashboard.notes_writer import StudyPageCallback, describe_all, describe_study
 from llmsearch_optuna.optimize.run import search
-from llmsearch_optuna.progress import Quiet, StudyStarted
+from llmsearch_optuna.progress import StudyStarted
 from llmsearch_optuna.report import ReportData, TrialPoint
 from llmsearch_optuna.storage.study import open_study
 from tests.synthetic import TextEngine, dataset, number_metric
@@ -145,7 +145,7 @@ def test_a_page_that_cannot_be_refreshed_ends_no_study(caplog):
     def broken():
         raise RuntimeError("no disk")
 
-    Described(Quiet(), broken).on(StudyStarted(study_name="s", n_trials=1, finished_trials=0, rows=8, storage="x"))
+    StudyPageCallback(broken).on(StudyStarted(study_name="s", n_trials=1, finished_trials=0, rows=8, storage="x"))
     assert "no disk" in caplog.text
 
 
@@ -162,8 +162,8 @@ def test_refreshes_take_a_small_share_of_the_time(monkeypatch):
 
     monkeypatch.setattr(notes_writer, "is_installed", lambda: True)
     monkeypatch.setattr(notes_writer.time, "monotonic", lambda: clock[0])
-    described = Described(Quiet(), lambda: slow(None))
+    page = StudyPageCallback(lambda: slow(None))
     for _ in range(1000):
         clock[0] += 1.0
-        described.on(TrialEnded(number=0, state="complete", value=1.0))
+        page.on(TrialEnded(number=0, state="complete", value=1.0))
     assert 3 <= len(calls) <= 6

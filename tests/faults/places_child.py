@@ -74,7 +74,7 @@ def main(database: str, place: Place, times: int) -> None:
     run(Engine(model, make_tokenizer(), batch_size=4), database, bomb)
 
 
-def run(engine: Engine, database: str, observer: progress.Observer) -> Any:
+def run(engine: Engine, database: str, observer: progress.Callback) -> Any:
     torch.set_num_threads(1)
     return search(
         engine,

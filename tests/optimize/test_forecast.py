@@ -8,7 +8,7 @@ from llmsearch_optuna import forecast, search
 from llmsearch_optuna.errors import InputError
 from tests.synthetic import TextEngine, dataset, number_metric
 
-NOT_FORECAST = {"timeout", "max_tokens", "storage", "study_name", "margin", "progress", "observer"}
+NOT_FORECAST = {"timeout", "callbacks", "max_tokens", "storage", "study_name", "margin", "progress", "observer"}
 """What only says where a study is kept, when it is broken off, and how it is judged and shown."""
 
 

@@ -56,7 +56,17 @@ def test_study_files_say_everything_that_python_says() -> None:
     data = set(DataSection.model_fields) - {"path", "rows"} | {"limit"}
     assert data == TASK - NOT_IN_FILES
     assert set(ModelSection.model_fields) - {"name"} == ENGINE | LOADING | {"tokenizer"}
-    elsewhere = {"model", "dataset", "space", "baseline", "progress", "observer", "study_name", "tokenizer"}
+    elsewhere = {
+        "model",
+        "callbacks",
+        "dataset",
+        "space",
+        "baseline",
+        "progress",
+        "observer",
+        "study_name",
+        "tokenizer",
+    }
     assert set(StudySection.model_fields) - {"name"} == arguments(search) - TASK - ENGINE - LOADING - elsewhere
 
 

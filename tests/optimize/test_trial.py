@@ -54,7 +54,7 @@ class Bench:
         )
         self.session = Session(self.opened.engine, self.opened.key)
         self.session.__enter__()
-        self.observer = Recorder()
+        self.callback = Recorder()
         order = tuple(reversed(range(TOTAL)))
         metric = Metric.of(changed.get("metric", numbers), bounds=changed.get("bounds"))
         self.rows = Rows(
@@ -80,7 +80,7 @@ class Bench:
         pruner = job.pop("pruner", None)
         claim = claim or self.session.claim(number)
         assert claim is not None
-        return TrialRun(TrialJob(number, params, **job), self.rows, self.opened, claim, pruner, self.observer)
+        return TrialRun(TrialJob(number, params, **job), self.rows, self.opened, claim, pruner, self.callback)
 
     def again(self, params: GenerationParams, number: int, **job: Any) -> TrialRun:
         """Adopt the trial as a new process would."""
@@ -347,11 +347,11 @@ def test_texts_are_in_the_artifact_and_not_in_user_attributes(bench: Bench) -> N
     assert "0.123456" not in json.dumps(bench.frozen().user_attrs)
 
 
-def test_an_observer_hears_of_every_look(bench: Bench) -> None:
+def test_a_callback_is_told_of_every_look(bench: Bench) -> None:
     answer_all(bench.new_trial(incumbent=3, incumbent_running=(0.1, 0.2, 0.3)))
-    kinds = [type(e).__name__ for e in bench.observer.events]
-    assert kinds == ["TrialStarted", "RowsScored", "RowsScored", "RowsScored"]
-    looks = [e for e in bench.observer.events if isinstance(e, progress.RowsScored)]
+    kinds = [type(e).__name__ for e in bench.callback.events]
+    assert kinds == ["TrialStarted", "RowsScored", "RowsScored", "RowsScored", "TrialEnding"]
+    looks = [e for e in bench.callback.events if isinstance(e, progress.RowsScored)]
     assert [(e.rows_done, e.rows_total, e.mean, e.incumbent_mean) for e in looks] == [
         (8, 20, 0.5, 0.1), (16, 20, 0.5, 0.2), (20, 20, 0.5, 0.3)
     ]  # fmt: skip

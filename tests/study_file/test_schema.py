@@ -16,7 +16,7 @@ from llmsearch_optuna.study_file.template import new_study_file, write_new_study
 from llmsearch_optuna.task.task import Task
 
 STUDIES = Path(__file__).parents[2] / "studies"
-ONLY_IN_PYTHON = {"postprocess", "observer", "progress"}
+ONLY_IN_PYTHON = {"postprocess", "callbacks", "observer", "progress"}
 """Functions, and what the command line decides itself."""
 
 RENAMED = {"limit": "rows", "dataset": "path", "study_name": "name", "model": "name"}

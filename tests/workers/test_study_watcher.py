@@ -13,7 +13,7 @@ from tests.optimize.test_run import SPACE, Recorder, run
 from tests.synthetic import TextEngine, dataset, number_metric
 
 
-def follower(folder: Path, observer: progress.Observer, name: str = "s") -> Follower:
+def follower(folder: Path, observer: progress.Callback, name: str = "s") -> Follower:
     arguments = {"storage": f"sqlite:///{folder}/{name}.db", "study_name": "study", "n_trials": 10}
     return Follower.of(arguments, observer)
 

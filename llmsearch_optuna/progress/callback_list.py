@@ -1,0 +1,76 @@
+"""Tells a list of callbacks of the events of a study, in order."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.progress.events import Callback, Event
+
+logger = logging.getLogger("llmsearch_optuna.progress.callback_list")
+
+
+class CallbackList:
+    """A list of callbacks that is told of an event like one.
+
+    Args:
+        callbacks: Called in this order. The events that they return go to all of them afterwards.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = tuple(callbacks)
+
+    def on(self, event: Event) -> None:
+        """Tell every callback of the event, and then of the events that they returned."""
+        waiting: deque[Event] = deque([event])
+        while waiting:
+            current = waiting.popleft()
+            answers = [callback.on(current) for callback in self._callbacks]
+            waiting.extend(answer for answer in answers if answer is not None)
+
+
+class GuardedCallback:
+    """A user's callback: its errors are logged, the first one as a warning, and do not end the study.
+
+    KeyboardInterrupt and SystemExit pass: they are how a study is stopped.
+
+    Args:
+        callback: The user's object.
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._has_failed = False
+
+    def on(self, event: Event) -> None:
+        """Tell the user's callback of the event."""
+        try:
+            self._callback.on(event)
+        except Exception as error:
+            level = logging.DEBUG if self._has_failed else logging.WARNING
+            self._has_failed = True
+            logger.log(
+                level,
+                "the callback %s raised %s: %s on %s; the study goes on, and further errors of it are logged at DEBUG",
+                *(type(self._callback).__qualname__, type(error).__name__, error, type(event).__name__),
+            )
+
+
+def guard(callbacks: Sequence[Any]) -> list[GuardedCallback]:
+    """The user's callbacks, each behind a guard.
+
+    Args:
+        callbacks: Objects with a method ``on(event)``.
+
+    Raises:
+        InputError: This is no sequence, or one of them has no such method.
+    """
+    if callable(getattr(callbacks, "on", None)) or not isinstance(callbacks, Sequence):
+        raise InputError(f"callbacks={callbacks!r} must be a list of objects with a method on(event)")
+    for place, callback in enumerate(callbacks):
+        if isinstance(callback, type) or not callable(getattr(callback, "on", None)):
+            raise InputError(f"callbacks[{place}]={callback!r} must be an object with a method on(event)")
+    return [GuardedCallback(callback) for callback in callbacks]
