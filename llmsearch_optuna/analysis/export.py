@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
-from llmsearch_optuna.engine.sampling.params import OWN_NAMES, GenerationParams
+from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
 
 if TYPE_CHECKING:
     from llmsearch_optuna.search_result import SearchResult
@@ -37,7 +37,7 @@ def save_generation_config(result: SearchResult, folder: str | Path) -> Path:
 
 def _evidence(result: SearchResult, params: GenerationParams) -> dict[str, Any]:
     verdict = result.verdict
-    elsewhere = {name: value for name, value in params.canonical.items() if name in OWN_NAMES}
+    elsewhere = {name: value for name, value in params.canonical.items() if name in OWN_NAMES + SERVER_NAMES}
     return {
         "recommended_params": params.canonical,
         "not_in_generation_config": elsewhere,

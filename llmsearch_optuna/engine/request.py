@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.types import Chat
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -48,6 +49,7 @@ class Request:
         add_special_tokens: Whether tokenizing adds BOS and the like; None adds them unless the text begins with a
             special token itself, as text from most chat templates does.
         encode_args: What else the tokenizer is called with, such as ``{"truncation": True, "max_length": 512}``.
+        chat: The prompt as messages, where the engine asked for them; ``prompt`` is then for people only.
     """
 
     tag: Hashable
@@ -58,6 +60,7 @@ class Request:
     replicate: int = 0
     add_special_tokens: bool | None = None
     encode_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    chat: Chat | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

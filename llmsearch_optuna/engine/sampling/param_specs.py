@@ -1,6 +1,6 @@
 """The names of generation parameters: which exist, what each may be, and when it can matter.
 
-Names and meanings are those of Hugging Face's ``GenerationConfig`` (transformers 5.23) plus our own.
+Names and meanings are those of Hugging Face's ``GenerationConfig`` (transformers 5.23), our own, and those of servers.
 One name and its value are judged here; what several of them mean together is judged in ``params``.
 """
 
@@ -24,6 +24,13 @@ OWN_NAMES = (
     *("generation_seed", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
     *("stop", "stop_token_sequences", "tfs", "top_a", "top_n_sigma"),
 )
+SERVER_NAMES = (
+    *("dry_allowed_length", "dry_base", "dry_multiplier", "frequency_penalty", "presence_penalty", "reasoning_effort"),
+    *("repeat_last_n", "response_format", "thinking_token_budget", "xtc_probability", "xtc_threshold"),
+)
+"""What only servers apply, under the names that most of them give it."""
+
+NAMES_BESIDE_HUGGING_FACE = OWN_NAMES + SERVER_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,8 @@ _ARGUMENTS_OF_GENERATE = {
 
 
 def known_names() -> frozenset[str]:
-    """All names a user may write: Hugging Face's of the installed version, and ours."""
-    return _HUGGING_FACE_NAMES | frozenset(OWN_NAMES)
+    """All names a user may write: Hugging Face's of the installed version, ours, and those of servers."""
+    return _HUGGING_FACE_NAMES | frozenset(NAMES_BESIDE_HUGGING_FACE)
 
 
 def check_name(name: str) -> None:
@@ -72,7 +79,11 @@ def check_name(name: str) -> None:
     near = difflib.get_close_matches(str(name), sorted(known_names()), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else "Names are those of transformers' GenerationConfig."
     own = ", ".join(OWN_NAMES)
-    raise InputError(f"{name!r} is not a generation parameter. {hint} (Besides Hugging Face's there are {own}.)")
+    served = ", ".join(SERVER_NAMES)
+    raise InputError(
+        f"{name!r} is not a generation parameter. {hint} (Besides Hugging Face's there are {own}, and with a server "
+        f"{served}.)"
+    )
 
 
 def check_value(name: str, value: Any) -> Any:
@@ -287,6 +298,8 @@ _LEFT_CORE = (
     "greedy, sampling, beam search and beam sampling remain"
 )
 
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+
 _STOP = Rule(_strings, "a string or a list of strings, none of them empty", neutral=())
 _HANDED_ON = Rule(_frozen, "a value that can be written as JSON")
 _SPEED = Rule(_anything, "anything", scope="never")
@@ -401,6 +414,18 @@ RULES: Mapping[str, Rule] = {
     "prefill_chunk_size": _SPEED,
     "low_memory": _SPEED,
     "continuous_batching_config": _flag(None),
+    # servers only
+    "presence_penalty": Rule(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
+    "frequency_penalty": Rule(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
+    "repeat_last_n": Rule(_integer(-1), "a number of tokens from 0, or -1 for all"),
+    "dry_multiplier": Rule(_number(0.0), "a number from 0 (0 switches it off)", neutral=0.0),
+    "dry_base": Rule(_number(1.0), "a number from 1"),
+    "dry_allowed_length": Rule(_integer(0), "an integer from 0"),
+    "xtc_probability": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (0 switches it off)", 0.0),
+    "xtc_threshold": _sampling(_number(0.0, 1.0), "a number from 0 to 1"),
+    "reasoning_effort": Rule(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),
+    "thinking_token_budget": Rule(_integer(0), "an integer from 0"),
+    "response_format": Rule(_frozen, 'a dict such as {"type": "json_object"}'),
     # what else generate could return
     "num_return_sequences": _flag(1),
     "output_attentions": _flag(),

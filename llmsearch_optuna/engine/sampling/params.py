@@ -19,7 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from llmsearch_optuna.engine.sampling import mirostat
 from llmsearch_optuna.engine.sampling.param_specs import (
+    NAMES_BESIDE_HUGGING_FACE,
     OWN_NAMES,
+    SERVER_NAMES,
     check_name,
     check_value,
     known_names,
@@ -29,12 +31,19 @@ from llmsearch_optuna.engine.sampling.param_specs import (
 )
 from llmsearch_optuna.errors import InputError
 
-__all__ = ["OWN_NAMES", "GenerationParams", "Kind", "check_name", "check_value", "model_defaults"]
+__all__ = ["OWN_NAMES", "SERVER_NAMES", "GenerationParams", "Kind", "check_name", "check_value", "model_defaults"]
 
 Kind: TypeAlias = Literal["greedy", "sampling", "beam", "beam_sampling", "assisted"]
 
 DEFAULT_TOP_K = 50
 """What Hugging Face puts in when ``do_sample=True`` comes without ``top_k``."""
+
+_SETTINGS_OF = {
+    ("dry_multiplier",): ("dry_base", "dry_allowed_length"),
+    ("xtc_probability",): ("xtc_threshold",),
+    ("repetition_penalty", "presence_penalty", "frequency_penalty"): ("repeat_last_n",),
+}
+"""Without one of the first, the others have no effect (servers' parameters)."""
 
 _ASSISTED_TRIGGERS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
@@ -162,7 +171,7 @@ class GenerationParams(Mapping[str, Any]):
         """The part that plain ``model.generate`` applies, under its names.
 
         ``stop`` becomes ``stop_strings``, for which ``generate`` wants ``tokenizer=`` too; the rest of
-        ``OWN_NAMES`` is left out.
+        ``OWN_NAMES`` is left out, and so is what only servers apply.
 
         Args:
             defaults: The generation configuration of the model that will be called. Where it sets something
@@ -176,7 +185,7 @@ class GenerationParams(Mapping[str, Any]):
         start = values.get("decoder_start_token_id")
         if isinstance(start, list | tuple) and len(start) == 1:
             values["decoder_start_token_id"] = start[0]  # a list would mean one start token a row
-        return with_watermark({name: value for name, value in values.items() if name not in OWN_NAMES})
+        return with_watermark({name: value for name, value in values.items() if name not in NAMES_BESIDE_HUGGING_FACE})
 
     def explicit(self, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The canonical form, plus what switches off those defaults that it does not have.
@@ -354,6 +363,10 @@ def _drop_what_others_make_void(values: dict[str, Any]) -> None:
         values.pop("cache_config", None)
     if isinstance(values.get("cache_implementation"), _Unusable):
         del values["cache_implementation"]
+    for switch, settings in _SETTINGS_OF.items():
+        if not any(name in values for name in switch):
+            for name in settings:
+                values.pop(name, None)
 
 
 def _settle_mirostat(values: dict[str, Any]) -> None:
@@ -384,7 +397,7 @@ def _off(name: str) -> Any:
 
 def _ask_hugging_face(canonical: Mapping[str, Any]) -> None:
     """Let ``GenerationConfig`` refuse what it refuses."""
-    values = {name: thaw(value) for name, value in canonical.items() if name not in OWN_NAMES}
+    values = {name: thaw(value) for name, value in canonical.items() if name not in NAMES_BESIDE_HUGGING_FACE}
     try:
         with _quiet_transformers():
             GenerationConfig(**with_watermark(values)).validate()

@@ -1,0 +1,222 @@
+"""Finds out what a server is by asking it: its dialect, its model, its slots and its own defaults.
+
+What identifies the model goes into a study's fingerprint; the address does not, unless nothing else says who answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from llmsearch_optuna.backends.server.connection import OPENAI_HOST, Address, Connection
+from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, Dialect, DialectName
+from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError, failure_of
+from llmsearch_optuna.errors import InputError
+
+_OWNERS: Mapping[str, DialectName] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llamacpp": "llama.cpp",
+    "library": "ollama",
+}
+_FREE_NAMES = ("transformers", "openai", "ollama")
+"""Dialects of servers that know models which they do not list."""
+
+_LLAMA_CPP_DEFAULTS = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repeat_penalty": "repetition_penalty",
+    "repeat_last_n": "repeat_last_n",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "dry_multiplier": "dry_multiplier",
+    "dry_base": "dry_base",
+    "dry_allowed_length": "dry_allowed_length",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+}
+"""The server's field -> our name, for what its page of properties says."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a server says of itself.
+
+    Attributes:
+        dialect: How it is spoken to.
+        model: What it calls its model.
+        description: What identifies the model; for a study's fingerprint.
+        defaults: What it does where a client is silent, under our names.
+        slots: How many requests it works on at once; None where it does not say.
+        context: How many tokens a prompt and its answer may have together; None where it does not say.
+        version: Of the server's program; empty where it does not say.
+    """
+
+    dialect: Dialect
+    model: str
+    description: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    slots: int | None = None
+    context: int | None = None
+    version: str = ""
+
+
+async def identify(
+    connection: Connection, address: Address, *, model: str | None, dialect: DialectName | None
+) -> Identity:
+    """Ask a server what it is.
+
+    Args:
+        connection: To it.
+        address: Where it is.
+        model: What the user calls the model; None for the only one that it lists.
+        dialect: What the user says it is; None to find out.
+
+    Raises:
+        InputError: The model is not there, or there are several and none was named.
+        RequestFailedError: The server does not answer.
+    """
+    if dialect is not None and dialect not in DIALECTS:
+        raise InputError(f"dialect={dialect!r} is unknown; give one of {', '.join(DIALECT_NAMES)}")
+    listed = await _models(connection, must_answer=model is None or dialect is None)
+    pages = dict(zip(("/props", "/version", "/api/version", "/openapi.json"), await _pages(connection), strict=True))
+    spoken = DIALECTS[dialect or _dialect_of(address, listed, pages)]
+    entry = _entry(listed, model, spoken, address)
+    name = str(entry["id"])
+    if spoken.name == "llama.cpp":
+        return _llama_cpp(spoken, name, entry, pages["/props"])
+    version = pages["/version" if spoken.name == "vllm" else "/api/version"].get("version", "")
+    return Identity(
+        dialect=spoken,
+        model=name,
+        description={
+            "dialect": spoken.name,
+            "model": base_name(name),
+            **({"root": base_name(str(entry["root"]))} if entry.get("root") else {}),
+            **({"host": address.host} if spoken.name == "openai" else {}),
+        },
+        defaults=spoken.defaults,
+        context=_count(entry.get("max_model_len")),
+        version=str(version),
+    )
+
+
+async def _models(connection: Connection, *, must_answer: bool) -> list[Mapping[str, Any]]:
+    try:
+        answer = await connection.get("/models")
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.kind == "never" or (failure.kind == "stop" and failure.reason.startswith(("404", "405"))):
+            failure = Failure("stop", f"it has no list of models ({failure.reason}); is this the address of its /v1?")
+            if not must_answer:
+                return []
+        raise RequestFailedError(failure) from error
+    found = answer.get("data") if isinstance(answer, Mapping) else None
+    return [entry for entry in found or () if isinstance(entry, Mapping) and entry.get("id")]
+
+
+async def _pages(connection: Connection) -> Sequence[Mapping[str, Any]]:
+    return await asyncio.gather(
+        *(_page(connection, path) for path in ("/props", "/version", "/api/version", "/openapi.json"))
+    )
+
+
+async def _page(connection: Connection, path: str) -> Mapping[str, Any]:
+    """One of the pages that only some servers have; empty where this one has it not."""
+    try:
+        answer = await connection.get_at_root(path)
+    except Exception:
+        return {}
+    return answer if isinstance(answer, Mapping) else {}
+
+
+def _dialect_of(
+    address: Address, listed: Sequence[Mapping[str, Any]], pages: Mapping[str, Mapping[str, Any]]
+) -> DialectName:
+    if address.host == OPENAI_HOST:
+        return "openai"
+    owners = {str(entry.get("owned_by", "")) for entry in listed}
+    if len(owners) == 1 and (named := _OWNERS.get(*owners)) is not None:
+        return named
+    if "default_generation_settings" in pages["/props"]:
+        return "llama.cpp"
+    if "version" in pages["/api/version"]:
+        return "ollama"
+    if _is_transformers(pages["/openapi.json"]):
+        return "transformers"
+    return "openai"
+
+
+def _is_transformers(api: Mapping[str, Any]) -> bool:
+    paths = api.get("paths")
+    return isinstance(paths, Mapping) and "/load_model" in paths and "/v1/chat/completions" in paths
+
+
+def _entry(
+    listed: Sequence[Mapping[str, Any]], model: str | None, dialect: Dialect, address: Address
+) -> Mapping[str, Any]:
+    names = [str(entry["id"]) for entry in listed]
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    if model is None:
+        if len(names) != 1:
+            raise InputError(f"{address.url} lists {len(names)} models; say which with served_model= ({shown})")
+        return listed[0]
+    for entry in listed:
+        if model in (entry["id"], *(entry.get("aliases") or ())) or f"{model}:latest" == entry["id"]:
+            return entry
+    if dialect.name not in _FREE_NAMES and names:
+        raise InputError(f"{address.url} has no model {model!r}; it lists {shown}")
+    return {"id": model}
+
+
+def _llama_cpp(dialect: Dialect, name: str, entry: Mapping[str, Any], props: Mapping[str, Any]) -> Identity:
+    meta = entry.get("meta") if isinstance(entry.get("meta"), Mapping) else {}
+    assert isinstance(meta, Mapping)
+    settings = props.get("default_generation_settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    told = settings.get("params")
+    told = told if isinstance(told, Mapping) else {}
+    template = props.get("chat_template")
+    path = str(props.get("model_path") or name)
+    return Identity(
+        dialect=dialect,
+        model=name,
+        description={
+            "dialect": dialect.name,
+            "model": base_name(path),
+            **{key: meta[key] for key in ("n_params", "size", "ftype") if key in meta},
+            **({"chat_template": _digest(template)} if isinstance(template, str) else {}),
+        },
+        defaults={**dialect.defaults, **_llama_cpp_defaults(told)},
+        slots=_count(props.get("total_slots")),
+        context=_count(settings.get("n_ctx")),
+        version=str(props.get("build_info") or ""),
+    )
+
+
+def _llama_cpp_defaults(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the server's properties say, under our names; 32-bit floats as people write them."""
+    found = {ours: told[theirs] for theirs, ours in _LLAMA_CPP_DEFAULTS.items() if theirs in told}
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()}
+
+
+def base_name(model: str) -> str:
+    """Return a model's name without the folder that it lies in on the server's machine."""
+    if PurePosixPath(model).is_absolute():
+        return PurePosixPath(model).name
+    return PureWindowsPath(model).name if PureWindowsPath(model).is_absolute() else model
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
