@@ -134,7 +134,7 @@ def test_another_model_in_the_middle_of_a_study_ends_it(stub: StubServer) -> Non
 
 
 def test_requests_that_are_cancelled_are_broken_off_and_never_come_back(stub: StubServer) -> None:
-    stub.seconds = 0.3
+    stub.seconds = 0.5
     backend = ServerBackend(stub.url, concurrency=2)
     backend.submit(requests(backend, 20, tag="pruned"))
     backend.submit(requests(backend, 2, tag="kept", temperature=0.2))
@@ -143,9 +143,9 @@ def test_requests_that_are_cancelled_are_broken_off_and_never_come_back(stub: St
     begun = time.monotonic()
     found = [*backend.poll(), *backend.poll()]
     assert {item.request.tag for item in found} == {"kept"}
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < 4.0  # one after the other would take 5 seconds
     assert backend.poll() == []
-    assert sum(stub.asked.values()) <= 4
+    assert sum(stub.asked.values()) <= 8  # those in flight, and what a busy machine starts before it hears of it
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
