@@ -113,10 +113,10 @@ class TrialNoteCallback:
     def _write(self, event: progress.TrialEnding) -> None:
         import optuna_dashboard
 
-        counted = set(self.rows.order[: event.rows_done])
+        task, counted = self.rows.task, set(self.rows.order[: event.rows_done])
         records = [r for r in self.opened.ledger.rows("search", event.number) if r.row in counted]
         noted = [
-            NotedRow(r.row, self.rows.prompts[r.row], r.text or "", as_text(self.rows.references[r.row]), r.score)
+            NotedRow(r.row, task.prompts[r.row], r.text or "", as_text(task.references[r.row]), r.score)
             for r in sorted(records, key=lambda r: (self.rows.places[r.row], r.replicate))
         ]
         note = trial_note(

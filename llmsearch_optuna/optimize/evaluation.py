@@ -5,21 +5,20 @@ Row numbers are those of the task everywhere. Which parameters are tried, and wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
-from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.paired_tests import cluster_numbers
 from llmsearch_optuna.storage.records import Phase, RowRecord, mean
+from llmsearch_optuna.task.task import PreparedTask
 from llmsearch_optuna.types import Direction
 
 LOOK_EVERY = 8
@@ -30,30 +29,18 @@ class Rows:
     """The search rows in the study's permutation, and how they are scored.
 
     Attributes:
+        task: Prompts, references and the metric, by row number.
         order: Row numbers of the task, permuted.
-        prompts: Ready for the model, by row number (all rows of the task).
-        references: By row number.
-        columns: By row number.
-        occurrences: How many earlier rows have the same prompt, by row number.
-        add_special_tokens: Whether tokenizing adds special tokens to the prompt, by row number.
-        metric: Scores them.
         objectives: What trials are told with, and in which directions.
-        encode_args: What else the tokenizer is called with.
         folds: The fold of each row of the order; empty where there are none.
         replicates: How often a row is decoded when something is sampled.
         first_look: Rows before the first look.
         look_every: Rows between two looks.
     """
 
+    task: PreparedTask
     order: tuple[int, ...]
-    prompts: Sequence[str]
-    references: Sequence[Any]
-    columns: Sequence[Mapping[str, Any]]
-    occurrences: Sequence[int]
-    add_special_tokens: Sequence[bool]
-    metric: Metric
     objectives: Objectives
-    encode_args: Mapping[str, Any] = field(default_factory=dict)
     folds: tuple[int, ...] = ()
     replicates: int = 1
     first_look: int = LOOK_EVERY
@@ -84,27 +71,27 @@ class Rows:
         Raises:
             MetricError: The metric failed; names the row.
         """
-        if self.metric.per_row is False or all(r.score is not None for r in records):
+        if self.task.metric.per_row is False or all(r.score is not None for r in records):
             return list(records)
         numbers = [r.row for r in records]
         with stoppable():
-            scores = self.metric.score_rows(
+            scores = self.task.metric.score_rows(
                 [r.text or "" for r in records],
-                [self.references[n] for n in numbers],
-                [self.columns[n] for n in numbers],
+                [self.task.references[n] for n in numbers],
+                [self.task.rows[n] for n in numbers],
                 numbers=numbers,
             )
         return [record.scored(score) for record, score in zip(records, scores, strict=True)]
 
     def value(self, records: Sequence[RowRecord]) -> float:
         """The score of all these records together: the mean, or the corpus metric's answer."""
-        if self.metric.per_row is False:
+        if self.task.metric.per_row is False:
             numbers = [r.row for r in records]
             with stoppable():
-                return self.metric.score_corpus(
+                return self.task.metric.score_corpus(
                     [r.text or "" for r in records],
-                    [self.references[n] for n in numbers],
-                    [self.columns[n] for n in numbers],
+                    [self.task.references[n] for n in numbers],
+                    [self.task.rows[n] for n in numbers],
                     numbers=numbers,
                 )
         return mean([r.score for r in records if r.score is not None])
@@ -120,35 +107,52 @@ class Rows:
             groups[self.folds[self.places[record.row]]].append(record)
         return [self.value(group) for group in groups]
 
+    def requests(
+        self,
+        params: GenerationParams,
+        tag: tuple[Phase, int],
+        *,
+        order: Sequence[int] | None = None,
+        replicates: Sequence[int] | None = None,
+    ) -> list[Request]:
+        """All requests of one configuration, row by row, replicates together.
+
+        Args:
+            params: How they are decoded.
+            tag: Whose requests they are.
+            order: Row numbers; those of the search by default.
+            replicates: Replicate numbers; those that the parameters need by default.
+        """
+        return requests_for(
+            self.task,
+            params,
+            tag,
+            order=self.order if order is None else order,
+            replicates=self.replicates_of(params) if replicates is None else replicates,
+        )
+
 
 def requests_for(
-    rows: Rows,
-    params: GenerationParams,
-    tag: tuple[Phase, int],
-    *,
-    order: Sequence[int] | None = None,
-    replicates: Sequence[int] | None = None,
+    task: PreparedTask, params: GenerationParams, tag: Hashable, *, order: Sequence[int], replicates: Sequence[int]
 ) -> list[Request]:
-    """All requests of one configuration, row by row, replicates together."""
+    """The requests for these rows and replicates of a task, row by row, replicates together."""
     return [
         Request(
             tag,
             row,
-            rows.prompts[row],
+            task.prompts[row],
             params,
-            occurrence=rows.occurrences[row],
+            occurrence=task.occurrences[row],
             replicate=replicate,
-            add_special_tokens=rows.add_special_tokens[row],
-            encode_args=rows.encode_args,
+            add_special_tokens=task.add_special_tokens[row],
+            encode_args=task.encode_args,
         )
-        for row in (rows.order if order is None else order)
-        for replicate in (rows.replicates_of(params) if replicates is None else replicates)
+        for row in order
+        for replicate in replicates
     ]
 
 
-def prompt_table(
-    rows: Rows, records: Sequence[RowRecord], order: Sequence[int], distinct: Sequence[Hashable]
-) -> list[list[float]]:
+def prompt_table(rows: Rows, records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
     """Scores [prompts][replicates]: rows with the same prompt count together, as their mean.
 
     A corpus metric has no scores by row; there it is what each prompt does to the whole (see `influences`).
@@ -157,17 +161,16 @@ def prompt_table(
         rows: Say how records are scored.
         records: Of all rows of the order.
         order: Row numbers.
-        distinct: Which prompt each row of the task has, by row number.
 
     Raises:
         MetricError: The corpus metric cannot be computed on parts of the rows.
     """
-    labels = cluster_numbers([distinct[row] for row in order])
+    labels = cluster_numbers([rows.task.distinct[row] for row in order])
     found: dict[int, dict[int, RowRecord]] = {}
     for record in sorted(records, key=lambda r: r.replicate):
         found.setdefault(record.replicate, {})[record.row] = record
     replicates = [[of[row] for row in order] for of in found.values()]
-    if rows.metric.per_row is False:
+    if rows.task.metric.per_row is False:
         columns = [influences(_score_of_places(rows, ordered), labels) for ordered in replicates]
     else:
         sizes = np.bincount(labels)

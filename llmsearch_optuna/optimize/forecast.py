@@ -23,7 +23,7 @@ from llmsearch_optuna.engine.memory import bytes_in_use
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.metric import MetricError
-from llmsearch_optuna.optimize.evaluation import prompt_table, requests_for
+from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan, Prepared, check_numbers, prepare
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
 from llmsearch_optuna.optimize.selection import FINALISTS
@@ -323,7 +323,7 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
     requests = [
         request
         for tag, params in wanted.items()
-        for request in requests_for(rows, params, tag, order=rows.order[: rows.looks[0]])
+        for request in rows.requests(params, tag, order=rows.order[: rows.looks[0]])
     ]
     records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
     server, missing = MeteredServer(served.server, lambda: served.stats), len(requests)
@@ -520,7 +520,7 @@ def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> P
     """
     order = list(dict.fromkeys(record.row for record in baseline))
     try:
-        table = prompt_table(plan.rows, plan.rows.score(baseline), order, plan.task.distinct)
+        table = prompt_table(plan.rows, plan.rows.score(baseline), order)
     except MetricError as error:
         logger.info("what so many rows can show is not known: %s", error)
         return None
@@ -531,5 +531,5 @@ def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> P
         rows=len(plan.holdout),
         prompts=len({plan.task.distinct[row] for row in plan.holdout}),
         replicates=replicates,
-        bounds=plan.rows.metric.bounds,
+        bounds=plan.task.metric.bounds,
     )

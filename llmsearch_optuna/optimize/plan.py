@@ -116,15 +116,9 @@ def make_plan(
     task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
     order, locked = split_rows(task.distinct, holdout, seed)
     rows = Rows(
+        task=task,
         order=order,
-        prompts=task.prompts,
-        references=task.references,
-        columns=task.rows,
-        occurrences=task.occurrences,
-        add_special_tokens=task.add_special_tokens,
-        metric=task.metric,
         objectives=Objectives.of(objectives, task.direction),
-        encode_args=task.encode_args,
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=replicates,
         **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
@@ -218,7 +212,7 @@ def prepare(
     served = serve(model, tokenizer, engine=engine, loading=loading)
     ready = task.prepare(served.tokenizer)
     plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)
-    served.expect(requests_for(plan.rows, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
+    served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester = None
     if isinstance(sampler, str):
         suggester = make_suggester(

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution
 from llmsearch_optuna.engine.request import Completion, Request, RequestServer
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.plan import inert_warning
 from llmsearch_optuna.optimize.resolve_engine import serve
 from llmsearch_optuna.storage.records import RowRecord, mean
@@ -174,20 +175,7 @@ def _score(
 ) -> Score:
     repeats = range(replicates if is_random(params) else 1)
     tag = object()
-    requests = [
-        Request(
-            tag,
-            row,
-            task.prompts[row],
-            params,
-            occurrence=task.occurrences[row],
-            replicate=replicate,
-            add_special_tokens=task.add_special_tokens[row],
-            encode_args=task.encode_args,
-        )
-        for row in range(len(task))
-        for replicate in repeats
-    ]
+    requests = requests_for(task, params, tag, order=range(len(task)), replicates=repeats)
     records = _decode(server, requests, tag, on_row)
     scores: list[float] = []
     values: list[float] = []

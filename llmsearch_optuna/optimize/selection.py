@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.engine.request import RequestServer
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.metrics.metric import MetricError
-from llmsearch_optuna.optimize.evaluation import Rows, prompt_table, requests_for
+from llmsearch_optuna.optimize.evaluation import Rows, prompt_table
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
@@ -57,7 +57,6 @@ class Decider:
         server: Decodes.
         rows: The search rows.
         holdout: Row numbers that no trial has seen.
-        distinct: Which distinct prompt each row of the task has.
         replicates: How often a row is decoded for this when something is sampled.
         margin: See `search`.
         seed: Of the sampled permutations.
@@ -69,7 +68,6 @@ class Decider:
     server: RequestServer
     rows: Rows
     holdout: Sequence[int]
-    distinct: Sequence[Hashable]
     replicates: int
     margin: float | None
     seed: int
@@ -134,8 +132,8 @@ class Decider:
 
     def _table(self, records: Sequence[RowRecord]) -> list[list[float]]:
         """Scores by row, or what stands for them under a corpus metric."""
-        if self.rows.metric.per_row is False:
-            return prompt_table(self.rows, records, self.rows.order, self.distinct)
+        if self.rows.task.metric.per_row is False:
+            return prompt_table(self.rows, records, self.rows.order)
         return score_table(records, self.rows.order)
 
     def _finalist_records(
@@ -150,7 +148,7 @@ class Decider:
             ledger,
             "finalists",
             {
-                number: requests_for(self.rows, p, ("finalists", number), replicates=fresh)
+                number: self.rows.requests(p, ("finalists", number), replicates=fresh)
                 for number, p in params.items()
                 if is_random(p)
             },
@@ -191,7 +189,7 @@ class Decider:
     def _verdict(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
         direction = self.rows.direction
         if not self.holdout:
-            return no_holdout_verdict(rows=len(self.rows.prompts), direction=direction)
+            return no_holdout_verdict(rows=len(self.rows.task), direction=direction)
         if look.winner == 0:
             return baseline_won(direction=direction)
         replicates = self.replicates if any(is_random(params_of(trials[n])) for n in (0, look.winner)) else 1
@@ -201,7 +199,7 @@ class Decider:
             params = params_of(trials[number])
             repeats = range(self.replicates if is_random(params) else 1)
             tag: tuple[Phase, int] = ("holdout", number)
-            wanted[number] = requests_for(self.rows, params, tag, order=self.holdout, replicates=repeats)
+            wanted[number] = self.rows.requests(params, tag, order=self.holdout, replicates=repeats)
         found = gather(self.server, self.opened.ledger, "holdout", wanted, claim)
         return self._compare(look, trials, found, claim)
 
@@ -234,8 +232,8 @@ class Decider:
         chances: int,
     ) -> Verdict:
         common: dict[str, Any] = {
-            "prompts": [self.distinct[row] for row in order],
-            "bounds": self.rows.metric.bounds,
+            "prompts": [self.rows.task.distinct[row] for row in order],
+            "bounds": self.rows.task.metric.bounds,
             "direction": self.rows.direction,
             "seed": self.seed,
             "margin": self.margin,
@@ -244,7 +242,7 @@ class Decider:
         }
         searched = score_of(trials[look.winner])
         assert searched is not None
-        if self.rows.metric.per_row is False:
+        if self.rows.task.metric.per_row is False:
             # Of both: what cannot be computed at all is an error, not an open interval.
             held = {n: self._corpus_mean(records) for n, records in kept.items()}
             common["optimism"] = optimism(searched, held[look.winner], direction=self.rows.direction)
@@ -253,8 +251,8 @@ class Decider:
                 self._corpus_score,
                 texts[0],
                 texts[look.winner],
-                references=[self.rows.references[row] for row in order],
-                rows=[self.rows.columns[row] for row in order],
+                references=[self.rows.task.references[row] for row in order],
+                rows=[self.rows.task.rows[row] for row in order],
                 **common,
             )
         tables = {n: score_table(records, order) for n, records in kept.items()}
@@ -267,7 +265,7 @@ class Decider:
     ) -> float:
         """The metric, or not a number where it cannot be computed on rows that were drawn."""
         try:
-            return self.rows.metric.score_corpus(predictions, references, rows)
+            return self.rows.task.metric.score_corpus(predictions, references, rows)
         except MetricError:
             return math.nan
 

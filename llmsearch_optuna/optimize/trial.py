@@ -22,7 +22,7 @@ from llmsearch_optuna.engine.memory import gpu_bytes, process_bytes
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.metric import MetricError
-from llmsearch_optuna.optimize.evaluation import Rows, requests_for
+from llmsearch_optuna.optimize.evaluation import Rows
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
@@ -128,7 +128,7 @@ class TrialRun:
         self._advance()
         if self.end is not None:
             return []
-        return [r for r in requests_for(self.rows, params, self.tag) if (r.row, r.replicate) not in self._records]
+        return [r for r in self.rows.requests(params, self.tag) if (r.row, r.replicate) not in self._records]
 
     def look_of(self, request: Request) -> int:
         """The number of the look that needs this row, 0 for the first."""
@@ -193,7 +193,7 @@ class TrialRun:
         self._records.update({(r.row, r.replicate): r for r in scored})
 
     def _value(self, seen: int, scored: Sequence[RowRecord]) -> float:
-        if self.rows.metric.per_row is False:
+        if self.rows.task.metric.per_row is False:
             return self.rows.value([self._records[key] for key in self._keys(0, seen)])
         self._row_scores += by_row(scored, [r.row for r in scored])
         return mean(self._row_scores)
@@ -222,14 +222,14 @@ class TrialRun:
         if self.job.incumbent is None:
             return None
         total, direction = len(self.rows.order), self.rows.direction
-        if self.rows.metric.per_row is False:
+        if self.rows.task.metric.per_row is False:
             decision = self.pruner.decide_running(self._running, self.job.incumbent_running, total, direction=direction)
         else:
             decision = self.pruner.decide(
                 self._row_scores,
                 self.job.incumbent_scores,
                 total,
-                bounds=self.rows.metric.bounds,
+                bounds=self.rows.task.metric.bounds,
                 direction=direction,
             )
         return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"

@@ -49,12 +49,12 @@ def save_rows(opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRec
 
 
 def _line(record: RowRecord, rows: Rows) -> str:
-    prompt = rows.prompts[record.row]
+    prompt = rows.task.prompts[record.row]
     shown: dict[str, Any] = {
         "row": record.row,
         "score": record.score,
         "completion": record.text,
-        "reference": rows.references[record.row],
+        "reference": rows.task.references[record.row],
         "finish_reason": record.finish_reason,
         "tokens": len(record.token_ids),
         "prompt": prompt if len(prompt) <= _PROMPT_SHOWN else f"…{prompt[-_PROMPT_SHOWN:]}",

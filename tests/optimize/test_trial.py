@@ -16,13 +16,14 @@ from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics.metric import Metric
-from llmsearch_optuna.optimize.evaluation import Rows, requests_for
+from llmsearch_optuna.optimize.evaluation import Rows
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
 from llmsearch_optuna.storage.records import by_row
 from llmsearch_optuna.storage.study import OpenedStudy, open_study
+from llmsearch_optuna.task.task import PreparedTask
 
 GREEDY = GenerationParams.of({"max_new_tokens": 8})
 SAMPLING = GenerationParams.of({"max_new_tokens": 8, "do_sample": True})
@@ -45,6 +46,24 @@ def total_length(predictions: Sequence[str], references: Sequence[Any]) -> float
     return sum(float(p) for p in predictions) / len(predictions)
 
 
+def prepared_task(metric: Metric) -> PreparedTask:
+    """Different prompts with the same reference."""
+    return PreparedTask(
+        name="t",
+        prompts=tuple(f"prompt {n}" for n in range(TOTAL)),
+        add_special_tokens=(True,) * TOTAL,
+        references=("0.5",) * TOTAL,
+        rows=({},) * TOTAL,
+        metric=metric,
+        direction="maximize",
+        occurrences=(0,) * TOTAL,
+        distinct=tuple(range(TOTAL)),
+        cut_rows=(),
+        encode_args={},
+        description={},
+    )
+
+
 class Bench:
     """A study with trial 0 under way; rows are answered by `answer(row, replicate)`."""
 
@@ -58,13 +77,8 @@ class Bench:
         order = tuple(reversed(range(TOTAL)))
         metric = Metric.of(changed.get("metric", numbers), bounds=changed.get("bounds"))
         self.rows = Rows(
+            task=prepared_task(metric.check(["0.5"] * 2, [{}] * 2)),
             order=order,
-            prompts=[f"prompt {n}" for n in range(TOTAL)],
-            references=["0.5"] * TOTAL,
-            columns=[{}] * TOTAL,
-            occurrences=[0] * TOTAL,
-            add_special_tokens=[True] * TOTAL,
-            metric=metric.check(["0.5"] * 2, [{}] * 2),
             objectives=Objectives(),
             folds=changed.get("folds", ()),
             replicates=changed.get("replicates", 1),
@@ -285,7 +299,7 @@ def test_replicates_are_averaged_by_row(tmp_path: Path) -> None:
     run = bench.new_trial(SAMPLING)
     requests = run.start()
     assert len(requests) == 3 * TOTAL
-    assert len(requests_for(bench.rows, GREEDY, ("search", 0))) == TOTAL
+    assert len(bench.rows.requests(GREEDY, ("search", 0))) == TOTAL
     run.feed([finished(r, str(0.1 * (r.replicate + 1))) for r in requests])
     assert bench.frozen().value == pytest.approx(0.2)
     assert by_row(bench.opened.ledger.rows("search", 0), [3, 1]) == [pytest.approx(0.2)] * 2
