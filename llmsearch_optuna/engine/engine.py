@@ -182,7 +182,7 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """A snapshot of what has been done so far."""
-        self._stats.forward_seconds = self._executor.seconds
+        self._stats.forward_seconds = self._executor.timer.seconds
         self._stats.cache_bytes = self._store.nbytes + self._encodings.nbytes
         self._stats.host_bytes = self._store.host_runs.nbytes
         self._stats.evictions = self._store.evictions
@@ -453,7 +453,7 @@ class Engine:
             self._make_room(error, len(batch), limit, first)
             return
         finally:
-            self._executor.seconds += time.perf_counter() - started
+            self._executor.timer.add(time.perf_counter() - started)
         self._relief.passed(limit)
         for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
             self._counters.generated(request.tag, len(tokens))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import time
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,13 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.engine.memory import is_out_of_memory
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.static_step import EAGER_USES, StaticStep
+from llmsearch_optuna.engine.timing import DeviceTimer
 from llmsearch_optuna.models.awq_fused import REASON, is_fused
+
+logger = logging.getLogger("llmsearch_optuna.engine")
 
 TOP_CANDIDATES = 1024
 """How many of the largest logits are kept of every prefix."""
@@ -105,7 +110,7 @@ class Executor:
         top: How many of the largest logits of a prefix are kept.
 
     Attributes:
-        seconds: Wall-clock seconds spent inside the model so far.
+        timer: How long the model has worked so far.
         passes: Forward passes so far.
         start: What the decoder begins with where that is not the prompt.
         starts_with_encoder: Whether prompts go through an encoder.
@@ -118,13 +123,16 @@ class Executor:
         self.model = model
         self.device = model.device
         self.vocab_size = int(model.config.get_text_config().vocab_size)
-        self.seconds = 0.0
+        self.timer = DeviceTimer(self.device)
         self.passes = 0
+        self._static: StaticStep | None = None
         self._top = top
         self._body: Any = model
         self._from_hidden = False
         self._takes_positions = False
         self.capabilities = self._probe()
+        if self.device.type == "cuda":
+            self.use_static_steps()
 
     @torch.inference_mode()
     def prefill(self, suffixes: Sequence[Sequence[int]], prefix: Sequence[Segment] = ()) -> list[Prefilled]:
@@ -176,18 +184,39 @@ class Executor:
         Returns:
             The states after these tokens, ``[rows, state]``.
         """
+        if self._static is not None:
+            self.passes += 1
+            with self.timer.measuring():
+                return self._static(buffer, tokens)
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         positions = torch.tensor(buffer.lengths, dtype=torch.long)[:, None]
         return self._forward(ids, buffer.attention_mask(), positions, buffer.cache)[:, -1]
+
+    @torch.inference_mode()
+    def use_static_steps(self) -> bool:
+        """From now on take steps in static shapes, where they give what other steps give; tells whether they do."""
+        shape = self.capabilities.shape
+        if shape is None or self.starts_with_encoder:
+            return False
+        try:
+            static = StaticStep(self._states, self.device)
+            alike = self._probe_static(static, shape)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            logger.info("steps in static shapes fail: %s: %s", type(error).__name__, error)
+            return False
+        if alike:
+            self._static = static
+        return alike
 
     @torch.inference_mode()
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """All logits in float32, ``[rows, vocab]``, from states ``[rows, state]``."""
         if not self._from_hidden:
             return states.float()
-        started = time.perf_counter()
-        logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
-        self.seconds += time.perf_counter() - started
+        with self.timer.measuring():
+            logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
         return logits
 
     def all_logits(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
@@ -211,21 +240,21 @@ class Executor:
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """States of all positions, ``[rows, width, state]``: hidden states, or logits where those do not serve."""
+        self.passes += 1
+        with self.timer.measuring():
+            return self._states(ids.to(self.device), mask.to(self.device), positions.to(self.device), cache)
+
+    def _states(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         inputs: dict[str, Any] = {
-            "input_ids": ids.to(self.device),
-            "attention_mask": mask.to(self.device),
+            "input_ids": ids,
+            "attention_mask": mask,
             "past_key_values": cache,
             "use_cache": True,
         }
         if self._takes_positions:
-            inputs["position_ids"] = positions.to(self.device)
-        started = time.perf_counter()
+            inputs["position_ids"] = positions
         output = self._body(**inputs)
         states: torch.Tensor = output.last_hidden_state if self._from_hidden else output.logits
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds += time.perf_counter() - started
-        self.passes += 1
         return states
 
     def _probe(self) -> Capabilities:
@@ -242,7 +271,8 @@ class Executor:
         except Exception as error:  # whatever a foreign cache does, it only means: take the plain path
             return Capabilities(None, self._other_layers() or failure(error), False)
         finally:
-            self.seconds, self.passes = 0.0, 0
+            self.timer.reset()
+            self.passes = 0
         if isinstance(shape, str) or reason is not None:
             return Capabilities(None, reason, False)
         return Capabilities(shape, None, self._from_hidden, longest)
@@ -296,6 +326,20 @@ class Executor:
                 if not self._close(together[row], alone, shape):
                     return "rows of different lengths in one batch change its logits"
         return None
+
+    def _probe_static(self, static: StaticStep, shape: CacheShape) -> bool:
+        """Take steps both ways over the same rows, often enough for a graph to be captured and replayed."""
+        buffer = SlotBuffer(shape, len(PROBE_LENGTHS))
+        for result in self.prefill(self._probe_rows_ids()):
+            buffer.join([result.segment])
+        for step in range(EAGER_USES + 2):
+            tokens = [3 + (5 * step + row) % (self.vocab_size - 3) for row in range(buffer.rows)]
+            buffer.reserve_step()
+            usual = self.logits(self.step(buffer, tokens))
+            if not self._close(self.logits(static(buffer, tokens)), usual, shape):
+                return False
+            buffer.commit_step()
+        return True
 
     @torch.inference_mode()
     def _probe_positions(self, shape: CacheShape) -> int | None:

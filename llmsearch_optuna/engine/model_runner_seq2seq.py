@@ -7,7 +7,6 @@ takes absolute positions from the length of the cache (BART) fail the trial run 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,12 +105,9 @@ class Seq2SeqExecutor(Executor):
         )
 
     def _run(self, **inputs: Any) -> torch.Tensor:
-        started = time.perf_counter()
-        logits: torch.Tensor = self.model(**inputs, use_cache=True).logits
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds += time.perf_counter() - started
         self.passes += 1
+        with self.timer.measuring():
+            logits: torch.Tensor = self.model(**inputs, use_cache=True).logits
         return logits
 
     def _probe(self) -> Capabilities:
@@ -123,7 +119,8 @@ class Seq2SeqExecutor(Executor):
         except Exception as error:  # whatever a foreign cache does, it only means: take the plain path
             return Capabilities(None, self._other_layers() or failure(error), False)
         finally:
-            self.seconds, self.passes = 0.0, 0
+            self.timer.reset()
+            self.passes = 0
         if isinstance(shape, str) or reason is not None:
             return Capabilities(None, reason, False)
         return Capabilities(shape, None, False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
@@ -222,6 +223,9 @@ class SlotBuffer:
         shape: What one token occupies.
         slots: Rows it can hold at the start; it grows when asked to.
         cross: What the rows attend to beside themselves, in an encoder-decoder model.
+
+    Attributes:
+        derived: What others have built upon the data; forgotten when the data moves to another place.
     """
 
     def __init__(self, shape: CacheShape, slots: int, cross: CrossRows | None = None) -> None:
@@ -232,6 +236,7 @@ class SlotBuffer:
         self._column = 0
         self._capacity = 0
         self._data: torch.Tensor | None = None
+        self.derived: dict[Any, Any] = {}
         self.cache = Cache(layers=[SlotLayer(self, index) for index in range(shape.layers)])
 
     @property
@@ -253,6 +258,16 @@ class SlotBuffer:
     def nbytes(self) -> int:
         """Bytes that the buffer occupies."""
         return 0 if self._data is None else self._data.nbytes
+
+    @property
+    def data(self) -> torch.Tensor:
+        """All keys and values, ``[layers, 2, slots, heads, capacity, head_dim]``."""
+        return self._storage
+
+    @property
+    def column(self) -> int:
+        """The column that the coming step writes."""
+        return self._column
 
     def make_room(self, rows: int, length: int) -> None:
         """Prepare for ``rows`` rows in all, of up to ``length`` tokens, in one move; joining them moves nothing."""
@@ -332,6 +347,7 @@ class SlotBuffer:
         if self.cross is not None:
             self.cross.clear()
         self.lengths = []
+        self.derived = {}
         self._data = None
         self._slots = 1
         self._column = self._capacity = 0
@@ -355,6 +371,7 @@ class SlotBuffer:
             dimensions = (shape.layers, 2, slots, shape.heads, capacity, shape.head_dim)
             # zeros: masked columns are multiplied by a weight of 0, and 0 * NaN would be NaN
             self._data = torch.zeros(dimensions, dtype=shape.dtype, device=shape.device)
+            self.derived = {}
             self._slots, self._capacity = slots, capacity
         if old is not None and n:
             moved = old[:, :, :n, :, old_end - kept : old_end]
