@@ -17,6 +17,7 @@ import typer
 from llmsearch_optuna import __version__
 from llmsearch_optuna.cli import inspect, run, score, share
 from llmsearch_optuna.errors import LlmsearchError
+from llmsearch_optuna.redaction import redacted
 
 PROGRAM = "llmsearch-optuna"
 DEBUG_VARIABLE = "LLMSEARCH_DEBUG"
@@ -97,7 +98,7 @@ def _is_interruption(problem: LlmsearchError) -> bool:
 def _say(message: str, code: int) -> int:
     from llmsearch_optuna.progress import printable
 
-    lines = "\n".join(printable(line) for line in message.splitlines())
+    lines = "\n".join(printable(line) for line in redacted(message).splitlines())
     print(lines if code == 130 else f"error: {lines}", file=sys.stderr)  # noqa: T201 - the command line's own output
     return code
 

@@ -91,9 +91,9 @@ def _gather(result: SearchResult, folder: Path) -> None:
     result.save_report(folder / "report.html")
     with contextlib.suppress(StudyError):  # nothing is complete yet, so nothing is recommended
         result.save_generation_config(folder)
-    text = result.study.user_attrs.get(STUDY_FILE_ATTRIBUTE)
+    text = opened.study_file
     if text is not None:
-        (folder / STUDY_FILE).write_text(str(text), encoding="utf-8")
+        (folder / STUDY_FILE).write_text(text, encoding="utf-8")
     facts = {
         "format": FORMAT,
         "study": opened.name,
@@ -105,6 +105,15 @@ def _gather(result: SearchResult, folder: Path) -> None:
 
 
 def _copy_database(opened: OpenedStudy, target: Path) -> None:
+    _copy_tables(opened, target)
+    text = opened.study_file
+    if text != opened.study.user_attrs.get(STUDY_FILE_ATTRIBUTE):  # stored with a password by an older version
+        with quiet_optuna():
+            copied = optuna.load_study(study_name=opened.name, storage=f"sqlite:///{target}")
+            copied.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
+
+
+def _copy_tables(opened: OpenedStudy, target: Path) -> None:
     if opened.path is None or len(opened.rdb.get_all_studies()) > 1:
         copy_through_optuna(opened, target)
         return

@@ -23,7 +23,7 @@ _PROMPT_SHOWN = 120
 def print_resolved(file: StudyFile, console: Console) -> None:
     """Print what a study file comes to."""
     from llmsearch_optuna.optimize.plan import DEFAULT_TRIALS
-    from llmsearch_optuna.storage.study import storage_url
+    from llmsearch_optuna.storage.address import StorageAddress
     from llmsearch_optuna.study_file.model import check_space
 
     study, model, data = file.study, file.model, file.data
@@ -33,7 +33,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     budgets += [f"at most {study.max_tokens:,} tokens"] if study.max_tokens is not None else []
     loading = [f"{name} {value}" for name, value in (("dtype", model.dtype), ("on", model.device)) if value]
     rows = [] if data.rows is None else [f"the first {data.rows} rows"]
-    stored = storage_url(study.storage, study.name).render_as_string(hide_password=True)
+    stored = StorageAddress.of(study.storage, study.name)
     lines = [
         ("study", f"{study.name}: {', '.join(budgets)}, stored in {stored}"),
         ("model", ", ".join([model.name, *loading, f"batch_size {model.batch_size}"])),

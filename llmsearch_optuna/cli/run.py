@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmsearch_optuna.cli import arguments
+from llmsearch_optuna.redaction import redacted_values
 from llmsearch_optuna.study_file.model import DEMO_STUDY, Changes, parse_study_file, search_arguments, study_file_text
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
     found = forecast(**{name: value for name, value in search_arguments(file).items() if name in known})
     if as_json:
         resolved = with_defaults(file).model_dump()
-        typer.echo(json.dumps({"study": resolved, "forecast": found.to_json()}, indent=2, default=str))
+        typer.echo(json.dumps({"study": redacted_values(resolved), "forecast": found.to_json()}, indent=2, default=str))
     else:
         out = wide_enough()
         out.print(found.text)

@@ -20,6 +20,7 @@ from llmsearch_optuna.optimize.forecast import Probe, make_forecast, power_of
 from llmsearch_optuna.optimize.plan import Plan, Prepared
 from llmsearch_optuna.optimize.resolve_engine import Served
 from llmsearch_optuna.optimize.throughput import MeteredServer
+from llmsearch_optuna.redaction import redacted_study_file
 from llmsearch_optuna.storage.errors import storage_errors
 from llmsearch_optuna.storage.records import Ledger
 from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, OpenedStudy, read_study
@@ -198,11 +199,11 @@ class StudyFileCallback:
                 self._store(study)
 
     def _store(self, study: optuna.Study) -> None:
-        study.set_user_attr(STUDY_FILE_ATTRIBUTE, self.text)
+        study.set_user_attr(STUDY_FILE_ATTRIBUTE, redacted_study_file(self.text))
         self._is_stored = True
 
     @contextlib.contextmanager
     def _study(self) -> Iterator[optuna.Study]:
         opened = read_study(self.storage, self.study_name)
-        with contextlib.closing(opened), storage_errors(opened.engine.url):
+        with contextlib.closing(opened), storage_errors(opened.address):
             yield opened.study

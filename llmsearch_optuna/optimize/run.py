@@ -301,7 +301,7 @@ def run_study(
     opened = _open(prepared, settings)
     with (
         contextlib.closing(opened),
-        storage_errors(opened.engine.url),
+        storage_errors(opened.address),
         interruptible(lambda: how_to_go_on(opened, total)),
         Session(opened.engine, opened.key) as session,
     ):

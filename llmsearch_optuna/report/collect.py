@@ -24,7 +24,6 @@ from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored,
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
 from llmsearch_optuna.storage.records import RowRecord
-from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE
 from llmsearch_optuna.storage.trials import rows_counted, score_of
 from llmsearch_optuna.types import Direction
 
@@ -252,10 +251,9 @@ def _reproduction(opened: OpenedStudy) -> dict[str, Any]:
     with opened.engine.connect() as connection:
         t = schema.meta
         fingerprint = connection.execute(sa.select(t.c.fingerprint).where(t.c.study == opened.key)).scalar_one()
-    study_file = opened.study.user_attrs.get(STUDY_FILE_ATTRIBUTE)
     return {
         "fingerprint": digest(json.loads(fingerprint)),
         "versions": opened.versions,
         "storage": opened.url,
-        "study_file": None if study_file is None else str(study_file),
+        "study_file": opened.study_file,
     }

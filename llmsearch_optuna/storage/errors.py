@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import optuna
 import sqlalchemy as sa
 
 from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.storage.address import StorageAddress
 
 BUSY_SECONDS = 60
 
 _NOT_WRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
+_MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|undefinedtable")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def storage_errors(url: sa.URL) -> Iterator[None]:
+def storage_errors(address: StorageAddress) -> Iterator[None]:
     """Turn what databases and disks say into a StudyError that says what to do."""
-    where = str(sqlite_path(url) or url.render_as_string(hide_password=True))
     try:
         yield
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        told = _tell(where, error)
+        told = _tell(address.place, error)
         if told is None:
             raise
-        raise StudyError(told) from error
+        raise StudyError(address.redact(told)) from error
 
 
 def _tell(where: str, error: BaseException) -> str | None:
@@ -41,15 +42,23 @@ def _tell(where: str, error: BaseException) -> str | None:
         return f"{where} has been locked by another process for more than {BUSY_SECONDS} s; end it and try again"
     if "disk is full" in said or "disk i/o error" in said or numbers & _FULL:
         return f"the disk of {where} is full or failing; make room and run the same command: finished rows are safe"
+    if errno.ENAMETOOLONG in numbers:
+        return f"{where} is too long for a file's name; give a shorter study_name= or storage="
     if "readonly database" in said or "unable to open" in said or numbers & _NOT_WRITABLE:
         return f"{where} cannot be written; check the folder's permissions or give another storage="
     if "malformed" in said or "not a database" in said:
         return f"{where} is damaged or is no SQLite database; restore a copy, or give another storage= to start afresh"
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return None
-    if "connect" in said or isinstance(error, ConnectionError):
+    if isinstance(error, sa.exc.ProgrammingError | sa.exc.OperationalError) and _MISSING_TABLE.search(said):
+        return f"{where} holds no study of llmsearch-optuna ({first_line(error)}); give the address of one"
+    if any(_is_about_connecting(e) for e in _causes(error)):
         return f"the database at {where} does not answer ({first_line(error)}); start it or check the address"
     return f"the database at {where} refused: {first_line(error)}"
+
+
+def _is_about_connecting(error: BaseException) -> bool:
+    return isinstance(error, ConnectionError | TimeoutError) or "connect" in str(error).lower().split("[sql:")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -59,10 +68,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of what an error says, in the words of whoever met it: without SQL, and without who passed it on.
+
+    >>> first_line(sa.exc.OperationalError("SELECT 1", {}, Exception("no such table")))
+    'no such table'
+    """
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        return first_line(error.orig)
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+        return first_line(error.__cause__)
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def sqlite_path(url: sa.URL) -> Path | None:
-    """The file behind an SQLite address; None for a server."""
-    return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None

@@ -22,6 +22,7 @@ import psutil
 import sqlalchemy as sa
 
 from llmsearch_optuna.storage import schema
+from llmsearch_optuna.storage.errors import first_line
 
 logger = logging.getLogger("llmsearch_optuna.storage.leases")
 
@@ -161,7 +162,7 @@ class Session:
             try:
                 self._renew()
             except sa.exc.SQLAlchemyError as error:
-                logger.warning("the lease could not be renewed (%s); trying again", error)
+                logger.warning("the lease could not be renewed (%s); trying again", first_line(error))
 
 
 def live_workers(engine: sa.Engine, study_key: str) -> dict[str, float]:

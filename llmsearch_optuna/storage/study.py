@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -24,20 +23,20 @@ from optuna.storages import RDBStorage
 
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.fingerprint.diff import differences
+from llmsearch_optuna.redaction import redacted_study_file
 from llmsearch_optuna.storage import schema
-from llmsearch_optuna.storage.errors import BUSY_SECONDS, first_line, sqlite_path, storage_errors
+from llmsearch_optuna.storage.address import StorageAddress
+from llmsearch_optuna.storage.errors import BUSY_SECONDS, first_line, storage_errors
 from llmsearch_optuna.storage.locks import study_lock
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
 from llmsearch_optuna.storage.records import Ledger
 from llmsearch_optuna.types import Direction
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger("llmsearch_optuna.storage.study")
 
 
 KEY_ATTRIBUTE = "llmsearch_key"
+STUDY_FILE_ATTRIBUTE = "study_file"
 _LIBRARIES = ("llmsearch-optuna", "optuna", "transformers", "tokenizers", "torch", "numpy", "scipy", "sqlalchemy")
 
 
@@ -47,7 +46,6 @@ class OpenedStudy:
 
     Attributes:
         name: The study's name.
-        url: Where it lives, as SQLAlchemy writes it (password hidden).
         key: The study's random word; names its rows in our tables.
         study: Optuna's view of it.
         ledger: Its rows.
@@ -58,7 +56,6 @@ class OpenedStudy:
     """
 
     name: str
-    url: str
     key: str
     study: optuna.Study
     ledger: Ledger
@@ -86,9 +83,25 @@ class OpenedStudy:
         return {name: str(version) for name, version in json.loads(stored).items()}
 
     @property
+    def address(self) -> StorageAddress:
+        """Where it lives."""
+        return StorageAddress(self.engine.url)
+
+    @property
+    def url(self) -> str:
+        """Where it lives, without what is secret."""
+        return str(self.address)
+
+    @property
+    def study_file(self) -> str | None:
+        """The text of the study file that it was run with, without what is secret; None where there was none."""
+        text = self.study.user_attrs.get(STUDY_FILE_ATTRIBUTE)
+        return None if text is None else redacted_study_file(str(text))
+
+    @property
     def path(self) -> Path | None:
         """The SQLite file; None for a study on a server."""
-        return sqlite_path(self.engine.url)
+        return self.address.path
 
     def close(self) -> None:
         """Let go of the database's connections."""
@@ -120,15 +133,15 @@ def open_study(
     Raises:
         StudyError: When the database cannot be used, or holds this study with another fingerprint.
     """
-    url = storage_url(storage, study_name)
-    with storage_errors(url):
-        _make_folder(url)
-        rdb, engine = _connect(url, may_create=True)
+    address = StorageAddress.of(storage, study_name)
+    with storage_errors(address):
+        _make_folder(address)
+        rdb, engine = _connect(address, may_create=True)
         directions = [direction] if isinstance(direction, str) else list(direction)
         with _closed_on_error(rdb):
             study = _optuna_study(rdb, study_name, directions, sampler, pruner)
             key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
-    return _opened(url, study_name, key, study, rdb, engine, resumed)
+    return _opened(address, study_name, key, study, rdb, engine, resumed)
 
 
 def prepare_database(storage: str | None, study_name: str) -> None:
@@ -141,10 +154,10 @@ def prepare_database(storage: str | None, study_name: str) -> None:
     Raises:
         StudyError: When the database cannot be used.
     """
-    url = storage_url(storage, study_name)
-    with storage_errors(url):
-        _make_folder(url)
-        _, engine = _connect(url, may_create=True)
+    address = StorageAddress.of(storage, study_name)
+    with storage_errors(address):
+        _make_folder(address)
+        _, engine = _connect(address, may_create=True)
         engine.dispose()
 
 
@@ -155,39 +168,20 @@ def read_study(storage: str | None, study_name: str | None = None) -> OpenedStud
         storage: SQLAlchemy URL or the path of an SQLite file; None means ``sqlite:///studies/<study_name>.db``.
         study_name: May be left out when the database holds one study only.
     """
-    url = storage_url(storage, study_name)
-    path = sqlite_path(url)
+    address = StorageAddress.of(storage, study_name)
+    path = address.path
     if path is not None and not path.exists():
         raise StudyError(f"there is no study at {path}; start one with search() or `llmsearch-optuna run`")
-    with storage_errors(url):
-        rdb, engine = _connect(url, may_create=False)
+    with storage_errors(address):
+        rdb, engine = _connect(address, may_create=False)
         with _closed_on_error(rdb):
             names = [s.study_name for s in rdb.get_all_studies() if KEY_ATTRIBUTE in s.user_attrs]
-            name = _choose_name(names, study_name, url)
+            name = _choose_name(names, study_name, address)
             study = optuna.load_study(study_name=name, storage=rdb)
             key = str(study.user_attrs[KEY_ATTRIBUTE])
             if _check_version(engine, key, name) is None:
                 raise StudyError(f"the study {name!r} is just being made; try again in a moment, or run it")
-    return _opened(url, name, key, study, rdb, engine, True)
-
-
-def storage_url(storage: str | None, study_name: str | None) -> sa.URL:
-    """The database's address; a plain path is taken as an SQLite file."""
-    if storage is None:
-        if study_name is None:
-            raise InputError("give the study's name or its storage")
-        storage = f"sqlite:///studies/{_file_name(study_name)}.db"
-    if "://" not in storage:
-        storage = f"sqlite:///{storage}"
-    try:
-        url = sa.make_url(storage)
-    except sa.exc.ArgumentError as error:
-        raise InputError(f"storage={storage!r} is not a database address; try sqlite:///studies/name.db") from error
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise InputError(f"storage={storage!r}: studies live in SQLite or PostgreSQL, not in {url.get_backend_name()}")
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise InputError(f"storage={storage!r} would be lost with the process; give a file: sqlite:///studies/name.db")
-    return url
+    return _opened(address, name, key, study, rdb, engine, True)
 
 
 def library_versions() -> dict[str, str]:
@@ -199,17 +193,13 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _file_name(study_name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", study_name).strip("-") or "study"
-
-
-def _make_folder(url: sa.URL) -> None:
+def _make_folder(address: StorageAddress) -> None:
     """Make the folder of an SQLite file.
 
     The file itself is left to SQLite, here and everywhere: a process that opens it and closes it again loses the locks
     of all its connections, and another one that ends takes the write-ahead log away from under them.
     """
-    path = sqlite_path(url)
+    path = address.path
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -224,13 +214,19 @@ def _closed_on_error(rdb: RDBStorage) -> Iterator[None]:
         raise
 
 
-def _connect(url: sa.URL, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:
-    engine = sa.create_engine(url, **_engine_kwargs(url))
+def _connect(address: StorageAddress, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:
+    try:
+        engine = sa.create_engine(address.url, **_engine_kwargs(address.url))
+    except ImportError as error:
+        raise InputError(
+            f"storage={str(address)!r} needs the package {error.name}, which is not installed; "
+            "pip install 'llmsearch-optuna[postgres]', and begin the address with postgresql+psycopg://"
+        ) from None
     _set_pragmas(engine)
     try:
-        _check_contents(engine, url)
+        _check_contents(engine, address)
         with study_lock(engine, "schema") if may_create else contextlib.nullcontext():
-            rdb = _rdb_storage(url, may_create)
+            rdb = _rdb_storage(address, may_create)
             if may_create:
                 schema.metadata.create_all(rdb.engine)
     finally:
@@ -238,12 +234,12 @@ def _connect(url: sa.URL, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:
     return rdb, rdb.engine
 
 
-def _rdb_storage(url: sa.URL, may_create: bool) -> RDBStorage:
-    address = url.render_as_string(hide_password=False)
+def _rdb_storage(address: StorageAddress, may_create: bool) -> RDBStorage:
+    kwargs = _engine_kwargs(address.url)
     try:
-        rdb = RDBStorage(address, engine_kwargs=_engine_kwargs(url), skip_table_creation=not may_create)
+        rdb = RDBStorage(address.with_secrets, engine_kwargs=kwargs, skip_table_creation=not may_create)
     except RuntimeError as error:
-        raise StudyError(f"Optuna cannot use the database: {first_line(error)}") from error
+        raise StudyError(f"Optuna cannot use the database: {address.redact(first_line(error))}") from error
     # Connections made until here lack the settings below.
     rdb.remove_session()
     rdb.engine.dispose()
@@ -268,19 +264,19 @@ def _set_pragmas(engine: sa.Engine) -> None:
     sa.event.listen(engine, "connect", set_pragmas)
 
 
-def _check_contents(engine: sa.Engine, url: sa.URL) -> None:
+def _check_contents(engine: sa.Engine, address: StorageAddress) -> None:
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:
         sick = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if sick != "ok":
             raise StudyError(
-                f"{url.database} is damaged ({sick}); restore a copy, or give another storage= to start afresh"
+                f"{address.place} is damaged ({sick}); restore a copy, or give another storage= to start afresh"
             )
     names = set(sa.inspect(engine).get_table_names())
     if names and "studies" not in names:
         raise StudyError(
-            f"{url.database} is a database of something else (it holds {sorted(names)[0]!r}); give another"
+            f"{address.place} is a database of something else (it holds {sorted(names)[0]!r}); give another"
         )
 
 
@@ -370,8 +366,8 @@ def _check_version(engine: sa.Engine, key: str, name: str) -> int | None:
     return version
 
 
-def _choose_name(names: list[str], wanted: str | None, url: sa.URL) -> str:
-    where = sqlite_path(url) or url.render_as_string()
+def _choose_name(names: list[str], wanted: str | None, address: StorageAddress) -> str:
+    where = address.place
     if wanted is not None and wanted in names:
         return wanted
     if wanted is None and len(names) == 1:
@@ -383,13 +379,12 @@ def _choose_name(names: list[str], wanted: str | None, url: sa.URL) -> str:
 
 
 def _opened(
-    url: sa.URL, name: str, key: str, study: optuna.Study, rdb: RDBStorage, engine: sa.Engine, resumed: bool
+    address: StorageAddress, name: str, key: str, study: optuna.Study, rdb: RDBStorage, engine: sa.Engine, resumed: bool
 ) -> OpenedStudy:
-    path = sqlite_path(url)
+    path = address.path
     folder = (path.parent if path is not None else Path("studies")) / "artifacts"
     return OpenedStudy(
         name=name,
-        url=url.render_as_string(hide_password=True),
         key=key,
         study=study,
         ledger=Ledger(engine, key),
@@ -399,6 +394,3 @@ def _opened(
         resumed=resumed,
         rdb=rdb,
     )
-
-
-STUDY_FILE_ATTRIBUTE = "study_file"

@@ -19,6 +19,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.redaction import redacted
 from llmsearch_optuna.study_file.locations import place, place_of_mention
 
 DEMO = "demo"
@@ -312,7 +313,7 @@ def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     if error["type"] == "missing":
         return f"{where} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where} = {error['input']!r}: {message[:1].lower()}{message[1:]}"
+    return f"{where} = {redacted(repr(error['input']))}: {message[:1].lower()}{message[1:]}"
 
 
 _UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict", "PrunerSection"})

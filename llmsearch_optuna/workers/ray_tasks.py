@@ -24,8 +24,8 @@ from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.optimize.signals import interruptible, stoppable
 from llmsearch_optuna.progress import Callback
 from llmsearch_optuna.search_result import SearchResult
+from llmsearch_optuna.storage.address import StorageAddress
 from llmsearch_optuna.storage.errors import first_line
-from llmsearch_optuna.storage.study import storage_url
 from llmsearch_optuna.workers.ray_worker import INTERRUPTED, Began, Errand, Mailbox, work_on_node
 from llmsearch_optuna.workers.study_watcher import Follower
 from llmsearch_optuna.workers.supervisor import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
@@ -58,10 +58,10 @@ def search_on_ray(arguments: Mapping[str, Any], workers: int, address: str, obse
 
 def check_ray(storage: str | None, study_name: str, address: str) -> None:
     """Raise InputError where a study cannot be run on Ray, before anything is loaded or started."""
-    url = storage_url(storage, study_name)
-    if url.get_backend_name() == "sqlite":
+    path = StorageAddress.of(storage, study_name).path
+    if path is not None:
         raise InputError(
-            f"--ray {address}: the study is in the file {url.database}, and SQLite cannot be shared by machines; "
+            f"--ray {address}: the study is in the file {path}, and SQLite cannot be shared by machines; "
             "give a server that all nodes reach: --storage postgresql+psycopg://user@host/database"
         )
     # With RAY_ADDRESS=local, Ray reads auto as: start one.

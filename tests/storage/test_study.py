@@ -15,7 +15,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.storage import errors as database_errors
 from llmsearch_optuna.storage import schema, study
 from llmsearch_optuna.storage.records import RowRecord
@@ -188,7 +188,7 @@ def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         other.execute("BEGIN EXCLUSIVE")
         with (
             pytest.raises(StudyError, match="locked by another process"),
-            database_errors.storage_errors(opened.engine.url),
+            database_errors.storage_errors(opened.address),
         ):
             again = open_at(tmp_path)
             again.ledger.record("search", 0, [RowRecord(0, 0, "text")])
@@ -198,19 +198,6 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="cannot be written|File exists|Not a directory"):
         study.open_study(f"sqlite:///{tmp_path}/file/s.db", "s", direction="minimize", fingerprint={})
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("sqlite:///:memory:", "would be lost"),
-        ("mysql://localhost/x", "not in mysql"),
-        ("://", "is not a database address"),
-    ],
-)
-def test_an_address_that_cannot_be_used_is_refused(address: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        study.storage_url(address, "s")
 
 
 def test_reading_finds_the_only_study_and_asks_when_there_are_more(tmp_path: Path) -> None:

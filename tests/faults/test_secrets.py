@@ -1,0 +1,116 @@
+"""A password in the storage address stays in the process: no output, no file and no table of a whole run has it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from llmsearch_optuna.cli.bundle import STUDY_FILE
+from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, read_study
+from tests.cli.conftest import WordEngine, run, write_study
+from tests.postgres import empty_database, server
+
+pytestmark = pytest.mark.faults
+
+SECRET = "hunter2-of-ann"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with server() as url:
+        yield url
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    return tmp_path
+
+
+def with_password(url: str, form: str) -> str:
+    if form == "userinfo":
+        return url.replace("postgres@", f"postgres:{SECRET}@")
+    return f"{url}&password={SECRET}"
+
+
+def everything_in(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, contents) of every file, those in zips too."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield str(path), path.read_bytes()
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                yield from ((f"{path}:{name}", archive.read(name)) for name in archive.namelist())
+
+
+def tables_of(url: str) -> Iterator[tuple[str, str]]:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        for table in sa.inspect(engine).get_table_names():
+            yield table, repr(connection.exec_driver_sql(f'SELECT * FROM "{table}"').all())
+    engine.dispose()
+
+
+@pytest.mark.parametrize("place", ["in the study file", "on the command line"])
+@pytest.mark.parametrize("form", ["userinfo", "query"])
+def test_the_password_is_in_nothing_that_a_run_leaves(
+    postgres: str, workplace: Path, capsys: pytest.CaptureFixture[str], form: str, place: str
+) -> None:
+    url = with_password(empty_database(postgres), form)
+    study, given = workplace / "study.toml", ["--storage", url]
+    if place == "in the study file":
+        study.write_text(study.read_text().replace("n_trials = 12", f'n_trials = 4\nstorage = "{url}"'))
+        given = []
+    commands = [
+        ["run", "study.toml", *given, "--n-trials", "4", "--dry-run"],
+        ["run", "study.toml", *given, "--n-trials", "4", "--dry-run", "--json"],
+        ["run", "study.toml", *given, "--n-trials", "4"],
+        ["run", "study.toml", *given, "--n-trials", "5", "--json"],
+        ["status", url],
+        ["status", url, "--json"],
+        ["report", url, "-o", "report.html"],
+        ["export", url, "-o", "exported"],
+        ["export", url, "--bundle", "study.zip"],
+        ["import", "study.zip", "-o", "imported"],
+        ["compare", url, "imported/study.db"],
+    ]
+    for command in commands:
+        code, out, err = run(capsys, *command)
+        assert code == 0, err
+        assert SECRET not in out + err, command
+    for command in (
+        ["status", url, "--study-name", "no such study"],
+        ["status", url.replace("+psycopg", "+psycop")],
+        ["status", url.replace("/study_", "/no_such_")],
+        ["run", "study.toml", "--storage", url.replace("host=", "hosst=")],
+    ):
+        code, out, err = run(capsys, *command)
+        assert code == 1, (command, out)
+        assert "this should not have happened" not in err
+        assert SECRET not in out + err, command
+    study.unlink()
+    assert [name for name, contents in everything_in(workplace) if SECRET.encode() in contents] == []
+    assert [table for table, contents in tables_of(url) if SECRET in contents] == []
+    assert 'storage = "postgresql+psycopg://postgres' in (workplace / "imported" / STUDY_FILE).read_text()
+
+
+def test_what_an_older_version_stored_with_its_password_is_not_handed_on(
+    postgres: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = empty_database(postgres)
+    code, _, err = run(capsys, "run", "study.toml", "--storage", url, "--n-trials", "3", "--quiet")
+    assert code == 0, err
+    text = f'[study]\nstorage = "{with_password(url, "userinfo")}"\n'
+    opened = read_study(url)
+    opened.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
+    opened.close()
+    for command in (["report", url, "-o", "report.html"], ["export", url, "--bundle", "study.zip"]):
+        assert run(capsys, *command)[0] == 0
+    assert run(capsys, "import", "study.zip", "-o", "imported")[0] == 0
+    assert [name for name, contents in everything_in(workplace) if SECRET.encode() in contents] == []
