@@ -1,7 +1,7 @@
-"""Lets anything that has `generate(prompts, params)`, or is such a function, serve requests, a few rows at a time.
+"""A function from prompts and parameters to texts, or an object with such a method, as a backend.
 
-First come, first served; rows of one batch share their parameters, so batches never mix trials. Such an engine knows
-no replicates: a fresh one gets another `generation_seed`.
+First come, first served; rows of one batch share their parameters, so batches never mix trials. A function knows no
+replicates: a fresh one gets another `generation_seed`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmsearch_optuna.engine.request import Completion, Finished, Generator, Request, log_finished
+from llmsearch_optuna.backends.custom import CustomBackend
+from llmsearch_optuna.backends.protocol import TextGenerator
+from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.fingerprint.functions import describe_callable
 
 logger = logging.getLogger("llmsearch_optuna.backends.function")
 
@@ -24,7 +27,7 @@ BATCH_ROWS = 8
 
 @dataclass(frozen=True)
 class FunctionEngine:
-    """A plain function as an engine of one method; `Engine.from_function` makes it.
+    """A function as an object with `generate`; `Engine.from_function` makes it.
 
     Attributes:
         function: ``function(prompts, params)`` returns one text a prompt, in their order. ``params`` is a dict of
@@ -42,6 +45,11 @@ class FunctionEngine:
         """What the function is called."""
         return str(getattr(self.function, "__name__", type(self.function).__name__)).strip("<>")
 
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What its texts depend on: the function's source."""
+        return {"function": describe_callable(self.function)}
+
     def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
         """Ask the function.
 
@@ -58,22 +66,23 @@ class FunctionEngine:
         return [Completion(text) for text in texts]
 
 
-class OneMethodServer:
-    """A request server around an engine of one method.
+class FunctionBackend(CustomBackend):
+    """Decodes by an object's method ``generate(prompts, params)``.
 
     Args:
-        generator: Decodes prompts, all under one set of parameters.
+        generator: Decodes prompts, all under one set of parameters. It may have the optional members of `EngineBackend`
+            (see `CustomBackend`), but for its capacity, which is twice the batch.
         batch_rows: How many prompts it gets at most in one call.
     """
 
-    def __init__(self, generator: Generator, *, batch_rows: int = BATCH_ROWS) -> None:
-        self._generator = generator
+    def __init__(self, generator: TextGenerator, *, batch_rows: int = BATCH_ROWS) -> None:
+        super().__init__(generator)
         self._batch_rows = batch_rows
         self._queue: deque[Request] = deque()
 
     @property
     def capacity(self) -> int:
-        """How many requests are worth having here; later ones may turn out to be needless."""
+        """How many requests it can make use of at the moment."""
         return 2 * self._batch_rows
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -104,7 +113,7 @@ class OneMethodServer:
 
     def _decode(self, batch: Sequence[Request]) -> list[Finished]:
         try:
-            completions = list(self._generator.generate([r.prompt for r in batch], params_of_replicate(batch[0])))
+            completions = list(self.custom.generate([r.prompt for r in batch], params_of_replicate(batch[0])))
             if len(completions) != len(batch):
                 raise DecodingError(f"the engine returned {len(completions)} completions for {len(batch)} prompts")
         except DecodingError as error:

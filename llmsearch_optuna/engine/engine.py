@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmsearch_optuna.backends.function import FunctionEngine
+from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.engine.batch_size import PROMPTS, BatchLimit, BatchSizes
 from llmsearch_optuna.engine.cache.encoder_cache import Encodings
 from llmsearch_optuna.engine.cache.offload import HostMemory
@@ -57,7 +58,7 @@ logger = logging.getLogger("llmsearch_optuna.engine")
 """Where nothing says what a row takes."""
 
 
-class Engine:
+class Engine(EngineBackend):
     """Decodes many prompts under many parameter sets with one model.
 
     Tokens do not depend on batch size, order or neighbours: greedy tokens are those of ``model.generate`` on
@@ -149,6 +150,22 @@ class Engine:
             default_params: What the function does where it is told nothing: the baseline.
         """
         return FunctionEngine(function, tokenizer, dict(default_params or {}))
+
+    def describe(self, tokenizer: Any = None) -> ModelDescription:
+        """Describe the model; all its weights are read for the fingerprint.
+
+        Args:
+            tokenizer: The user's, instead of the engine's own.
+        """
+        from llmsearch_optuna.models.loader import load
+
+        shown = self.tokenizer if tokenizer is None else tokenizer
+        return ModelDescription.of_loaded(
+            load(self.model, shown),
+            tokenizer=shown,
+            default_params=self.default_params,
+            tokenizer_decode_args=self.tokenizer_decode_args,
+        )
 
     @property
     def capabilities(self) -> str:

@@ -7,9 +7,9 @@ says whose they are. Nothing here knows how tokens are made.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
@@ -83,29 +83,3 @@ def log_finished(logger: logging.Logger, finished: Iterable[Finished]) -> None:
         if completion is not None:
             outcome = f"{completion.text!r} ({len(completion.token_ids)} tokens, {completion.finish_reason})"
         logger.debug("row %d, replicate %d: %r -> %s", request.row, request.replicate, request.prompt, outcome)
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """The protocol of one method: whatever has it can be searched."""
-
-    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> Sequence[Completion]:
-        """Return one completion a prompt, in the order of the prompts."""
-        ...
-
-
-@runtime_checkable
-class RequestServer(Protocol):
-    """What the search drives: requests go in, finished ones come out as soon as they are ready."""
-
-    def submit(self, requests: Iterable[Request]) -> None:
-        """Queue requests; earlier ones are served first."""
-        ...
-
-    def poll(self) -> list[Finished]:
-        """Work until at least one request has ended and return all that have; empty when none is queued."""
-        ...
-
-    def cancel(self, tag: Hashable) -> None:
-        """Drop all requests with this tag, in flight or queued; what they computed is kept."""
-        ...

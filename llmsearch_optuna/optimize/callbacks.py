@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 
@@ -18,7 +17,7 @@ from llmsearch_optuna.engine.memory import bytes_in_use, gpu_bytes, process_byte
 from llmsearch_optuna.fingerprint.diff import digest
 from llmsearch_optuna.optimize.forecast import Probe, make_forecast, power_of
 from llmsearch_optuna.optimize.plan import Plan, Prepared
-from llmsearch_optuna.optimize.resolve_engine import Served
+from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.optimize.throughput import MeteredServer
 from llmsearch_optuna.redaction import redacted_study_file
 from llmsearch_optuna.storage.errors import storage_errors
@@ -57,22 +56,23 @@ class BatchSizeCallback:
 
     Attributes:
         ledger: Where the sizes are stored.
-        served: The engine; one that does not learn batch sizes is left alone.
+        served: The backend; one that does not learn batch sizes is left alone.
     """
 
     ledger: Ledger
-    served: Served
+    served: ResolvedEngine
     _stored: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def on(self, event: progress.Event) -> None:
         """Load the sizes when the study starts, store them when a trial or the study ends."""
-        if not hasattr(self._engine, "batch_sizes"):
+        learned = self.served.backend.batch_sizes
+        if learned is None:
             return
         if isinstance(event, progress.StudyStarted):
             self._stored = self.ledger.batch_sizes(*self._key)
-            self._engine.start_from(self._stored)
+            self.served.backend.start_from(self._stored)
         elif isinstance(event, progress.TrialEnded | progress.StudyEnded):
-            self._store(dict(self._engine.batch_sizes))
+            self._store(dict(learned))
 
     def _store(self, learned: dict[tuple[int, int], int]) -> None:
         if learned == self._stored:
@@ -81,12 +81,8 @@ class BatchSizeCallback:
         self._stored = learned
 
     @property
-    def _engine(self) -> Any:
-        return self.served.engine
-
-    @property
     def _key(self) -> tuple[str, str]:
-        return self._engine.device_name, digest(dict(self.served.description))
+        return self.served.backend.device_name, digest(dict(self.served.description))
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def make_forecast(
     costs = _costs(probe)
     known = sum(span.computed for span in probe.spans) or 1.0
     memory_before = memory_in_use - probe.cache_bytes
-    budget = getattr(prepared.served.engine, "cache_budget", 0)
+    budget = prepared.served.backend.cache_budget
     cache = [min(budget, probe.cache_bytes * max(1.0, end / known)) for end in (computed.low, computed.high)]
     return Forecast(
         n_trials=n_trials,
@@ -326,7 +326,7 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
         for request in rows.requests(params, tag, order=rows.order[: rows.looks[0]])
     ]
     records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
-    server, missing = MeteredServer(served.server, lambda: served.stats), len(requests)
+    server, missing = MeteredServer(served.backend, lambda: served.stats), len(requests)
     server.submit(requests)
     try:
         while missing:

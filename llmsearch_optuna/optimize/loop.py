@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.engine.request import Finished, Request, RequestServer
+from llmsearch_optuna.backends.protocol import RequestHandler
+from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.optimize.request_queue import Feeder
 from llmsearch_optuna.optimize.signals import stop_if_asked, stoppable
@@ -69,7 +70,7 @@ def run_trials(
 
 
 def gather(
-    server: RequestServer,
+    server: RequestHandler,
     ledger: Ledger,
     phase: Phase,
     wanted: Mapping[int, Sequence[Request]],

@@ -19,7 +19,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.evaluation import Rows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
-from llmsearch_optuna.optimize.resolve_engine import Served, serve
+from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
 from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_suggester
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.storage.records import Item
@@ -48,7 +48,7 @@ class Plan:
     baseline: GenerationParams
     greedy: GenerationParams | None
 
-    def write(self, opened: OpenedStudy, served: Served, *, n_trials: int, seed: int) -> None:
+    def write(self, opened: OpenedStudy, served: ResolvedEngine, *, n_trials: int, seed: int) -> None:
         """Store what reports want to show, and every row of the task."""
         opened.ledger.write_settings(
             {
@@ -87,7 +87,7 @@ class Plan:
 
 def make_plan(
     task: PreparedTask,
-    served: Served,
+    served: ResolvedEngine,
     space: Space,
     baseline: Mapping[str, Any] | None,
     holdout: float,
@@ -151,7 +151,7 @@ class Prepared:
     """
 
     plan: Plan
-    served: Served
+    served: ResolvedEngine
     space: Space
     suggester: Suggester | None
     judge: Judge
@@ -192,8 +192,8 @@ def prepare(
         space: See `search`.
         tokenizer: See `search`.
         described: What describes the task (see `Task.of`).
-        engine: How its engine is made (see `serve`).
-        loading: How the model is loaded (see `serve`).
+        engine: How its engine is made (see `resolve_engine`).
+        loading: How the model is loaded (see `resolve_engine`).
         baseline: See `search`.
         sampler: See `search`.
         pruner: See `search`.
@@ -209,7 +209,7 @@ def prepare(
     judge = _judge(pruner, objectives)
     checked = Space.of(space)
     task = Task.of(dataset, **described).read()  # a mistyped path is said at once, not after minutes of loading
-    served = serve(model, tokenizer, engine=engine, loading=loading)
+    served = resolve_engine(model, tokenizer, engine=engine, loading=loading)
     ready = task.prepare(served.tokenizer)
     plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from itertools import count
 
-from llmsearch_optuna.engine.request import Finished, Request, RequestServer
+from llmsearch_optuna.backends.protocol import RequestHandler
+from llmsearch_optuna.engine.request import Finished, Request
 
 
 class Feeder:
@@ -23,7 +24,7 @@ class Feeder:
         capacity: How many requests it can make use of at the moment; more are held back.
     """
 
-    def __init__(self, server: RequestServer, capacity: Callable[[], int]) -> None:
+    def __init__(self, server: RequestHandler, capacity: Callable[[], int]) -> None:
         self._server = server
         self._capacity = capacity
         self._waiting: list[tuple[int, int, Request]] = []

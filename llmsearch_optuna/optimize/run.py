@@ -307,7 +307,7 @@ def run_study(
     ):
         plan.write(opened, served, n_trials=total, seed=settings.seed)
         schedule = _schedule(prepared, settings, opened, session, total)
-        server = MeteredServer(served.server, lambda: served.stats)
+        server = MeteredServer(served.backend, lambda: served.stats)
         told = events.CallbackList(
             [
                 *callbacks,
@@ -408,7 +408,7 @@ def _decider(
     return Decider(
         opened=opened,
         session=session,
-        server=prepared.served.server,
+        server=prepared.served.backend,
         rows=prepared.plan.rows,
         holdout=prepared.plan.holdout,
         replicates=settings.holdout_replicates,

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 
-from llmsearch_optuna.engine.request import Completion, Request, RequestServer
+from llmsearch_optuna.backends.protocol import RequestHandler
+from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.plan import inert_warning
-from llmsearch_optuna.optimize.resolve_engine import serve
+from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.storage.records import RowRecord, mean
 from llmsearch_optuna.task.task import PreparedTask, Task
 from llmsearch_optuna.types import Direction
@@ -131,7 +132,7 @@ def score(
     )
     _refuse_space(params)
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
-    served = serve(
+    served = resolve_engine(
         model,
         tokenizer,
         engine={
@@ -155,7 +156,7 @@ def score(
         logger.warning("%s", warning)
     prepared = task.prepare(served.tokenizer)
     prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
-    return _score(prepared, served.server, checked, replicates, on_row)
+    return _score(prepared, served.backend, checked, replicates, on_row)
 
 
 def _refuse_space(params: Any) -> None:
@@ -168,7 +169,7 @@ def _refuse_space(params: Any) -> None:
 
 def _score(
     task: PreparedTask,
-    server: RequestServer,
+    server: RequestHandler,
     params: GenerationParams,
     replicates: int,
     on_row: Callable[[int, int], None] | None,
@@ -197,7 +198,7 @@ def _score(
 
 
 def _decode(
-    server: RequestServer, requests: list[Request], tag: object, on_row: Callable[[int, int], None] | None
+    server: RequestHandler, requests: list[Request], tag: object, on_row: Callable[[int, int], None] | None
 ) -> dict[tuple[int, int], RowRecord]:
     records: dict[tuple[int, int], RowRecord] = {}
     server.submit(requests)

@@ -17,7 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.engine.request import RequestServer
+from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.metrics.metric import MetricError
 from llmsearch_optuna.optimize.evaluation import Rows, prompt_table
@@ -65,7 +65,7 @@ class Decider:
 
     opened: OpenedStudy
     session: Session
-    server: RequestServer
+    server: RequestHandler
     rows: Rows
     holdout: Sequence[int]
     replicates: int

@@ -14,7 +14,8 @@ from typing import Any
 
 import optuna
 
-from llmsearch_optuna.engine.request import Finished, Request, RequestServer
+from llmsearch_optuna.backends.protocol import RequestHandler
+from llmsearch_optuna.engine.request import Finished, Request
 
 WINDOW_SECONDS = 60.0
 _MOST_SPANS = 512
@@ -53,7 +54,7 @@ class MeteredServer:
 
     def __init__(
         self,
-        server: RequestServer,
+        server: RequestHandler,
         counters: Callable[[], Mapping[str, Any]],
         *,
         clock: Callable[[], float] = time.monotonic,

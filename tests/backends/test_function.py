@@ -12,11 +12,11 @@ from optuna.distributions import FloatDistribution
 from transformers import PreTrainedTokenizerFast
 
 from llmsearch_optuna import Engine, score, search
-from llmsearch_optuna.backends.function import OneMethodServer
+from llmsearch_optuna.backends.function import FunctionBackend
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError, InputError, StudyError
-from llmsearch_optuna.optimize.resolve_engine import serve
+from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from tests.synthetic import dataset, number_metric, score_of, temperature_near
 
 SPACE = {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)}
@@ -116,7 +116,7 @@ def test_the_worked_example_holds() -> None:
 
 def test_a_bare_function_is_told_what_to_do() -> None:
     with pytest.raises(InputError, match=r"Engine\.from_function"):
-        serve(worth)
+        resolve_engine(worth)
 
 
 def test_every_input_and_output_is_logged_when_asked(caplog: pytest.LogCaptureFixture) -> None:
@@ -125,10 +125,10 @@ def test_every_input_and_output_is_logged_when_asked(caplog: pytest.LogCaptureFi
             raise ValueError("not this one")
         return ["a\x1b[31m\nb" for _ in prompts]
 
-    server = OneMethodServer(Engine.from_function(failing), batch_rows=1)
+    backend = FunctionBackend(Engine.from_function(failing), batch_rows=1)
     params = GenerationParams.of({"max_new_tokens": 5})
     with caplog.at_level(logging.DEBUG, logger="llmsearch_optuna"):
-        server.submit(Request("t", n, f"row {n}", params) for n in range(2))
-        assert len(server.poll() + server.poll()) == 2
+        backend.submit(Request("t", n, f"row {n}", params) for n in range(2))
+        assert len(backend.poll() + backend.poll()) == 2
     assert "row 0, replicate 0: 'row 0' -> 'a\\x1b[31m\\nb' (0 tokens, eos)" in caplog.messages
     assert "row 1, replicate 0: 'row 1' -> failed: the engine raised ValueError: not this one" in caplog.messages

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.backends.custom import CustomBackend
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models.loader import LoadedModel
-from llmsearch_optuna.optimize.resolve_engine import serve
+from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.optimize.score import score
 from llmsearch_optuna.task.task import Task
 from tests.oracle import hf_generate
@@ -24,8 +25,12 @@ def test_what_says_nothing_is_no_argument(
 ) -> None:
     nothing = {"batch_size": "auto", "cache_budget": "auto", "tokenizer_decode_args": None}
     silent = {"device": None, "dtype": "auto", "trust_remote_code": False, "adapter": None}
-    for model in (TextEngine(), ShuffledServer(TextEngine(), 0), Engine(tiny_llama, tiny_tokenizer)):
-        assert serve(model, engine=nothing, loading=silent).engine is model
+    for model in (TextEngine(), ShuffledServer(TextEngine(), 0)):
+        backend = resolve_engine(model, engine=nothing, loading=silent).backend
+        assert isinstance(backend, CustomBackend)
+        assert backend.custom is model
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    assert resolve_engine(engine, engine=nothing, loading=silent).backend is engine
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_an_argument_that_could_have_no_effect_is_refused(
         "model": lambda: tiny_llama,
     }[kind]()
     with pytest.raises(InputError) as caught:
-        serve(model, tiny_tokenizer, engine=engine, loading=loading)
+        resolve_engine(model, tiny_tokenizer, engine=engine, loading=loading)
     assert said in str(caught.value)
 
 
@@ -74,21 +79,21 @@ def test_everything_about_loading_reaches_the_loader(
     }  # fmt: skip
     decode_args = {"skip_special_tokens": False}
     engine = {"batch_size": 3, "cache_budget": 10**6, "tokenizer_decode_args": decode_args}
-    served = serve("some/model", engine=engine, loading=loading)
+    served = resolve_engine("some/model", engine=engine, loading=loading)
     assert seen == {"model": "some/model", **loading}
-    served.engine.generate([f"Anna asks Ben {n} times" for n in range(7)], {"max_new_tokens": 4, "min_new_tokens": 4})
-    assert 1 < served.engine.stats.rows_per_step <= 3
-    assert served.engine.tokenizer_decode_args == decode_args
+    served.backend.generate([f"Anna asks Ben {n} times" for n in range(7)], {"max_new_tokens": 4, "min_new_tokens": 4})
+    assert 1 < served.backend.stats.rows_per_step <= 3
+    assert served.backend.tokenizer_decode_args == decode_args
     assert served.description["tokenizer_decode_args"] == decode_args
-    assert "tokenizer_decode_args" not in serve(tiny_llama, tiny_tokenizer).description
+    assert "tokenizer_decode_args" not in resolve_engine(tiny_llama, tiny_tokenizer).description
 
 
 def test_an_engine_of_ones_own_counts_by_how_it_decodes_text(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine = Engine(tiny_llama, tiny_tokenizer, tokenizer_decode_args={"skip_special_tokens": False})
-    plain = serve(Engine(tiny_llama, tiny_tokenizer)).description
-    assert serve(engine).description == {**plain, "tokenizer_decode_args": {"skip_special_tokens": False}}
+    plain = resolve_engine(Engine(tiny_llama, tiny_tokenizer)).description
+    assert resolve_engine(engine).description == {**plain, "tokenizer_decode_args": {"skip_special_tokens": False}}
 
 
 def test_a_peft_adapter_decodes_as_peft_itself(
@@ -114,9 +119,9 @@ def test_a_peft_adapter_decodes_as_peft_itself(
 def test_what_is_no_model_is_shown_in_short() -> None:
     rows = [{"dialogue": "x" * 50}] * 50
     with pytest.raises(InputError, match=r"^model=\[\{'dialogue': 'x+.{0,200}… cannot be searched: give a Hugging"):
-        serve(rows, None, engine={}, loading={})
+        resolve_engine(rows, None, engine={}, loading={})
 
 
 def test_a_batch_size_is_a_number(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(InputError, match="batch_size is '16'; give"):
-        serve(tiny_llama, tiny_tokenizer, engine={"batch_size": "16"}, loading={})
+        resolve_engine(tiny_llama, tiny_tokenizer, engine={"batch_size": "16"}, loading={})

@@ -1,0 +1,150 @@
+"""The interface between a search and whatever decodes: the members that a backend must have, and those it may have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmsearch_optuna.engine.request import Completion, Finished, Request
+from llmsearch_optuna.models.tokenization import Positions
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.engine.stats import EngineStats
+    from llmsearch_optuna.models.loader import LoadedModel
+
+CAPACITY = 64
+"""Requests to submit to a backend that does not say how many it can make use of."""
+
+
+class RequestHandler(Protocol):
+    """Takes requests, and returns each of them when it has ended."""
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests; earlier ones are served first."""
+        ...
+
+    def poll(self) -> list[Finished]:
+        """Work until at least one request has ended and return all that have; empty when none is queued."""
+        ...
+
+    def cancel(self, tag: Hashable) -> None:
+        """Drop all requests with this tag, in flight or queued; what they computed is kept."""
+        ...
+
+
+class TextGenerator(Protocol):
+    """An object of the user's own that decodes by one method."""
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> Sequence[Completion | str]:
+        """Return one completion a prompt, in the order of the prompts."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a search has to know of the model behind a backend.
+
+    Attributes:
+        name: For people, and for the name of a study that has none.
+        fingerprint: What results depend on (weights, dtype, tokenizer, ...): a study goes on only with an equal one.
+        tokenizer: Applies chat templates and counts the tokens of prompts; None where there is none.
+        default_params: What holds where a configuration is silent: the baseline.
+        positions: How many tokens the model has room for.
+    """
+
+    name: str
+    fingerprint: Mapping[str, Any]
+    tokenizer: Any = None
+    default_params: Mapping[str, Any] = field(default_factory=dict)
+    positions: Positions = field(default_factory=Positions)
+
+    @classmethod
+    def of_loaded(
+        cls,
+        loaded: LoadedModel,
+        *,
+        tokenizer: Any,
+        default_params: Mapping[str, Any],
+        tokenizer_decode_args: Mapping[str, Any] | None,
+    ) -> ModelDescription:
+        """Describe a Hugging Face model.
+
+        Args:
+            loaded: The model; all its weights are read for the fingerprint.
+            tokenizer: The tokenizer to show.
+            default_params: The model's generation configuration.
+            tokenizer_decode_args: How tokens become text, which counts where a user has set it.
+        """
+        decoding = {"tokenizer_decode_args": dict(tokenizer_decode_args)} if tokenizer_decode_args else {}
+        return cls(loaded.name, {**loaded.description, **decoding}, tokenizer, dict(default_params), loaded.positions)
+
+
+class EngineBackend(ABC):
+    """Decodes requests for a search. A new backend derives from it.
+
+    Required: `submit`, `poll` and `cancel`. Everything else is optional, and documented with what holds for a backend
+    that does not define it.
+    """
+
+    @abstractmethod
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests; earlier ones are served first."""
+
+    @abstractmethod
+    def poll(self) -> list[Finished]:
+        """Work until at least one request has ended and return all that have; empty when none is queued."""
+
+    @abstractmethod
+    def cancel(self, tag: Hashable) -> None:
+        """Drop all requests with this tag, in flight or queued; what they computed is kept."""
+
+    def describe(self, tokenizer: Any = None) -> ModelDescription:
+        """Describe the model. Default: the class's name, no tokenizer but the user's, no defaults, no limits.
+
+        Args:
+            tokenizer: The user's, instead of the backend's own.
+        """
+        return ModelDescription(type(self).__name__, {"engine": type(self).__qualname__}, tokenizer)
+
+    @property
+    def capacity(self) -> int:
+        """How many requests the backend can make use of at the moment; later ones may turn out to be needless.
+
+        Default: 64.
+        """
+        return CAPACITY
+
+    def expect(self, requests: Iterable[Request]) -> None:  # noqa: B027 - optional
+        """Take note of what will be asked for in the long run, before the first request. Default: ignored."""
+
+    @property
+    def stats(self) -> EngineStats | Mapping[str, Any]:
+        """Counters since the backend was made, under the names of `EngineStats`. Default: none."""
+        return {}
+
+    def tag_stats(self, tag: Hashable) -> EngineStats | Mapping[str, Any]:
+        """Counters of the requests with one tag. Default: none."""
+        return {}
+
+    @property
+    def cache_budget(self) -> int:
+        """Bytes that the backend may keep for later requests. Default: 0."""
+        return 0
+
+    @property
+    def device_name(self) -> str:
+        """The device whose memory batch sizes depend on. Default: empty."""
+        return ""
+
+    @property
+    def batch_sizes(self) -> Mapping[tuple[int, int], int] | None:
+        """(length bucket, beams) -> rows in one pass, where memory was too short for more.
+
+        Default: None, for a backend that learns none; nothing is stored of it then.
+        """
+        return None
+
+    def start_from(self, batch_sizes: Mapping[tuple[int, int], int]) -> None:  # noqa: B027 - optional
+        """Begin with batch sizes that were learned on a device of the same name. Default: ignored."""
