@@ -7,7 +7,10 @@ answers ``--help`` without loading a machine learning framework.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
+
+from llmsearch_optuna.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from llmsearch_optuna import presets
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Engine", "SearchResult", "Task", "forecast", "presets", "score", "search", "set_verbosity"]
+
+limit_spinning(os.environ)
 
 _HOMES = {
     "Engine": "llmsearch_optuna.engine.engine",

@@ -23,6 +23,7 @@ from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer,
 from llmsearch_optuna.engine.memory import is_out_of_memory
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.static_step import EAGER_USES, StaticStep
+from llmsearch_optuna.engine.threads import ThreadTuner
 from llmsearch_optuna.engine.timing import DeviceTimer
 from llmsearch_optuna.models.awq_fused import REASON, is_fused
 
@@ -130,6 +131,7 @@ class Executor:
         self._body: Any = model
         self._from_hidden = False
         self._takes_positions = False
+        self._threads = ThreadTuner()
         self.capabilities = self._probe()
         if self.device.type == "cuda":
             self.use_static_steps()
@@ -157,7 +159,8 @@ class Executor:
             mask[row, : past + len(suffix)] = 1
         positions = torch.arange(past, past + width).expand(len(suffixes), width)
         cache = assemble(prefix, len(suffixes), self.device)
-        states = self._forward(ids, mask, positions, cache)  # [rows, width, state]
+        with self._threads.using():
+            states = self._forward(ids, mask, positions, cache)  # [rows, width, state]
         return [
             Prefilled(extract(cache, row, past, past + length), states[row, length - 1].clone())
             for row, length in enumerate(lengths)
@@ -190,7 +193,8 @@ class Executor:
                 return self._static(buffer, tokens)
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         positions = torch.tensor(buffer.lengths, dtype=torch.long)[:, None]
-        return self._forward(ids, buffer.attention_mask(), positions, buffer.cache)[:, -1]
+        with self._threads.timed(len(tokens)) if self.device.type == "cpu" else contextlib.nullcontext():
+            return self._forward(ids, buffer.attention_mask(), positions, buffer.cache)[:, -1]
 
     @torch.inference_mode()
     def use_static_steps(self) -> bool:
@@ -215,7 +219,7 @@ class Executor:
         """All logits in float32, ``[rows, vocab]``, from states ``[rows, state]``."""
         if not self._from_hidden:
             return states.float()
-        with self.timer.measuring():
+        with self.timer.measuring(), self._threads.using():
             logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
         return logits
 
@@ -272,6 +276,7 @@ class Executor:
             return Capabilities(None, self._other_layers() or failure(error), False)
         finally:
             self.timer.reset()
+            self._threads = ThreadTuner()  # steps of the probe say nothing about real ones
             self.passes = 0
         if isinstance(shape, str) or reason is not None:
             return Capabilities(None, reason, False)

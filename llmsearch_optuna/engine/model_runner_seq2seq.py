@@ -7,6 +7,7 @@ takes absolute positions from the length of the cache (BART) fail the trial run 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ class Seq2SeqExecutor(Executor):
         """Run one token for each row of the buffer; the caller commits the step. Logits, ``[rows, vocab]``."""
         assert buffer.cross is not None
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
-        return self._decode(ids, buffer.attention_mask(), buffer.cache, buffer.cross)[:, -1]
+        with self._threads.timed(len(tokens)) if self.device.type == "cpu" else contextlib.nullcontext():
+            return self._decode(ids, buffer.attention_mask(), buffer.cache, buffer.cross)[:, -1]
 
     def buffer(self, slots: int) -> SlotBuffer:
         """An empty slot buffer, with rows for what the decoder attends to."""
