@@ -14,9 +14,8 @@ from llmsearch_optuna.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from llmsearch_optuna import presets
+    from llmsearch_optuna.api import forecast, score, search
     from llmsearch_optuna.engine.engine import Engine
-    from llmsearch_optuna.optimize.forecast import forecast
-    from llmsearch_optuna.optimize.run import score, search
     from llmsearch_optuna.search_result import SearchResult
     from llmsearch_optuna.task.task import Task
     from llmsearch_optuna.verbosity import set_verbosity
@@ -30,9 +29,9 @@ _HOMES = {
     "Engine": "llmsearch_optuna.engine.engine",
     "SearchResult": "llmsearch_optuna.search_result",
     "Task": "llmsearch_optuna.task.task",
-    "forecast": "llmsearch_optuna.optimize.forecast",
-    "score": "llmsearch_optuna.optimize.score",
-    "search": "llmsearch_optuna.optimize.run",
+    "forecast": "llmsearch_optuna.api",
+    "score": "llmsearch_optuna.api",
+    "search": "llmsearch_optuna.api",
     "set_verbosity": "llmsearch_optuna.verbosity",
 }
 

@@ -9,8 +9,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from transformers import GenerationConfig
 
+from llmsearch_optuna.api import search
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage import study
 from tests.synthetic import TextEngine, dataset, number_metric

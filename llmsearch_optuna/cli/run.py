@@ -185,7 +185,7 @@ def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: 
         from llmsearch_optuna.workers.processes import search_with_workers
 
         return search_with_workers(arguments, workers, observer)
-    from llmsearch_optuna.optimize.run import search
+    from llmsearch_optuna.api import search
 
     return search(**arguments, observer=observer)
 
@@ -193,8 +193,8 @@ def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: 
 def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
     import inspect
 
+    from llmsearch_optuna.api import forecast
     from llmsearch_optuna.cli.output import wide_enough
-    from llmsearch_optuna.optimize.forecast import forecast
     from llmsearch_optuna.study_file.model import search_arguments, with_defaults
 
     if not quiet:

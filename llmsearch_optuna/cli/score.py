@@ -34,7 +34,7 @@ def score(
 
     Without parameters the file's baseline is scored. With some, they are laid over it.
     """
-    from llmsearch_optuna.optimize.score import score as score_once
+    from llmsearch_optuna.api import score as score_once
     from llmsearch_optuna.space.space import Space
 
     file = arguments.resolved(study, Changes(data=data, rows=rows, model=model))

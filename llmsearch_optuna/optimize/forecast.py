@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -24,15 +23,15 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.metric import MetricError
 from llmsearch_optuna.optimize.evaluation import prompt_table
-from llmsearch_optuna.optimize.plan import Plan, Prepared, check_numbers, prepare
+from llmsearch_optuna.optimize.plan import Plan, Prepared, prepare
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
 from llmsearch_optuna.optimize.selection import FINALISTS
 from llmsearch_optuna.optimize.throughput import MeteredServer, Span
 from llmsearch_optuna.optimize.trial_queue import first_candidate
+from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.stats.power import Power, minimum_detectable
 from llmsearch_optuna.storage.records import Phase, RowRecord
-from llmsearch_optuna.types import Direction
 
 logger = logging.getLogger("llmsearch_optuna.forecast")
 
@@ -367,142 +366,15 @@ def _tag(number: int) -> tuple[Phase, int]:
     return ("search", number)
 
 
-__all__ = ["Forecast", "forecast"]
-
-
-def forecast(
-    model: Any,
-    dataset: Any,
-    space: Any,
-    tokenizer: Any = None,
-    *,
-    prompt: Any = None,
-    reference: Any = None,
-    metric: Any = None,
-    direction: Direction | None = None,
-    objectives: Sequence[str] = ("score",),
-    baseline: Mapping[str, Any] | None = None,
-    n_trials: int | None = None,
-    sampler: Any = "tpe",
-    pruner: Any = "paired",
-    holdout: float = 0.3,
-    folds: int | None = None,
-    seed: int = 42,
-    batch_size: int | Literal["auto"] = "auto",
-    cache_budget: int | Literal["auto"] = "auto",
-    trials_in_flight: int = 4,
-    replicates: int = 1,
-    holdout_replicates: int = 3,
-    split: str | None = None,
-    subset: str | None = None,
-    limit: int | None = None,
-    system: str | None = None,
-    chat_template: bool | Mapping[str, Any] | None = None,
-    postprocess: Callable[[str], str] | None = None,
-    max_prompt_tokens: float | None = None,
-    tokenizer_encode_args: Mapping[str, Any] | None = None,
-    tokenizer_decode_args: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    device_map: Any = None,
-    dtype: Any = None,
-    revision: str | None = None,
-    adapter: str | Path | None = None,
-    gguf_file: str | None = None,
-    trust_remote_code: bool = False,
-) -> Forecast:
-    """Say what a search with these arguments would take, from a few rows of its first trials.
-
-    These rows are decoded now; no study is made. An Engine that is given as the model remembers them, so a search
-    that follows with it does not compute them again.
-
-    Args:
-        model: As for `search`, and so are all other arguments.
-        dataset: See `search`.
-        space: See `search`.
-        tokenizer: See `search`.
-        prompt: See `search`.
-        reference: See `search`.
-        metric: See `search`.
-        direction: See `search`.
-        objectives: See `search`.
-        baseline: See `search`.
-        n_trials: See `search`.
-        sampler: See `search`.
-        pruner: See `search`.
-        holdout: See `search`.
-        folds: See `search`.
-        seed: See `search`.
-        batch_size: See `search`.
-        cache_budget: See `search`.
-        trials_in_flight: See `search`.
-        replicates: See `search`.
-        holdout_replicates: See `search`.
-        split: See `search`.
-        subset: See `search`.
-        limit: See `search`.
-        system: See `search`.
-        chat_template: See `search`.
-        postprocess: See `search`.
-        max_prompt_tokens: See `search`.
-        tokenizer_encode_args: See `search`.
-        tokenizer_decode_args: See `search`.
-        device: See `search`.
-        device_map: See `search`.
-        dtype: See `search`.
-        revision: See `search`.
-        adapter: See `search`.
-        gguf_file: See `search`.
-        trust_remote_code: See `search`.
+def forecast_study(model: Any, dataset: Any, space: Any, tokenizer: Any, options: ForecastOptions) -> Forecast:
+    """Say what a search would take; see `forecast`, whose arguments these are.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
     """
-    check_numbers(n_trials=n_trials, trials_in_flight=trials_in_flight, replicates=replicates)
-    check_numbers(holdout_replicates=holdout_replicates)
-    prepared = prepare(
-        model,
-        dataset,
-        space,
-        tokenizer,
-        described={
-            "prompt": prompt,
-            "reference": reference,
-            "metric": metric,
-            "direction": direction,
-            "postprocess": postprocess,
-            "system": system,
-            "chat_template": chat_template,
-            "max_prompt_tokens": max_prompt_tokens,
-            "tokenizer_encode_args": tokenizer_encode_args,
-            "split": split,
-            "subset": subset,
-            "limit": limit,
-        },
-        engine={
-            "batch_size": batch_size,
-            "cache_budget": cache_budget,
-            "tokenizer_decode_args": tokenizer_decode_args,
-        },
-        loading={
-            "device": device,
-            "device_map": device_map,
-            "dtype": dtype,
-            "revision": revision,
-            "adapter": adapter,
-            "gguf_file": gguf_file,
-            "trust_remote_code": trust_remote_code,
-        },
-        baseline=baseline,
-        sampler=sampler,
-        pruner=pruner,
-        holdout=holdout,
-        seed=seed,
-        replicates=replicates,
-        folds=folds,
-        objectives=objectives,
-    )
-    total = prepared.total_trials(n_trials)
-    found = probe(prepared, n_trials=total, in_flight=trials_in_flight)
+    prepared = prepare(model, dataset, space, tokenizer, options)
+    total, holdout_replicates = prepared.total_trials(options["n_trials"]), options["holdout_replicates"]
+    found = probe(prepared, n_trials=total, in_flight=options["trials_in_flight"])
     made = make_forecast(
         found, prepared, n_trials=total, holdout_replicates=holdout_replicates, memory_in_use=bytes_in_use()
     )

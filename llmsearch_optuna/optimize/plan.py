@@ -21,6 +21,7 @@ from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
 from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_suggester
+from llmsearch_optuna.options import EngineOptions, ForecastOptions, LoadOptions, PlanOptions, TaskOptions, part
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
@@ -89,19 +90,15 @@ def make_plan(
     task: PreparedTask,
     served: ResolvedEngine,
     space: Space,
-    baseline: Mapping[str, Any] | None,
-    holdout: float,
-    seed: int,
-    replicates: int,
-    folds: int | None,
     pruner: PairedPruner | optuna.pruners.BasePruner | None,
-    objectives: Sequence[str] = ("score",),
+    options: PlanOptions,
 ) -> Plan:
     """Split the rows and settle the first two trials.
 
     Raises:
         InputError: max_new_tokens is missing, a prompt is too long for the model, or a share is out of range.
     """
+    baseline, folds, seed = options["baseline"], options["folds"], options["seed"]
     values = space.baseline_values(served.defaults, baseline)
     first = GenerationParams.of(values, served.defaults)
     useless = {
@@ -114,16 +111,16 @@ def make_plan(
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
     task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
-    order, locked = split_rows(task.distinct, holdout, seed)
+    order, locked = split_rows(task.distinct, options["holdout"], seed)
     rows = Rows(
         task=task,
         order=order,
-        objectives=Objectives.of(objectives, task.direction),
+        objectives=Objectives.of(options["objectives"], task.direction),
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
-        replicates=replicates,
+        replicates=options["replicates"],
         **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
-    if holdout and not locked:
+    if options["holdout"] and not locked:
         logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
     return Plan(task, rows, locked, first, None if greedy == first else greedy)
 
@@ -166,70 +163,37 @@ class Prepared:
         return len(first) + self.suggester.untried(first)
 
 
-def prepare(
-    model: Any,
-    dataset: Any,
-    space: Any,
-    tokenizer: Any,
-    *,
-    described: Mapping[str, Any],
-    engine: Mapping[str, Any],
-    loading: Mapping[str, Any],
-    baseline: Mapping[str, Any] | None,
-    sampler: Any,
-    pruner: Any,
-    holdout: float,
-    seed: int,
-    replicates: int,
-    folds: int | None,
-    objectives: Sequence[str],
-) -> Prepared:
+def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: ForecastOptions) -> Prepared:
     """Check the arguments of `search`, load the model, and plan.
 
     Args:
-        model: See `search`, as the arguments that are not named here.
+        model: See `search`.
         dataset: See `search`.
         space: See `search`.
         tokenizer: See `search`.
-        described: What describes the task (see `Task.of`).
-        engine: How its engine is made (see `resolve_engine`).
-        loading: How the model is loaded (see `resolve_engine`).
-        baseline: See `search`.
-        sampler: See `search`.
-        pruner: See `search`.
-        holdout: See `search`.
-        seed: See `search`.
-        replicates: See `search`.
-        folds: See `search`.
-        objectives: See `search`.
+        options: Of `search` or `forecast`, those with defaults too.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
     """
-    judge = _judge(pruner, objectives)
+    judge = _judge(options["pruner"], options["objectives"])
     checked = Space.of(space)
-    task = Task.of(dataset, **described).read()  # a mistyped path is said at once, not after minutes of loading
-    served = resolve_engine(model, tokenizer, engine=engine, loading=loading)
+    # Read first, so that a mistyped path is said at once, not after minutes of loading.
+    task = Task.of(dataset, **part(TaskOptions, options)).read()
+    served = resolve_engine(model, tokenizer, engine=part(EngineOptions, options), loading=part(LoadOptions, options))
     ready = task.prepare(served.tokenizer)
-    plan = make_plan(ready, served, checked, baseline, holdout, seed, replicates, folds, judge, objectives)
+    plan = make_plan(ready, served, checked, judge, options)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
-    suggester = None
+    suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):
         suggester = make_suggester(
-            sampler,  # type: ignore[arg-type]  # an unknown name is refused there
+            sampler,
             checked,
-            seed=seed,
+            seed=options["seed"],
             direction=plan.rows.objectives.directions,
             defaults=served.defaults,
         )
     return Prepared(plan, served, checked, suggester, judge)
-
-
-def check_numbers(**numbers: int | None) -> None:
-    """Raise InputError unless all that are given are whole numbers from 1 on."""
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"{name}={value!r} must be a whole number from 1 on")
 
 
 def _judge(pruner: Any, objectives: Sequence[str]) -> Judge:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from optuna.distributions import BaseDistribution
 
@@ -17,9 +16,9 @@ from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.plan import inert_warning
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
+from llmsearch_optuna.options import EngineOptions, LoadOptions, ScoreOptions, TaskOptions, part
 from llmsearch_optuna.storage.records import RowRecord, mean
 from llmsearch_optuna.task.task import PreparedTask, Task
-from llmsearch_optuna.types import Direction
 
 logger = logging.getLogger("llmsearch_optuna.optimize.score")
 
@@ -48,115 +47,24 @@ class Score:
         return f"Score(score={self.score:.6g}, rows={len(self.completions)}, params={dict(self.params)!r})"
 
 
-def score(
-    model: Any,
-    dataset: Any,
-    params: Mapping[str, Any],
-    tokenizer: Any = None,
-    *,
-    prompt: Any = None,
-    reference: Any = None,
-    metric: Any = None,
-    direction: Direction | None = None,
-    replicates: int = 1,
-    batch_size: int | Literal["auto"] = "auto",
-    cache_budget: int | Literal["auto"] = "auto",
-    split: str | None = None,
-    subset: str | None = None,
-    limit: int | None = None,
-    system: str | None = None,
-    chat_template: bool | Mapping[str, Any] | None = None,
-    postprocess: Callable[[str], str] | None = None,
-    max_prompt_tokens: float | None = None,
-    tokenizer_encode_args: Mapping[str, Any] | None = None,
-    tokenizer_decode_args: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    device_map: Any = None,
-    dtype: Any = None,
-    revision: str | None = None,
-    adapter: str | Path | None = None,
-    gguf_file: str | None = None,
-    trust_remote_code: bool = False,
-    on_row: Callable[[int, int], None] | None = None,
-) -> Score:
-    """Decode every row under one set of parameters, and score it.
-
-    Args:
-        model: As for `search`; an Engine keeps its cache between calls.
-        dataset: As for `search`.
-        params: Generation parameters, laid over the model's generation configuration.
-        tokenizer: As for `search`.
-        prompt: As for `search`.
-        reference: As for `search`.
-        metric: As for `search`.
-        direction: As for `search`.
-        replicates: How often a row is decoded when something is sampled.
-        batch_size: As for `search`.
-        cache_budget: As for `search`.
-        split: As for `search`.
-        subset: As for `search`.
-        limit: As for `search`.
-        system: As for `search`.
-        chat_template: As for `search`.
-        postprocess: As for `search`.
-        max_prompt_tokens: As for `search`.
-        tokenizer_encode_args: As for `search`.
-        tokenizer_decode_args: As for `search`.
-        device: As for `search`.
-        device_map: As for `search`.
-        dtype: As for `search`.
-        revision: As for `search`.
-        adapter: As for `search`.
-        gguf_file: As for `search`.
-        trust_remote_code: As for `search`.
-        on_row: Called with (rows done, rows in all) as rows end.
+def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer: Any, options: ScoreOptions) -> Score:
+    """Decode every row under one set of parameters, and score it; see `score`, whose arguments these are.
 
     Raises:
         InputError: An argument cannot be used.
         DecodingError: A row could not be decoded, or the metric failed on it; names the row.
     """
-    task = Task.of(
-        dataset,
-        prompt=prompt,
-        reference=reference,
-        metric=metric,
-        direction=direction,
-        postprocess=postprocess,
-        system=system,
-        chat_template=chat_template,
-        max_prompt_tokens=max_prompt_tokens,
-        tokenizer_encode_args=tokenizer_encode_args,
-        split=split,
-        subset=subset,
-        limit=limit,
-    )
+    task = Task.of(dataset, **part(TaskOptions, options))
     _refuse_space(params)
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
-    served = resolve_engine(
-        model,
-        tokenizer,
-        engine={
-            "batch_size": batch_size,
-            "cache_budget": cache_budget,
-            "tokenizer_decode_args": tokenizer_decode_args,
-        },
-        loading={
-            "device": device,
-            "device_map": device_map,
-            "dtype": dtype,
-            "revision": revision,
-            "adapter": adapter,
-            "gguf_file": gguf_file,
-            "trust_remote_code": trust_remote_code,
-        },
-    )
+    served = resolve_engine(model, tokenizer, engine=part(EngineOptions, options), loading=part(LoadOptions, options))
     checked = GenerationParams.of(params, served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):
         logger.warning("%s", warning)
     prepared = task.prepare(served.tokenizer)
     prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
-    return _score(prepared, served.backend, checked, replicates, on_row)
+    return _score(prepared, served.backend, checked, options["replicates"], options["on_row"])
 
 
 def _refuse_space(params: Any) -> None:

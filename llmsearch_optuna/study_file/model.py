@@ -201,7 +201,7 @@ def _placed(name: str, place_of: Callable[[str], str]) -> Iterator[None]:
 
 def with_defaults(file: StudyFile) -> StudyFile:
     """Return the file with what `search` does by default in the place of what it leaves out."""
-    from llmsearch_optuna.optimize.run import search
+    from llmsearch_optuna.api import search
 
     known = inspect.signature(search).parameters
     missing = [name for name, value in file.study if value is None and name in known]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.api import search
 
 logger = logging.getLogger("llmsearch_optuna.workers")
 

@@ -110,7 +110,8 @@ def work_on_node(errand: Errand, mailbox: Any) -> str | None:
         relay_logs(line)
         check_node(errand, node)
         os.chdir(errand.folder)
-        from llmsearch_optuna.optimize.run import StudyInterrupted, search
+        from llmsearch_optuna.api import search
+        from llmsearch_optuna.optimize.signals import StudyInterrupted
 
         try:
             search(**errand.arguments, observer=Quiet())

@@ -48,7 +48,8 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
     _leave_interrupts_to_parent()
     _end_with_parent()
     relay_logs(line)
-    from llmsearch_optuna.optimize.run import StudyInterrupted, search
+    from llmsearch_optuna.api import search
+    from llmsearch_optuna.optimize.signals import StudyInterrupted
 
     try:
         search(**arguments, observer=Quiet())

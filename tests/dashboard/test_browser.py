@@ -13,7 +13,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import dashboard
-from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.api import search
 from llmsearch_optuna.search_result import SearchResult
 from tests.browser import browser, needs_driver
 from tests.dashboard.test_server import free_port, get

@@ -12,9 +12,9 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from llmsearch_optuna.api import search
 from llmsearch_optuna.dashboard import notes_writer
 from llmsearch_optuna.dashboard.notes_writer import StudyPageCallback, describe_all, describe_study
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.progress import StudyStarted
 from llmsearch_optuna.report import ReportData, TrialPoint
 from llmsearch_optuna.storage.study import open_study

@@ -15,8 +15,8 @@ from optuna.distributions import FloatDistribution
 from transformers import LlamaForCausalLM
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.search_result import SearchResult
 from tests.tiny import SENTENCES, VOCABULARY, llama_config, make_llama, make_tokenizer
 

@@ -13,8 +13,8 @@ import torch
 from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.optimize.run import search
 from tests.tiny import SENTENCES, make_llama, make_tokenizer
 
 Place = Literal[

@@ -10,8 +10,9 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution
 
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.request import Completion
-from llmsearch_optuna.optimize.run import StudyInterrupted, search
+from llmsearch_optuna.optimize.signals import StudyInterrupted
 from tests.synthetic import TextEngine, dataset, number_metric
 
 SPACE = [

@@ -14,9 +14,9 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.api import search
 from llmsearch_optuna.cli.output import print_outcome
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.optimize.run import search
 from tests.faults.memory_child import run_many_trials, run_with_so_much_memory
 from tests.tiny import SENTENCES
 

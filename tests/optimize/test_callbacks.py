@@ -12,10 +12,10 @@ from optuna.distributions import FloatDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.callbacks import StudyFileCallback
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.progress import StudyEnded, StudyStarted, TrialEnded
 from llmsearch_optuna.search_result import SearchResult, load_result

@@ -11,13 +11,14 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.api import forecast, search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.optimize.forecast import Forecast, Probe, Range, forecast, make_forecast
+from llmsearch_optuna.optimize.forecast import Forecast, Probe, Range, make_forecast
 from llmsearch_optuna.optimize.plan import Prepared, prepare
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.optimize.throughput import Span
+from llmsearch_optuna.options import ForecastOptions, completed
 from llmsearch_optuna.storage.records import RowRecord
 from tests.optimize.test_run import SPACE, Recorder, run, signature
 from tests.synthetic import TextEngine, dataset, number_metric
@@ -26,20 +27,8 @@ BEAMS = [{"max_new_tokens": 20}, {"max_new_tokens": 20, "num_beams": IntDistribu
 
 
 def prepared(space: Any = SPACE, **changed: Any) -> Prepared:
-    arguments: dict[str, Any] = {
-        "described": {"metric": number_metric},
-        "engine": {},
-        "loading": {},
-        "folds": None,
-        "objectives": ("score",),
-        "baseline": None,
-        "sampler": "tpe",
-        "pruner": "paired",
-        "holdout": 0.25,
-        "seed": 42,
-        "replicates": 1,
-    } | changed
-    return prepare(TextEngine(), dataset(40), space, None, **arguments)
+    options = completed(ForecastOptions, {"metric": number_metric, "holdout": 0.25} | changed)
+    return prepare(TextEngine(), dataset(40), space, None, options)
 
 
 def probed(tokens: int = 10, prompt_tokens: int = 50, spans: Any = None, cache_bytes: int = 0) -> Probe:
@@ -93,23 +82,9 @@ def test_what_trials_share_makes_later_ones_cheaper() -> None:
 
 def test_memory_is_bounded_by_the_budget(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     engine = Engine(tiny_llama, tiny_tokenizer, cache_budget=3_000)
-    study = prepare(
-        engine,
-        dataset(40),
-        {"max_new_tokens": 20, "repetition_penalty": FloatDistribution(1.0, 1.3)},
-        None,
-        described={"metric": number_metric},
-        engine={},
-        loading={},
-        folds=None,
-        objectives=("score",),
-        baseline=None,
-        sampler="tpe",
-        pruner="none",
-        holdout=0.25,
-        seed=42,
-        replicates=1,
-    )
+    greedy = {"max_new_tokens": 20, "repetition_penalty": FloatDistribution(1.0, 1.3)}
+    options = completed(ForecastOptions, {"metric": number_metric, "holdout": 0.25, "pruner": "none"})
+    study = prepare(engine, dataset(40), greedy, None, options)
     found = of(probed(cache_bytes=1000), study)
     assert found.memory_without_reuse == 2_000_000_000 - 1000
     assert found.memory.high == found.memory_without_reuse + 3_000

@@ -13,10 +13,11 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import TrialState, create_trial
 
 from llmsearch_optuna.analysis.pareto import FrontPoint, front_trials, pick
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.optimize.run import StudyInterrupted, search
+from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.report import collect, render
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.records import RowRecord

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.api import score
 from llmsearch_optuna.backends.custom import CustomBackend
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models.loader import LoadedModel
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
-from llmsearch_optuna.optimize.score import score
 from llmsearch_optuna.task.task import Task
 from tests.oracle import hf_generate
 from tests.synthetic import ShuffledServer, TextEngine

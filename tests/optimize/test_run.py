@@ -16,11 +16,11 @@ from tokenizers import processors
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.api import score, search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.optimize.run import score, search
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.task.split import assign_folds

@@ -12,13 +12,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.api import score, search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models.loader import load
-from llmsearch_optuna.optimize.run import search
-from llmsearch_optuna.optimize.score import score
 from llmsearch_optuna.study_file.model import DataSection, ModelSection, StudySection
 from llmsearch_optuna.task.task import Task
 from tests.engine.architectures import make

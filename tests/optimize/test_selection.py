@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.optimize import selection
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.leases import Session

@@ -13,9 +13,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.optimize.throughput import engine_work, tallied
 from llmsearch_optuna.report import collect

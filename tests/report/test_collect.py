@@ -8,8 +8,8 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from llmsearch_optuna.api import search
 from llmsearch_optuna.errors import DecodingError
-from llmsearch_optuna.optimize.run import search
 from llmsearch_optuna.report import FIGURES, Plots, collect, render, summary
 from llmsearch_optuna.report.page import write_report
 from llmsearch_optuna.search_result import SearchResult, load_result

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.api import search
 from llmsearch_optuna.study_file.model import StudyFile, parse_study_file, search_arguments
 from llmsearch_optuna.study_file.schema import DIRECTIVE, PUBLISHED, SCHEMA_NAME, schema_text, study_file_schema
 from llmsearch_optuna.study_file.template import new_study_file, write_new_study_file

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.api import search
 from llmsearch_optuna.search_result import load_result
 from llmsearch_optuna.study_file.model import Changes, read_study_file, search_arguments
 from tests.faults.test_kill import signature, wait_for

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.optimize.run import search
+from llmsearch_optuna.api import search
 from llmsearch_optuna.workers.study_watcher import Follower
 from tests.optimize.test_run import SPACE, Recorder, run
 from tests.synthetic import TextEngine, dataset, number_metric

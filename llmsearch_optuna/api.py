@@ -1,0 +1,89 @@
+"""What users call: `search`, `score` and `forecast`; their options are declared in `options`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Unpack
+
+from llmsearch_optuna import progress as events
+from llmsearch_optuna.dashboard import StudyPageCallback, TrialNoteCallback
+from llmsearch_optuna.optimize.forecast import Forecast, forecast_study
+from llmsearch_optuna.optimize.plan import prepare
+from llmsearch_optuna.optimize.run import run_study
+from llmsearch_optuna.optimize.score import Score, score_params
+from llmsearch_optuna.options import ForecastOptions, ScoreOptions, SearchOptions, takes
+from llmsearch_optuna.search_result import SearchResult
+
+__all__ = ["forecast", "score", "search"]
+
+
+@takes(SearchOptions)
+def search(
+    model: Any, dataset: Any, space: Any, tokenizer: Any = None, **options: Unpack[SearchOptions]
+) -> SearchResult:
+    """Find the generation parameters with which the model scores best, and say whether they beat the baseline.
+
+    A study that exists goes on where it stopped: rows that have been decoded are never decoded again, and the result
+    is the one that an uninterrupted run would have had.
+
+    Raises:
+        InputError: An argument cannot be used; says which and why.
+        StudyError: The study cannot be opened, or was started with something else.
+        StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
+    """
+    guarded = events.guard(options["callbacks"])
+    prepared = prepare(model, dataset, space, tokenizer, options)
+    with _shown(options["observer"], options["progress"]) as shown:
+        return run_study(
+            prepared,
+            options,
+            callbacks=[shown, *guarded],
+            study_callbacks=lambda opened, plan: [
+                TrialNoteCallback(opened, plan.rows),
+                StudyPageCallback(lambda: SearchResult.of(opened, task=plan.task)),
+            ],
+            result_of=lambda opened, plan: SearchResult.of(opened, task=plan.task),
+        )
+
+
+@takes(ScoreOptions)
+def score(
+    model: Any, dataset: Any, params: Mapping[str, Any], tokenizer: Any = None, **options: Unpack[ScoreOptions]
+) -> Score:
+    """Decode every row under one set of parameters, and score it.
+
+    An Engine that is given as the model keeps its cache between calls.
+
+    Raises:
+        InputError: An argument cannot be used.
+        DecodingError: A row could not be decoded, or the metric failed on it; names the row.
+    """
+    return score_params(model, dataset, params, tokenizer, options)
+
+
+@takes(ForecastOptions)
+def forecast(
+    model: Any, dataset: Any, space: Any, tokenizer: Any = None, **options: Unpack[ForecastOptions]
+) -> Forecast:
+    """Say what a search with these arguments would take, from a few rows of its first trials.
+
+    These rows are decoded now; no study is made. An Engine that is given as the model remembers them, so a search
+    that follows with it does not compute them again.
+
+    Raises:
+        InputError: An argument cannot be used; says which and why.
+    """
+    return forecast_study(model, dataset, space, tokenizer, options)
+
+
+@contextlib.contextmanager
+def _shown(observer: events.Callback | None, progress: bool) -> Iterator[events.Callback]:
+    """The callback that shows the study: the user's, the terminal, or none."""
+    if observer is not None:
+        yield observer
+    elif progress:
+        with events.Terminal() as terminal:
+            yield terminal
+    else:
+        yield events.Quiet()

@@ -1,0 +1,640 @@
+"""Every argument of `search`, `score` and `forecast`, declared once.
+
+A key of a TypedDict below says all there is to say of an option: its type, its default, what it means, what values it
+takes, and which key of a study file it is. Python signatures and their documentation, study files with their JSON
+schema and template, texts of ``--help``, and what workers are handed are made from these declarations.
+"""
+
+# No `from __future__ import annotations` here: the declarations are read at run time. Types of heavy libraries stand in
+# quotation marks, so that reading them imports nothing.
+
+import difflib
+import functools
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Literal, TypedDict, TypeVar, cast, get_args
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.types import Direction
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+    from llmsearch_optuna.progress import Callback
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Which numbers an option takes; None and texts such as ``"auto"`` are not its concern.
+
+    Attributes:
+        words: The same for people; what follows "must be".
+        ge: The least.
+        gt: The number that all are above.
+        lt: The number that all are below.
+        whole: Whether it takes whole numbers only.
+    """
+
+    words: str
+    ge: float | None = None
+    gt: float | None = None
+    lt: float | None = None
+    whole: bool = True
+
+    def allow(self, value: Any) -> bool:
+        """Whether it takes this value."""
+        if value is None or isinstance(value, str):
+            return True
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or math.isnan(value):
+            return False
+        is_low = (self.ge is not None and value < self.ge) or (self.gt is not None and value <= self.gt)
+        return not is_low and (self.lt is None or value < self.lt)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds that there are, by name."""
+        named = {"ge": self.ge, "gt": self.gt, "lt": self.lt}
+        return {name: bound for name, bound in named.items() if bound is not None}
+
+
+COUNT = Limits(words="a whole number from 1 on", ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of a study file that says what an option says in Python.
+
+    Attributes:
+        table: Its table; ``""`` is the file itself.
+        name: The key; None where it is called like the option.
+        type: What TOML may say there; None where that is what Python may say. None as a value is never written.
+        text: What it means, where that differs from what it means in Python.
+        example: Stands in a new study file behind a ``#``, where the default says too little.
+        filled: Stands in a new study file as a value, since a study needs it.
+        is_required: Whether a study file must have it.
+    """
+
+    table: Literal["study", "model", "data", ""]
+    name: str | None = None
+    type: Any = None
+    text: str | None = None
+    example: Any = None
+    filled: Any = None
+    is_required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An argument of `search`, `score` or `forecast`.
+
+    Attributes:
+        text: What it means, in a sentence or two.
+        default: What a call means that leaves it out.
+        more: What only Python users want to know beside.
+        limits: Which numbers it takes; checked in Python and in study files.
+        key: How a study file says it; None where only Python can.
+        left_out: What leaving it out comes to, where the default is None because something else decides.
+        for_workers: Whether workers are handed it; False for what concerns the calling process alone.
+    """
+
+    text: str
+    default: Any = None
+    more: str = ""
+    limits: Limits | None = None
+    key: Key | None = None
+    left_out: Any = None
+    for_workers: bool = True
+
+
+class Message(TypedDict):
+    """One chat message; its content is a template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Inputs(TypedDict):
+    """The arguments that are given by position: what is searched, and on what."""
+
+    model: Annotated[
+        Any,
+        Option(
+            "A Hugging Face model, its folder or hub id, an Engine, or an object with ``generate(prompts, params)``.",
+            key=Key(
+                "model",
+                "name",
+                type=str,
+                text='Folder or hub id of a model; "demo" is the bundled chat model.',
+                filled="demo",
+                is_required=True,
+            ),
+        ),
+    ]
+    dataset: Annotated[
+        Any,
+        Option(
+            "Rows (a list of dicts, a DataFrame, a Dataset), a file, a hub id, or a Task.",
+            key=Key(
+                "data",
+                "path",
+                type=str,
+                text='A .jsonl, .json, .csv or .parquet file, or a hub id; "demo" is the bundled dialogues.',
+                filled="demo",
+            ),
+        ),
+    ]
+    space: Annotated[
+        Any,
+        Option(
+            "A dict of generation parameters, a list of them (branches), a function of an Optuna trial, or a preset.",
+            key=Key(
+                "",
+                type=dict[str, Any] | list[dict[str, Any]],
+                text="What to search: a plain value is fixed, {low = …, high = …} or {choices = […]} is searched.",
+                is_required=True,
+            ),
+        ),
+    ]
+    params: Annotated[
+        Mapping[str, Any], Option("Generation parameters, laid over the model's generation configuration.")
+    ]
+    tokenizer: Annotated[
+        Any,
+        Option(
+            "A tokenizer, or a folder or hub id of one; found from the model where it can be.",
+            key=Key(
+                "model",
+                type=str,
+                text="Folder or hub id of a tokenizer that is not the model's own.",
+                example="folder-of-a-tokenizer",
+            ),
+        ),
+    ]
+
+
+class TaskOptions(TypedDict, total=False):
+    """How rows become prompts and references, and how answers are scored; what a Task says is not said again."""
+
+    prompt: Annotated[
+        Any,
+        Option(
+            'A template such as ``"Summarize: {dialogue}"``, a list of chat messages, or a function of the row.',
+            more="See Task.",
+            key=Key(
+                "data",
+                type=str | list[Message],
+                text='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}.',
+                filled="Summarize the dialogue in one sentence.\n\n{dialogue}",
+            ),
+        ),
+    ]
+    reference: Annotated[
+        Any,
+        Option(
+            "The column with the right answer, several columns, or a function of the row.",
+            more="See Task.",
+            key=Key("data", type=str | list[str], text="Column or columns with the right answer.", filled="summary"),
+        ),
+    ]
+    metric: Annotated[
+        Any,
+        Option(
+            "A built-in name, a function, or an ``evaluate`` module.",
+            more="See Metric.of.",
+            key=Key(
+                "data",
+                type=str,
+                text="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …",
+                filled="rouge1",
+                is_required=True,
+            ),
+        ),
+    ]
+    direction: Annotated[
+        Direction | None,
+        Option(
+            "Whether a higher score is better (maximize) or a lower one (minimize).",
+            key=Key("data"),
+            left_out="maximize",
+        ),
+    ]
+    split: Annotated[str | None, Option("Split of a dataset that has several.", key=Key("data", example="validation"))]
+    subset: Annotated[
+        str | None, Option("Configuration of a hub dataset that has several.", key=Key("data", example="main"))
+    ]
+    limit: Annotated[
+        int | None, Option("Use only the first so many rows.", limits=COUNT, key=Key("data", "rows", example=200))
+    ]
+    system: Annotated[
+        str | None,
+        Option("A system message before every prompt.", key=Key("data", example="You are a helpful assistant.")),
+    ]
+    chat_template: Annotated[
+        bool | Mapping[str, Any] | None,
+        Option(
+            "Wrap prompts in the tokenizer's chat template; a table or dict holds variables for it.",
+            key=Key("data", type=bool | dict[str, Any]),
+            left_out=True,
+        ),
+    ]
+    postprocess: Annotated[
+        Callable[[str], str] | None, Option("Applied to every completion before it is scored; a function of the text.")
+    ]
+    max_prompt_tokens: Annotated[
+        float | None,
+        Option(
+            "Cut the longest column of longer prompts; below 1 it is a quantile of their lengths.",
+            more="By default nothing is cut, and prompts that do not fit into the model are an error; see Task.",
+            limits=Limits(words="a number of tokens, or a share above 0", gt=0, whole=False),
+            key=Key("data", type=int | float, example=2048),
+        ),
+    ]
+    tokenizer_encode_args: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            "What the tokenizer is called with.",
+            more="See Task.",
+            key=Key("data", type=dict[str, Any], example={"truncation": False}),
+        ),
+    ]
+
+
+class EngineOptions(TypedDict, total=False):
+    """How the engine decodes; they change no result."""
+
+    batch_size: Annotated[
+        int | Literal["auto"],
+        Option('Most rows in one pass of the model; "auto" finds what fits.', "auto", limits=COUNT, key=Key("model")),
+    ]
+    cache_budget: Annotated[
+        int | Literal["auto"],
+        Option(
+            "Bytes for what earlier trials computed.",
+            "auto",
+            limits=Limits(words="a number of bytes from 0 on", ge=0),
+            key=Key("model"),
+        ),
+    ]
+    tokenizer_decode_args: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            "What tokenizer.decode is called with.",
+            more="See Engine.",
+            key=Key("model", type=dict[str, Any], example={"clean_up_tokenization_spaces": False}),
+        ),
+    ]
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded that is given by its name."""
+
+    revision: Annotated[str | None, Option("Branch, tag or commit of a hub id.", key=Key("model", example="main"))]
+    dtype: Annotated[
+        Any,
+        Option(
+            '"float32", "bfloat16" …; the default is what the model was saved in, on a CPU float32.',
+            key=Key("model", type=str, example="bfloat16"),
+        ),
+    ]
+    adapter: Annotated[
+        str | Path | None,
+        Option(
+            "Folder or hub id of a PEFT adapter to put on it.",
+            key=Key("model", type=str, example="folder-of-an-adapter"),
+        ),
+    ]
+    gguf_file: Annotated[
+        str | None, Option("Which .gguf file of a hub repository.", key=Key("model", example="model-q8_0.gguf"))
+    ]
+    trust_remote_code: Annotated[bool, Option("Run code that comes with the model.", default=False, key=Key("model"))]
+    device: Annotated[
+        str | None,
+        Option('"cuda:0", "cpu" …; the default is the best there is.', key=Key("model", example="cuda:0")),
+    ]
+    device_map: Annotated[
+        Any,
+        Option(
+            'How to spread it over devices, such as "auto" (needs accelerate).',
+            key=Key("model", type=str | dict[str, Any], example="auto"),
+        ),
+    ]
+
+
+class ModelOptions(EngineOptions, LoadOptions, total=False):
+    """How a model is loaded and decodes."""
+
+
+class ReplicateOptions(TypedDict, total=False):
+    """How often a row is decoded."""
+
+    replicates: Annotated[
+        int,
+        Option("How often a row is decoded where something is sampled.", 1, limits=COUNT, key=Key("study")),
+    ]
+
+
+class PlanOptions(ReplicateOptions, total=False):
+    """What a study is: these settle its trials."""
+
+    n_trials: Annotated[
+        int | None,
+        Option(
+            "The study's total of trials; the default is 40, or a whole grid.",
+            more="A study that is resumed runs what is left.",
+            limits=COUNT,
+            key=Key("study", filled=40),
+        ),
+    ]
+    objectives: Annotated[
+        Sequence[str],
+        Option(
+            '``("score",)``, or ``("score", "tokens")`` to search the front of score and generated tokens a row.',
+            ("score",),
+            more="With the latter nothing is pruned, and the verdict is about the best score; see SearchResult.front.",
+            key=Key(
+                "study",
+                type=list[Literal["score", "tokens"]],
+                text='["score"], or ["score", "tokens"] for the front of both; the latter prunes nothing.',
+            ),
+        ),
+    ]
+    baseline: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            "The parameters in use today; the default is the model's generation configuration.",
+            key=Key("", type=dict[str, Any]),
+        ),
+    ]
+    sampler: Annotated[
+        "Literal['tpe', 'random', 'grid'] | BaseSampler",
+        Option(
+            "Who suggests the next trial: tpe, random or grid.",
+            "tpe",
+            more="Or an Optuna sampler; then resuming is not exact.",
+            key=Key("study", type=Literal["tpe", "random", "grid"]),
+        ),
+    ]
+    pruner: Annotated[
+        "Literal['paired', 'none'] | BasePruner | Any",
+        Option(
+            "Who stops hopeless trials: paired or none.",
+            "paired",
+            more="Or a PairedPruner with other settings, or an Optuna pruner; with the latter resuming is not exact.",
+            key=Key(
+                "study",
+                type="Literal['paired', 'none'] | PrunerSection",
+                text='Who stops hopeless trials; {risk = 0.05} is "paired" with another chance of losing the best.',
+            ),
+        ),
+    ]
+    holdout: Annotated[
+        float,
+        Option(
+            "Share of the distinct prompts that no trial sees; the verdict is made on them.",
+            0.3,
+            limits=Limits(words="a share from 0 to below 1, such as 0.3", ge=0, lt=1, whole=False),
+            key=Key("study"),
+        ),
+    ]
+    folds: Annotated[
+        int | None,
+        Option(
+            "Show the score of each of so many parts of the search rows.",
+            more="They stand in a trial's attributes, ``fold_scores``, and in `trials_dataframe`. Rows with the same "
+            "prompt are in the same part; nothing is decided by them.",
+            limits=Limits(words="a whole number from 2 on", ge=2),
+            key=Key("study", example=5),
+        ),
+    ]
+    seed: Annotated[
+        int,
+        Option(
+            "Of the split, the order of the rows, and all suggestions.",
+            42,
+            limits=Limits(words="an integer from 0", ge=0),
+            key=Key("study"),
+        ),
+    ]
+    holdout_replicates: Annotated[
+        int,
+        Option("How often a row is decoded on the holdout and for the finalists.", 3, limits=COUNT, key=Key("study")),
+    ]
+    trials_in_flight: Annotated[
+        int,
+        Option(
+            "How many trials are decoded together, in all processes of the study.", 4, limits=COUNT, key=Key("study")
+        ),
+    ]
+
+
+class StudyOptions(PlanOptions, total=False):
+    """How long a study runs, where it is kept, and who watches it."""
+
+    study_name: Annotated[
+        str | None,
+        Option(
+            "Names the study in its database; the default is made from data and model.",
+            key=Key(
+                "study",
+                "name",
+                type=Annotated[str, Limits(words="a name", ge=1)],
+                text="Names the study in its database.",
+                filled="my-study",
+                is_required=True,
+            ),
+        ),
+    ]
+    storage: Annotated[
+        str | None,
+        Option(
+            "Database URL (SQLite or PostgreSQL) or SQLite file; the default is sqlite:///studies/<name>.db.",
+            key=Key("study", example="postgresql+psycopg://user@host/database"),
+        ),
+    ]
+    timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds after which no new trial begins; those under way end, and the verdict follows.",
+            limits=Limits(words="a number of seconds from 0 on", ge=0, whole=False),
+            key=Key("study", example=3600.0),
+        ),
+    ]
+    max_tokens: Annotated[
+        int | None,
+        Option(
+            "Generated tokens of all trials together, in all sessions; then the verdict follows.",
+            more="No trial is begun that would not fit if it took what those before it took on average. The first "
+            "`trials_in_flight` begin in any case. The verdict comes on top: some finalists once more, and two trials "
+            "on the holdout.",
+            limits=COUNT,
+            key=Key("study", example=1_000_000),
+        ),
+    ]
+    margin: Annotated[
+        float | None,
+        Option(
+            'A loss up to this is accepted: the verdict then answers "as good?" instead of "better?".',
+            limits=Limits(words="a number from 0 on", ge=0, whole=False),
+            key=Key("study", example=0.01),
+        ),
+    ]
+    progress: Annotated[bool, Option("Show the study's progress in the terminal.", True, for_workers=False)]
+    observer: Annotated[
+        "Callback | None",
+        Option("A callback that takes the place of the terminal; its errors end the study.", for_workers=False),
+    ]
+    callbacks: Annotated[
+        "Sequence[Callback]",
+        Option(
+            "Objects with a method ``on(event)`` that are told of the study's events, in this order.",
+            (),
+            more="See `llmsearch_optuna.progress`. The first error of one is logged as a warning, and the study goes "
+            "on; KeyboardInterrupt ends the study as Ctrl-C does.",
+            for_workers=False,
+        ),
+    ]
+
+
+class SearchOptions(TaskOptions, StudyOptions, ModelOptions, total=False):
+    """Of `search`."""
+
+
+class ForecastOptions(TaskOptions, PlanOptions, ModelOptions, total=False):
+    """Of `forecast`."""
+
+
+class ScoreOptions(TaskOptions, ReplicateOptions, ModelOptions, total=False):
+    """Of `score`."""
+
+    on_row: Annotated[Callable[[int, int], None] | None, Option("Called with (rows done, rows in all) as rows end.")]
+
+
+def declared(kind: Any) -> Mapping[str, Option]:
+    """The options of a TypedDict, by name, in the order of their declarations."""
+    return MappingProxyType({name: _option(name, found) for name, found in kind.__annotations__.items()})
+
+
+def annotation(kind: Any, name: str) -> Any:
+    """The type of an option as Python users give it; a text where it would need a library that is not loaded."""
+    found = get_args(kind.__annotations__[name])[0]
+    return found.__forward_arg__ if isinstance(found, ForwardRef) else found
+
+
+def completed(kind: type[T], given: Mapping[str, Any], function: str = "search", beside: Sequence[str] = ()) -> T:
+    """Return options with the defaults of those that are left out.
+
+    Args:
+        kind: A TypedDict of options.
+        given: Values by name.
+        function: Whose options they are, for the errors.
+        beside: What else can be given to it by name.
+
+    Raises:
+        TypeError: There is no such option; names the nearest.
+        InputError: An option does not take this value.
+    """
+    known = declared(kind)
+    for name, value in given.items():
+        if name not in known:
+            raise TypeError(f"{function}() has no argument {name!r}{nearest(name, [*beside, *known])}")
+        limits = known[name].limits
+        if limits is not None and not limits.allow(value):
+            raise InputError(f"{name}={value!r} must be {limits.words}")
+    return cast(T, {name: given.get(name, option.default) for name, option in known.items()})
+
+
+def part(kind: type[T], options: Mapping[str, object]) -> T:
+    """Return the options that a TypedDict declares, out of more of them; those that are not there stay away."""
+    return cast(T, {name: options[name] for name in declared(kind) if name in options})
+
+
+def for_workers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `search` that another process of the study is handed."""
+    known = {**declared(Inputs), **declared(SearchOptions)}
+    return {name: value for name, value in arguments.items() if name not in known or known[name].for_workers}
+
+
+def takes(kind: type[Any]) -> Callable[[F], F]:
+    """Make a function of ``(…, **options)`` take the options of a TypedDict.
+
+    Its signature and its documentation name every one of them, and it is called with all of them: those that a call
+    leaves out have their defaults.
+
+    >>> @takes(ReplicateOptions)
+    ... def decode(model, **options):
+    ...     '''Decode.'''
+    ...     return options
+    >>> decode("m")
+    {'replicates': 1}
+    >>> decode("m", replicate=2)
+    Traceback (most recent call last):
+    TypeError: decode() has no argument 'replicate'; did you mean 'replicates'?
+    """
+
+    def decorate(function: F) -> F:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = [parameter.name for parameter in own]
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            options = {name: value for name, value in given.items() if name not in names}
+            by_name = {name: value for name, value in given.items() if name in names}
+            return function(*args, **by_name, **completed(kind, options, function.__name__, names))
+
+        texts = {p.name: declared(Inputs)[p.name] for p in own} | dict(declared(kind))
+        call.__doc__ = _documented(function.__doc__ or "", texts)
+        vars(call)["__signature__"] = inspect.signature(function).replace(
+            parameters=[
+                *own,
+                *(
+                    inspect.Parameter(
+                        name,
+                        inspect.Parameter.KEYWORD_ONLY,
+                        default=option.default,
+                        annotation=annotation(kind, name),
+                    )
+                    for name, option in declared(kind).items()
+                ),
+            ]
+        )
+        return cast(F, call)
+
+    return decorate
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``; did you mean 'n_trials'?``, or nothing where no name is near."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _option(name: str, declaration: Any) -> Option:
+    found = [part for part in get_args(declaration) if isinstance(part, Option)]
+    if len(found) != 1:
+        raise TypeError(f"the option {name!r} is declared without an Option: {declaration!r}")
+    return found[0]
+
+
+def _documented(doc: str, options: Mapping[str, Option]) -> str:
+    """A docstring with a line for every option in front of what it raises."""
+    head, raises, rest = inspect.cleandoc(doc).partition("\nRaises:")
+    lines = [
+        textwrap.fill(
+            f"{name}: {' '.join(filter(None, [option.text, option.more]))}",
+            width=110,
+            initial_indent=" " * 4,
+            subsequent_indent=" " * 8,
+        )
+        for name, option in options.items()
+    ]
+    return "\n".join([head.rstrip(), "", "Args:", *lines, raises, rest.lstrip("\n")]).rstrip() + "\n"
