@@ -13,14 +13,13 @@ from datetime import datetime
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.progress import InHand, WorkMeasured
+from llmsearch_optuna.progress.time_left import LATEST, Interval, covered_seconds, seconds_per_trial, trials_left
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.records import RowRecord, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import best_complete, direction_of
 from llmsearch_optuna.types import Direction
 
-LATEST = 12
-"""Trials that tell how fast it goes: the first ones run in full, later ones are pruned and reuse what is known."""
 _RESUMED_AFTER_SECONDS = 5.0
 
 
@@ -41,15 +40,6 @@ class Standing:
     seconds_left: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """A trial's time at work, and the rows that were decoded in it."""
-
-    begun: float
-    ended: float
-    rows: int
-
-
 def standing(opened: OpenedStudy, n_trials: int) -> Standing:
     """Read how a study stands at this moment."""
     trials = opened.study.get_trials(deepcopy=False)
@@ -63,9 +53,9 @@ def standing(opened: OpenedStudy, n_trials: int) -> Standing:
         if trial.state is TrialState.RUNNING and "params" in trial.user_attrs
     )
     left = None
-    if begun and (pace := _trials_per_second(_ended(trials, counts))):
-        done = sum(trial.state.is_finished() for trial in trials)
-        left = max(0.0, n_trials - done - sum(t.rows_done / total for t in in_hand)) / pace or None
+    if begun and (per_trial := seconds_per_trial(_ended(trials, counts))):
+        ended = sum(trial.state.is_finished() for trial in trials)
+        left = trials_left(n_trials, ended, (t.rows_done / total for t in in_hand)) * per_trial or None
     return Standing(len(begun), in_hand, work_of(trials, counts, begun), left)
 
 
@@ -77,13 +67,13 @@ def work_of(trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_be
         counts: Trial number -> rows that have been decoded for it.
         workers_begun: When each process that is at work began.
     """
-    stretches = _ended(trials, counts)[-LATEST:] + _under_way(trials, counts, workers_begun)
+    intervals = _ended(trials, counts)[-LATEST:] + _under_way(trials, counts, workers_begun)
     engines = [trial.user_attrs.get("engine", {}) for trial in trials]
     tokens = sum(engine.get("tokens", 0) for engine in engines)
     last = max((t for t in trials if t.datetime_complete), key=lambda t: _moment(t.datetime_complete), default=None)
     memory = {} if last is None else last.user_attrs
     return WorkMeasured(
-        rows_per_second=_rate(stretches),
+        rows_per_second=_rate(intervals),
         replayed_share=sum(engine.get("replayed_tokens", 0) for engine in engines) / tokens if tokens else None,
         memory=_bytes(memory.get("memory")),
         gpu_memory=_bytes(memory.get("gpu_memory")),
@@ -131,7 +121,7 @@ def _in_hand(trial: FrozenTrial, rows_total: int, done: tuple[int, float | None]
     )
 
 
-def _ended(trials: Sequence[FrozenTrial], counts: Mapping[int, int]) -> list[_Stretch]:
+def _ended(trials: Sequence[FrozenTrial], counts: Mapping[int, int]) -> list[Interval]:
     """Trials that were run in one piece, in the order in which they ended."""
     found = []
     for trial in trials:
@@ -140,44 +130,27 @@ def _ended(trials: Sequence[FrozenTrial], counts: Mapping[int, int]) -> list[_St
         end, seconds = _moment(trial.datetime_complete), float(trial.user_attrs["seconds"])
         # One that was interrupted brought rows along that cost this piece of it no time.
         if end - seconds - _moment(trial.datetime_start) < _RESUMED_AFTER_SECONDS:
-            found.append(_Stretch(end - seconds, end, counts.get(trial.number, 0)))
-    return sorted(found, key=lambda stretch: stretch.ended)
+            found.append(Interval(end - seconds, end, counts.get(trial.number, 0)))
+    return sorted(found, key=lambda interval: interval.ended)
 
 
 def _under_way(
     trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_begun: Sequence[float]
-) -> list[_Stretch]:
+) -> list[Interval]:
     """Trials in hand that were begun by processes which still are at work."""
     if not workers_begun:
         return []
     now, first = time.time(), min(workers_begun)
     return [
-        _Stretch(_moment(t.datetime_start), now, counts.get(t.number, 0))
+        Interval(_moment(t.datetime_start), now, counts.get(t.number, 0))
         for t in trials
         if t.state is TrialState.RUNNING and t.datetime_start is not None and _moment(t.datetime_start) >= first
     ]
 
 
-def _rate(stretches: Sequence[_Stretch]) -> float | None:
-    seconds, rows = _covered(stretches), sum(stretch.rows for stretch in stretches)
+def _rate(intervals: Sequence[Interval]) -> float | None:
+    seconds, rows = covered_seconds(intervals), sum(interval.rows for interval in intervals)
     return rows / seconds if rows and seconds > 0 else None
-
-
-def _trials_per_second(ended: Sequence[_Stretch]) -> float | None:
-    """Of the latest trials; the time before the first of them ended belongs to the one before it."""
-    latest = ended[-LATEST:]
-    since = ended[-LATEST - 1].ended if len(ended) > LATEST else 0.0
-    seconds = _covered([_Stretch(max(since, s.begun), max(since, s.ended), 0) for s in latest])
-    return len(latest) / seconds if seconds > 0 else None
-
-
-def _covered(stretches: Sequence[_Stretch]) -> float:
-    """Seconds in which anything was at work: trials in hand together count once, and a pause not at all."""
-    covered, until = 0.0, float("-inf")
-    for stretch in sorted(stretches, key=lambda s: s.begun):
-        covered += max(0.0, stretch.ended - max(stretch.begun, until))
-        until = max(until, stretch.ended)
-    return covered
 
 
 def _moment(time_of_day: datetime | None) -> float:

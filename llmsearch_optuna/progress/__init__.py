@@ -25,7 +25,8 @@ from llmsearch_optuna.progress.events import (
 )
 from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time, with_error
 from llmsearch_optuna.progress.terminal import Terminal
-from llmsearch_optuna.progress.view import InHand, TimeLeft, View, trial_line
+from llmsearch_optuna.progress.time_left import TimeLeft
+from llmsearch_optuna.progress.view import InHand, View, trial_line
 
 __all__ = [
     "Callback",

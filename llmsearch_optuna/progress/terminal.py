@@ -20,7 +20,8 @@ from llmsearch_optuna.progress.events import (
     WorkMeasured,
 )
 from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time
-from llmsearch_optuna.progress.view import InHand, TimeLeft, View, trial_line
+from llmsearch_optuna.progress.time_left import TimeLeft
+from llmsearch_optuna.progress.view import InHand, View, trial_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

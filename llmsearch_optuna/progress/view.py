@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmsearch_optuna.progress.events import StudyStarted, VerdictStarted, WorkMeasured
 from llmsearch_optuna.progress.format import describe_params, describe_work, short_time
+from llmsearch_optuna.progress.time_left import trials_left
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -17,28 +16,6 @@ if TYPE_CHECKING:
 MOST_IN_HAND = 4
 """Trials in hand that the live view shows; more would make it jump."""
 _BAR = 24
-
-
-class TimeLeft:
-    """Estimates how long the remaining trials take from how long the latest ones took.
-
-    Only the latest trials count: the first ones run in full, later ones are pruned and reuse what others computed.
-    """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, window: int = 12) -> None:
-        self._clock = clock
-        self._ends: deque[float] = deque([clock()], maxlen=window + 1)
-
-    def trial_ended(self) -> None:
-        """Note that a trial ended now."""
-        self._ends.append(self._clock())
-
-    def seconds(self, remaining: float) -> float | None:
-        """Seconds that `remaining` trials will take (parts of trials count); None before the first one ended."""
-        if len(self._ends) < 2:
-            return None
-        per_trial = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        return max(0.0, per_trial * remaining - (self._clock() - self._ends[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +58,8 @@ class View:
     @property
     def remaining(self) -> float:
         """Trials that are left; a trial in hand counts by the rows it still has to do."""
-        done = sum(t.rows_done / t.rows_total for t in self.in_hand.values() if t.rows_total)
-        return max(0.0, self.study.n_trials - self.ended - done)
+        shares_done = (t.rows_done / t.rows_total for t in self.in_hand.values() if t.rows_total)
+        return trials_left(self.study.n_trials, self.ended, shares_done)
 
     def lines(self, *, seconds: float, seconds_left: float | None) -> list[Text]:
         """The study, the first few trials in hand, the best one so far, and how the work goes; a line each."""

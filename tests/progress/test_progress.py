@@ -1,4 +1,4 @@
-"""Progress: the estimate of the time left, plain lines, the live view, and that nothing can drive the terminal."""
+"""Progress: plain lines, the live view, and that nothing can drive the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from llmsearch_optuna.progress import (
     StudyEnded,
     StudyStarted,
     Terminal,
-    TimeLeft,
     TrialEnded,
     TrialStarted,
     VerdictStarted,
@@ -45,20 +44,6 @@ def study(**changes: object) -> StudyStarted:
 
 BASELINE = {"max_new_tokens": 40, "do_sample": False}
 SAMPLED = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.71234567}
-
-
-def test_time_left_follows_the_latest_trials():
-    clock = Clock()
-    left = TimeLeft(clock=clock, window=2)
-    assert left.seconds(3) is None
-    for seconds in (100.0, 10.0, 10.0):
-        clock.now += seconds
-        left.trial_ended()
-    assert left.seconds(3) == pytest.approx(30.0)
-    clock.now += 4
-    assert left.seconds(3) == pytest.approx(26.0)
-    clock.now += 400
-    assert left.seconds(3) == 0.0
 
 
 def run_plain(events: list[object], clock: Clock | None = None) -> str:
