@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmsearch_optuna.backends.function import FunctionEngine
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.engine.batch_size import PROMPTS, BatchLimit, BatchSizes
-from llmsearch_optuna.engine.cache.encoder_cache import Encodings
-from llmsearch_optuna.engine.cache.offload import HostMemory
-from llmsearch_optuna.engine.cache.prefix_cache import Lanes, Node, PromptTree, ReplayStore
+from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
+from llmsearch_optuna.engine.cache.offload import HostOffload
+from llmsearch_optuna.engine.cache.prefix_cache import InputBatch, Node, PrefixCache, PromptTree
 from llmsearch_optuna.engine.hf_generate import generate_plain, goes_alone
 from llmsearch_optuna.engine.memory import (
     automatic_cache_budget,
@@ -34,8 +34,8 @@ from llmsearch_optuna.engine.memory import (
     rows_that_fit,
 )
 from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating, without_cudnn_attention
-from llmsearch_optuna.engine.model_runner_seq2seq import executor_for
-from llmsearch_optuna.engine.out_of_memory import NoRoomError, Relief, _one_row_does_not_fit
+from llmsearch_optuna.engine.model_runner_seq2seq import model_runner_for
+from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, _one_row_does_not_fit
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder, common_prefix
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.gumbel import row_key
@@ -44,7 +44,7 @@ from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pi
 from llmsearch_optuna.engine.sampling.settings import Candidates
 from llmsearch_optuna.engine.sampling.stop import Stopper, check_decode_args
 from llmsearch_optuna.engine.scheduler import CAUTIOUS_ROWS, MOST_ROWS, PREFILL_TOKENS, SHARED_PREFIX_TOKENS
-from llmsearch_optuna.engine.sequence import BeamWalker, TokenWalker, Walker
+from llmsearch_optuna.engine.sequence import BeamSequence, RunningSequence, TokenSequence
 from llmsearch_optuna.engine.stats import Counters, EngineStats
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.models.tokenization import Positions, TokenIds
@@ -101,28 +101,30 @@ class Engine(EngineBackend):
         self.tokenizer_decode_args = check_decode_args(tokenizer, tokenizer_decode_args or {})
         self.default_params: dict[str, Any] = model_defaults(model)
         with evaluating(model), without_cudnn_attention():
-            self._executor = executor_for(model, top=top)
-        device = self._executor.device
+            self._runner = model_runner_for(model, top=top)
+        device = self._runner.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
-        self._store = ReplayStore(budget, self._executor.start, HostMemory.behind(device))
+        self._cache = PrefixCache(budget, self._runner.start, HostOffload.behind(device))
         maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
         self._sizes = BatchSizes(maximum)
         self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
         self._counters = Counters()
         self._stats = self._counters.total
-        self._lanes: Lanes | None = None
-        self._encodings = Encodings(0)
-        shape = self._executor.capabilities.shape
+        self._batch: InputBatch | None = None
+        self._encoder_cache = EncoderCache(0)
+        shape = self._runner.capabilities.shape
         if shape is not None:
-            self._lanes = Lanes(self._executor.buffer(min(maximum, 8)), self._store, self._executor, self._stats)
+            self._batch = InputBatch(self._runner.buffer(min(maximum, 8)), self._cache, self._runner, self._stats)
         else:
             # Where nothing is replayed the budget is free for what the encoder makes.
-            self._encodings = Encodings(budget)
-            logger.warning("%s: %s", type(model).__name__, self._executor.capabilities)
+            self._encoder_cache = EncoderCache(budget)
+            logger.warning("%s: %s", type(model).__name__, self._runner.capabilities)
         self._queue: deque[tuple[Request, TokenIds]] = deque()
-        self._walkers: list[Walker] = []
+        self._running: list[RunningSequence] = []
         self._done: list[Finished] = []
-        self._relief = Relief(self._sizes, self._store, self._encodings, self._lanes, self._stats, device)
+        self._reclaimer = MemoryReclaimer(
+            self._sizes, self._cache, self._encoder_cache, self._batch, self._stats, device
+        )
         self._without_scores: Request | None = None
         self._encoder = PromptEncoder(tokenizer, Positions.of(model.config))
         self._expected: TokenIds | None = None
@@ -170,12 +172,12 @@ class Engine(EngineBackend):
     @property
     def capabilities(self) -> str:
         """What this model gets, in words."""
-        return str(self._executor.capabilities)
+        return str(self._runner.capabilities)
 
     @property
     def cache_budget(self) -> int:
         """Bytes that stored scores, keys and values may take."""
-        return self._store.budget
+        return self._cache.budget
 
     @property
     def capacity(self) -> int:
@@ -185,7 +187,7 @@ class Engine(EngineBackend):
     @property
     def device_name(self) -> str:
         """What device this is, and how much memory it has."""
-        return device_name(self._executor.device)
+        return device_name(self._runner.device)
 
     @property
     def batch_sizes(self) -> dict[tuple[int, int], int]:
@@ -199,10 +201,10 @@ class Engine(EngineBackend):
     @property
     def stats(self) -> EngineStats:
         """A snapshot of what has been done so far."""
-        self._stats.forward_seconds = self._executor.timer.seconds
-        self._stats.cache_bytes = self._store.nbytes + self._encodings.nbytes
-        self._stats.host_bytes = self._store.host_runs.nbytes
-        self._stats.evictions = self._store.evictions
+        self._stats.forward_seconds = self._runner.timer.seconds
+        self._stats.cache_bytes = self._cache.nbytes + self._encoder_cache.nbytes
+        self._stats.host_bytes = self._cache.host_blocks.nbytes
+        self._stats.evictions = self._cache.evictions
         return self._stats.snapshot()
 
     def tag_stats(self, tag: Hashable) -> EngineStats:
@@ -273,7 +275,7 @@ class Engine(EngineBackend):
         started = time.perf_counter()
         try:
             with evaluating(self.model), without_cudnn_attention():
-                while not self._done and (self._queue or self._walkers):
+                while not self._done and (self._queue or self._running):
                     self._turn()
         finally:
             self._stats.seconds += time.perf_counter() - started
@@ -285,13 +287,13 @@ class Engine(EngineBackend):
         """Drop all requests with this tag, in flight or queued; what they computed is kept."""
         self._queue = deque(item for item in self._queue if item[0].tag != tag)
         self._done = [finished for finished in self._done if finished.request.tag != tag]
-        for walker in [walker for walker in self._walkers if walker.request.tag == tag]:
-            self._retire(walker)
+        for sequence in [sequence for sequence in self._running if sequence.request.tag == tag]:
+            self._retire(sequence)
 
     # one turn of the loop
 
     def _turn(self) -> None:
-        """Admit, walk, and compute what the walkers wait for."""
+        """Admit, walk, and compute what the sequences wait for."""
         if self._queue and self._plain_reason(*self._queue[0]) is not None:
             self._decode_plainly()
             return
@@ -315,81 +317,81 @@ class Engine(EngineBackend):
         return self._sizes.of(max((len(node.tree.start) + node.depth for node in nodes), default=0), beams)
 
     def _admit(self, count: int) -> bool:
-        """Start walkers for the next requests that can be decoded row by row; tells whether there were any."""
-        before = len(self._walkers)
-        while self._queue and len(self._walkers) < before + count:
+        """Start sequences for the next requests that can be decoded row by row; tells whether there were any."""
+        before = len(self._running)
+        while self._queue and len(self._running) < before + count:
             request, ids = self._queue[0]
             if self._plain_reason(request, ids) is not None:
                 break
             self._queue.popleft()
-            tree = self._store.tree(ids)
+            tree = self._cache.tree(ids)
             try:
-                walker = self._walker(request, tree)
+                sequence = self._walker(request, tree)
             except DecodingError as error:
                 self._fail(request, error)
                 continue
-            self._store.visit(tree)
-            self._walkers.append(walker)
-        return len(self._walkers) > before
+            self._cache.visit(tree)
+            self._running.append(sequence)
+        return len(self._running) > before
 
     def _walk(self) -> list[Node]:
-        """Advance every walker as far as scores are known; returns the nodes they wait for, oldest first."""
+        """Advance every sequence as far as scores are known; returns the nodes they wait for, oldest first."""
         while True:
-            ready = [w for w in self._walkers if all(node.scores is not None for node in w.frontier)]
+            ready = [w for w in self._running if all(node.scores is not None for node in w.frontier)]
             if not ready:
                 break
-            self._advance_tokens([w for w in ready if isinstance(w, TokenWalker)])
-            for walker in ready:
-                if isinstance(walker, BeamWalker):
-                    self._advance_beam(walker)
-        waiting = (node for walker in self._walkers for node in walker.frontier if node.scores is None)
+            self._advance_tokens([w for w in ready if isinstance(w, TokenSequence)])
+            for sequence in ready:
+                if isinstance(sequence, BeamSequence):
+                    self._advance_beam(sequence)
+        waiting = (node for sequence in self._running for node in sequence.frontier if node.scores is None)
         return list(dict.fromkeys(waiting))
 
-    def _advance_tokens(self, walkers: Sequence[TokenWalker]) -> None:
-        """Move these walkers by one token each; all are picked in one call, or in parts where they do not fit."""
-        if not walkers:
+    def _advance_tokens(self, sequences: Sequence[TokenSequence]) -> None:
+        """Move these sequences by one token each; all are picked in one call, or in parts where they do not fit."""
+        if not sequences:
             return
         try:
-            tokens, lookups = self._relief.relieved(lambda: self._pick(walkers), self._store.release_host)
+            tokens, lookups = self._reclaimer.relieved(lambda: self._pick(sequences), self._cache.release_host)
         except NoRoomError as error:
-            if len(walkers) == 1:
-                self._give_up(walkers[0], error)
+            if len(sequences) == 1:
+                self._give_up(sequences[0], error)
             else:
-                half = len(walkers) // 2
-                self._advance_tokens(walkers[:half])
-                self._advance_tokens(walkers[half:])
+                half = len(sequences) // 2
+                self._advance_tokens(sequences[:half])
+                self._advance_tokens(sequences[half:])
             return
         self._stats.lookups += lookups
-        for walker, token in zip(walkers, tokens.tolist(), strict=True):
-            self._counters.picked(walker.request.tag)
-            walker.advance(token)
-            if walker.reason is not None:
-                self._finish(walker)
+        for sequence, token in zip(sequences, tokens.tolist(), strict=True):
+            self._counters.picked(sequence.request.tag)
+            sequence.advance(token)
+            if sequence.reason is not None:
+                self._finish(sequence)
 
-    def _pick(self, walkers: Sequence[TokenWalker]) -> tuple[NDArray[np.int64], int]:
-        """The next token of each walker, and how many of them needed all logits; nobody moves."""
-        tokens = np.full(len(walkers), -1, dtype=np.int64)
-        quick = [i for i, walker in enumerate(walkers) if not needs_full_logits(walker.params)]
+    def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int]:
+        """The next token of each sequence, and how many of them needed all logits; nobody moves."""
+        tokens = np.full(len(sequences), -1, dtype=np.int64)
+        quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
         if quick:
-            tokens[quick] = pick(self._candidates([walkers[i].node for i in quick]), [walkers[i] for i in quick])
+            tokens[quick] = pick(self._candidates([sequences[i].node for i in quick]), [sequences[i] for i in quick])
         undecided = np.flatnonzero(tokens < 0).tolist()
         if undecided:
-            logits = self._logits([walkers[i].node for i in undecided])
-            tokens[undecided] = pick_from_logits(logits, [walkers[i] for i in undecided])
+            logits = self._logits([sequences[i].node for i in undecided])
+            tokens[undecided] = pick_from_logits(logits, [sequences[i] for i in undecided])
         return tokens, len(undecided)
 
-    def _advance_beam(self, walker: BeamWalker) -> None:
-        running = len(walker.frontier)
+    def _advance_beam(self, sequence: BeamSequence) -> None:
+        running = len(sequence.frontier)
         try:
-            looked_up = self._relief.relieved(lambda: walker.advance(self._logits), self._store.release_host)
+            looked_up = self._reclaimer.relieved(lambda: sequence.advance(self._logits), self._cache.release_host)
         except NoRoomError as error:
-            self._give_up(walker, error)
+            self._give_up(sequence, error)
             return
         for _ in range(running):
-            self._counters.picked(walker.request.tag)
+            self._counters.picked(sequence.request.tag)
         self._stats.lookups += looked_up
-        if walker.finished:
-            self._finish(walker)
+        if sequence.finished:
+            self._finish(sequence)
 
     # computing
 
@@ -402,40 +404,40 @@ class Engine(EngineBackend):
 
     def _prefill(self, nodes: Sequence[Node]) -> None:
         """Run prompts through the model in one pass."""
-        shared = self._store.shared_segment if nodes[0].tree.shared else None
+        shared = self._cache.shared_segment if nodes[0].tree.shared else None
         suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
-        results = self._executor.prefill(suffixes, [] if shared is None else [shared])
-        scores = [self._executor.scores(result.state[None])[0] for result in results]
+        results = self._runner.prefill(suffixes, [] if shared is None else [shared])
+        scores = [self._runner.scores(result.state[None])[0] for result in results]
         for node, suffix, result, node_scores in zip(nodes, suffixes, results, scores, strict=True):
             node.scores = node_scores
-            self._store.keep_prompt(node.tree, result.segment, result.cross)
-            self._store.keep_scores([node])
+            self._cache.keep_prompt(node.tree, result.segment, result.cross)
+            self._cache.keep_scores([node])
             self._stats.prefill_tokens += len(suffix)
         self._count_computed(nodes)
 
     def _step(self, nodes: Sequence[Node]) -> None:
-        assert self._lanes is not None
-        self._lanes.step(nodes)
+        assert self._batch is not None
+        self._batch.step(nodes)
         self._count_computed(nodes)
 
     def _share_prefix(self) -> None:
         """Before the first prompt is computed: find what all queued prompts begin with, and compute it once."""
-        if self._store.trees or self._lanes is None or self._executor.starts_with_encoder:
+        if self._cache.trees or self._batch is None or self._runner.starts_with_encoder:
             return
         prompts = {ids for request, ids in self._queue if self._plain_reason(request, ids) is None}
         prefix = common_prefix(prompts) if self._expected is None else self._expected
         if len(prefix) < SHARED_PREFIX_TOKENS:
             return
         try:
-            (result,) = self._executor.prefill([prefix])
+            (result,) = self._runner.prefill([prefix])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             forget_traceback(error)
             return  # the prompts are computed whole then, each on its own
         self._stats.prefill_tokens += len(prefix)
-        self._store.share_prefix(prefix)
-        self._store.shared_segment = result.segment
+        self._cache.share_prefix(prefix)
+        self._cache.shared_segment = result.segment
 
     def _decode_plainly(self) -> None:
         """Take requests of one kind off the queue and run them through ``model.generate``."""
@@ -459,7 +461,7 @@ class Engine(EngineBackend):
                 first.params,
                 [row_key(ids, request.occurrence, request.replicate) for request, ids in batch],
                 self.tokenizer_decode_args,
-                self._encodings,
+                self._encoder_cache,
             )
         except DecodingError as error:
             for request, _ in batch:
@@ -470,8 +472,8 @@ class Engine(EngineBackend):
             self._make_room(error, len(batch), limit, first)
             return
         finally:
-            self._executor.timer.add(time.perf_counter() - started)
-        self._relief.passed(limit)
+            self._runner.timer.add(time.perf_counter() - started)
+        self._reclaimer.passed(limit)
         for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
             self._counters.generated(request.tag, len(tokens))
             self._done.append(Finished(request, Completion(text, tokens, reason, len(ids))))
@@ -485,7 +487,7 @@ class Engine(EngineBackend):
         except Exception as error:
             self._make_room(error, rows, limit, None)
         else:
-            self._relief.passed(limit)
+            self._reclaimer.passed(limit)
 
     def _make_room(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
         """Make room for the pass that failed; where not even one row fits, for that row without any scores, or end it.
@@ -494,34 +496,34 @@ class Engine(EngineBackend):
             Exception: The error itself when it is about something else than memory.
         """
         try:
-            self._relief.make_room(error, rows, limit)
+            self._reclaimer.make_room(error, rows, limit)
         except NoRoomError as full:
             self._last_attempt(str(full), plain)
 
     def _last_attempt(self, reason: str, plain: Request | None) -> None:
         """Not even one row fits: try the request that was being computed once more without any scores, or end it."""
-        waiting = (w for w in self._walkers if any(node.scores is None for node in w.frontier))
-        walker = None if plain is not None else next(waiting, None)
-        request = plain if walker is None else walker.request
+        waiting = (w for w in self._running if any(node.scores is None for node in w.frontier))
+        sequence = None if plain is not None else next(waiting, None)
+        request = plain if sequence is None else sequence.request
         if request is None:
             return
-        if request is not self._without_scores and self._relief.make_room_of_scores(reason):
+        if request is not self._without_scores and self._reclaimer.make_room_of_scores(reason):
             self._without_scores = request
             return
-        if walker is None:
+        if sequence is None:
             self._queue.popleft()
         else:
-            self._retire(walker)
+            self._retire(sequence)
         self._fail(request, _one_row_does_not_fit(reason))
 
-    def _give_up(self, walker: Walker, error: NoRoomError) -> None:
+    def _give_up(self, sequence: RunningSequence, error: NoRoomError) -> None:
         """End a request that does not fit even alone."""
-        self._retire(walker)
-        self._fail(walker.request, _one_row_does_not_fit(str(error)))
+        self._retire(sequence)
+        self._fail(sequence.request, _one_row_does_not_fit(str(error)))
 
     # small steps
 
-    def _walker(self, request: Request, tree: PromptTree) -> Walker:
+    def _walker(self, request: Request, tree: PromptTree) -> RunningSequence:
         if tree.root.scores is not None:
             self._stats.prefill_tokens_saved += len(tree.prompt_ids)
         elif tree.shared:
@@ -533,20 +535,20 @@ class Engine(EngineBackend):
                 request.params, self.tokenizer, self.tokenizer_decode_args
             )
         if request.params.kind in ("beam", "beam_sampling"):
-            return BeamWalker(request, tree, key, stopper, self._executor.vocab_size)
-        return TokenWalker(request, tree, key, stopper)
+            return BeamSequence(request, tree, key, stopper, self._runner.vocab_size)
+        return TokenSequence(request, tree, key, stopper)
 
-    def _finish(self, walker: Walker) -> None:
+    def _finish(self, sequence: RunningSequence) -> None:
         try:
-            self._done.append(Finished(walker.request, walker.completion()))
+            self._done.append(Finished(sequence.request, sequence.completion()))
         except DecodingError as error:
-            self._fail(walker.request, error)
-        self._retire(walker)
+            self._fail(sequence.request, error)
+        self._retire(sequence)
 
-    def _retire(self, walker: Walker) -> None:
-        self._walkers.remove(walker)
-        walker.leave()
-        self._store.depart(walker.tree)
+    def _retire(self, sequence: RunningSequence) -> None:
+        self._running.remove(sequence)
+        sequence.leave()
+        self._cache.depart(sequence.tree)
 
     def _fail(self, request: Request, error: DecodingError) -> None:
         self._done.append(Finished(request, None, error))
@@ -557,7 +559,7 @@ class Engine(EngineBackend):
             np.stack([s.values for s in scores]),
             np.stack([s.ids for s in scores]),
             np.array([s.log_total for s in scores]),
-            self._executor.vocab_size,
+            self._runner.vocab_size,
         )
 
     def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
@@ -568,7 +570,7 @@ class Engine(EngineBackend):
         """
         states = [node.scores.state for node in nodes if node.scores is not None]
         try:
-            return self._relief.relieved(lambda: self._executor.all_logits(states), self._store.release)
+            return self._reclaimer.relieved(lambda: self._runner.all_logits(states), self._cache.release)
         except NoRoomError:
             if len(nodes) == 1:
                 raise
@@ -577,29 +579,29 @@ class Engine(EngineBackend):
 
     def _count_computed(self, nodes: Sequence[Node]) -> None:
         """Book what was computed on the (oldest) request that waited for it."""
-        waiting = {node: w.request.tag for w in reversed(self._walkers) for node in w.frontier}
+        waiting = {node: w.request.tag for w in reversed(self._running) for node in w.frontier}
         for node in nodes:
             self._counters.computed(waiting.get(node), first_time=not node.known)
             node.known = True
 
     def _plain_reason(self, request: Request, ids: TokenIds) -> str | None:
         """Why this request cannot be decoded row by row with this model."""
-        if self._lanes is None:
-            return self._executor.capabilities.reason
-        longest = self._executor.capabilities.longest
+        if self._batch is None:
+            return self._runner.capabilities.reason
+        longest = self._runner.capabilities.longest
         if longest is not None and len(ids) + request.params.max_new_tokens > longest:
             return f"rows of more than {longest} tokens change others in their batch"
-        return self._executor.other_start(request.params) or supports(request.params)
+        return self._runner.other_start(request.params) or supports(request.params)
 
     def _estimated_rows(self, budget: int) -> int:
         """Rows that fit into the memory beside the cache, from what one row of middle length takes."""
-        shape, device = self._executor.capabilities.shape, self._executor.device
+        shape, device = self._runner.capabilities.shape, self._runner.device
         if shape is not None:
-            fitting = rows_that_fit(free_bytes(device) - budget, shape.bytes_per_token, self._executor.vocab_size)
+            fitting = rows_that_fit(free_bytes(device) - budget, shape.bytes_per_token, self._runner.vocab_size)
         else:
             per_token = cache_bytes_per_token(self.model.config, self.model.dtype.itemsize)
             if per_token is None:
                 return CAUTIOUS_ROWS
             kept = budget if self.model.config.is_encoder_decoder else 0  # of a decoder nothing is kept here
-            fitting = rows_that_fit(free_bytes(device) - kept, per_token, self._executor.vocab_size)
+            fitting = rows_that_fit(free_bytes(device) - kept, per_token, self._runner.vocab_size)
         return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))

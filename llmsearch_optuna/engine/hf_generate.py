@@ -20,7 +20,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
-from llmsearch_optuna.engine.cache.encoder_cache import Encodings
+from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
 from llmsearch_optuna.engine.sampling.hf_processors import own_processors
 from llmsearch_optuna.engine.sampling.stop import StopOnSequences, Stopper
 from llmsearch_optuna.errors import DecodingError
@@ -62,7 +62,7 @@ def generate_plain(
     params: GenerationParams,
     row_keys: Sequence[int],
     decode_args: Mapping[str, Any] | None = None,
-    encodings: Encodings | None = None,
+    encoder_cache: EncoderCache | None = None,
 ) -> list[PlainResult]:
     """Decode prompts through ``model.generate``, as if each were alone.
 
@@ -74,7 +74,7 @@ def generate_plain(
         params: One configuration for all of them.
         row_keys: One for each prompt; seeds what draws random numbers.
         decode_args: What the tokenizer's ``decode`` is called with.
-        encodings: What an encoder made of prompts earlier, and takes what it makes now; None keeps nothing.
+        encoder_cache: What an encoder made of prompts earlier, and takes what it makes now; None keeps nothing.
 
     Returns:
         For each prompt its new tokens (the ending one included), why it ended, and the text.
@@ -87,7 +87,7 @@ def generate_plain(
         raise DecodingError(reason)
     config = _generation_config(params)
     stopper = Stopper(params, tokenizer, decode_args)
-    call = _Call(model, tokenizer, params, config, decode_args or {}, encodings or Encodings(0))
+    call = _Call(model, tokenizer, params, config, decode_args or {}, encoder_cache or EncoderCache(0))
     results: list[PlainResult | None] = [None] * len(prompts_token_ids)
     with _without_own_defaults(call.holder):
         for rows in call.batches(prompts_token_ids):
@@ -130,7 +130,7 @@ class _Call:
         params: GenerationParams,
         config: GenerationConfig,
         decode_args: Mapping[str, Any],
-        encodings: Encodings,
+        encoder_cache: EncoderCache,
     ) -> None:
         self.model: Any = model
         self.holder = _holder(model)
@@ -138,7 +138,7 @@ class _Call:
         self._params = params
         self._config = config
         self._decode_args = decode_args
-        self._encodings = encodings
+        self._encoder_cache = encoder_cache
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self._takes_mask = "attention_mask" in inspect.signature(self.holder.forward).parameters
         self._draws = params.kind in ("sampling", "beam_sampling") or (
@@ -191,7 +191,7 @@ class _Call:
 
     def _encoder_outputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
         """What `generate` need not ask the encoder for; empty for a decoder."""
-        states = self._encodings.of(prompts, self._encode) if self._is_encoder_decoder else None
+        states = self._encoder_cache.of(prompts, self._encode) if self._is_encoder_decoder else None
         return {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Forward passes: prompts in one go, then one token for every row of the slot buffer.
 
-The executor finds out by trying what a model's cache can do, and runs the passes. Which rows are computed, and what
+The runner finds out by trying what a model's cache can do, and runs the passes. Which rows are computed, and what
 becomes of the scores, is decided by the engine.
 """
 
@@ -103,7 +103,7 @@ def without_cudnn_attention() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
-class Executor:
+class ModelRunner:
     """Runs a causal model on prompts and on the rows of a slot buffer.
 
     Args:

@@ -16,16 +16,16 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from llmsearch_optuna.engine.cache.slots import CacheShape, CrossRows, Segment, SlotBuffer, assemble, extract, shape_of
-from llmsearch_optuna.engine.model_runner import Capabilities, Executor, Prefilled, failure
+from llmsearch_optuna.engine.model_runner import Capabilities, ModelRunner, Prefilled, failure
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 
 
-def executor_for(model: PreTrainedModel, *, top: int) -> Executor:
-    """The executor that fits the model's architecture."""
-    return Seq2SeqExecutor(model, top=top) if model.config.is_encoder_decoder else Executor(model, top=top)
+def model_runner_for(model: PreTrainedModel, *, top: int) -> ModelRunner:
+    """The runner that fits the model's architecture."""
+    return Seq2SeqModelRunner(model, top=top) if model.config.is_encoder_decoder else ModelRunner(model, top=top)
 
 
-class Seq2SeqExecutor(Executor):
+class Seq2SeqModelRunner(ModelRunner):
     """Runs an encoder-decoder model; states are full logits."""
 
     starts_with_encoder = True

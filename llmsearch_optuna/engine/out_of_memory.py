@@ -1,4 +1,4 @@
-"""Relief: what is given up, and in which order, when memory runs out.
+"""MemoryReclaimer: what is given up, and in which order, when memory runs out.
 
 Keys and values of earlier rows first, then the prompts of rows in flight, then half of the batch and its buffer.
 Nothing here decides which row fails when not even one fits; that is said to whoever asked.
@@ -13,8 +13,8 @@ from typing import TypeVar
 import torch
 
 from llmsearch_optuna.engine.batch_size import BatchLimit, BatchSizes
-from llmsearch_optuna.engine.cache.encoder_cache import Encodings
-from llmsearch_optuna.engine.cache.prefix_cache import Lanes, ReplayStore
+from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
+from llmsearch_optuna.engine.cache.prefix_cache import InputBatch, PrefixCache
 from llmsearch_optuna.engine.memory import (
     forget_traceback,
     give_back,
@@ -35,13 +35,13 @@ class NoRoomError(Exception):
     """Not even one row fits into memory; the message names the error that said so."""
 
 
-class Relief:
+class MemoryReclaimer:
     """Makes room on one device.
 
     Args:
         sizes: How many rows go into one pass.
         store: Keys, values and scores of earlier rows.
-        encodings: What an encoder has made of earlier prompts.
+        encoder_cache: What an encoder has made of earlier prompts.
         lanes: The rows in flight; None where rows are not decoded one by one.
         stats: Where every shortage is counted.
         device: Where memory is short.
@@ -50,16 +50,16 @@ class Relief:
     def __init__(
         self,
         sizes: BatchSizes,
-        store: ReplayStore,
-        encodings: Encodings,
-        lanes: Lanes | None,
+        store: PrefixCache,
+        encoder_cache: EncoderCache,
+        lanes: InputBatch | None,
         stats: EngineStats,
         device: torch.device,
     ) -> None:
         self._sizes = sizes
-        self._store = store
-        self._encodings = encodings
-        self._lanes = lanes
+        self._cache = store
+        self._encoder_cache = encoder_cache
+        self._batch = lanes
         self._stats = stats
         self._device = device
         self._buffer_is_gone = False
@@ -71,7 +71,7 @@ class Relief:
         self._buffer_is_gone = False
         self._calm += 1
         if self._calm == CALM_PASSES:
-            self._store.keeps_prompts = True
+            self._cache.keeps_prompts = True
 
     def make_room(self, error: Exception, rows: int, limit: BatchLimit) -> None:
         """Give something up after a pass over ``rows`` rows has failed, so that it can be repeated.
@@ -82,19 +82,19 @@ class Relief:
         """
         reason = self._met(error)
         try:
-            freed = self._store.release() + self._encodings.release()
+            freed = self._cache.release() + self._encoder_cache.release()
             if freed:
                 logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
-            elif freed := self._store.release_prompts():
+            elif freed := self._cache.release_prompts():
                 logger.warning("out of memory (%s): gave back %d bytes of prompts in flight", reason, freed)
-            elif self._lanes is not None and self._lanes.slots > rows and not self._sizes.is_of_prompts(limit):
+            elif self._batch is not None and self._batch.slots > rows and not self._sizes.is_of_prompts(limit):
                 logger.warning("out of memory with %d rows (%s): gave back a batch for more", rows, reason)
-                self._lanes.abandon()
+                self._batch.abandon()
             elif self._sizes.ran_out(limit, rows):
                 logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, limit.rows)
-            elif self._lanes is not None and not self._buffer_is_gone:
+            elif self._batch is not None and not self._buffer_is_gone:
                 self._buffer_is_gone = True
-                self._lanes.abandon()
+                self._batch.abandon()
             else:
                 raise NoRoomError(reason)
         finally:
@@ -102,7 +102,7 @@ class Relief:
 
     def make_room_of_scores(self, reason: str) -> bool:
         """Give up the next-token scores of earlier rows for a last attempt; tells whether there were any."""
-        freed = self._store.release_scores()
+        freed = self._cache.release_scores()
         give_back(self._device)
         if freed:
             logger.warning("out of memory with one row (%s): gave back %d bytes of next-token scores", reason, freed)

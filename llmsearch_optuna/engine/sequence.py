@@ -1,6 +1,6 @@
 """Walkers: requests on their way down a prompt's tree.
 
-A walker stands on one node (or, with beams, on several) and can go on as soon as their scores are there; it
+A sequence stands on one node (or, with beams, on several) and can go on as soon as their scores are there; it
 does not matter whether those were computed for it, for another request, or a trial ago.
 """
 
@@ -24,10 +24,10 @@ LogitsOf = Callable[[Sequence[Node]], NDArray[np.float32]]
 """All logits ``[nodes, vocab]`` of nodes that have scores."""
 
 
-class TokenWalker:
+class TokenSequence:
     """A request that takes one token after the other: greedy or sampling.
 
-    It carries what picking needs to know of a row (the ``PickRow`` protocol of the warpers).
+    It carries what picking needs to know of a row (the ``SamplerRow`` protocol of the warpers).
     """
 
     def __init__(self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper) -> None:
@@ -78,7 +78,7 @@ class TokenWalker:
         return Completion(self._stop.text(), tokens, self.reason, len(self.tree.prompt_ids))
 
 
-class BeamWalker:
+class BeamSequence:
     """A request that follows several hypotheses: beam search or beam sampling."""
 
     def __init__(self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper, vocab_size: int) -> None:
@@ -149,4 +149,4 @@ class BeamWalker:
         return Candidates(scores.values[None], scores.ids[None], np.array([scores.log_total]), self._vocab_size)
 
 
-Walker = TokenWalker | BeamWalker
+RunningSequence = TokenSequence | BeamSequence

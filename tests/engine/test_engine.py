@@ -25,14 +25,14 @@ from llmsearch_optuna.engine import out_of_memory as relief_module
 from llmsearch_optuna.engine.cache.slots import SlotBuffer
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.memory import OUT_OF_MEMORY_MESSAGES
-from llmsearch_optuna.engine.model_runner import Executor
+from llmsearch_optuna.engine.model_runner import ModelRunner
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.beam_search import BeamSearch
 from llmsearch_optuna.engine.sampling.logits_processors import RowScores
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import StopOnSequences
 from llmsearch_optuna.engine.scheduler import CAUTIOUS_ROWS, MOST_ROWS
-from llmsearch_optuna.engine.sequence import BeamWalker
+from llmsearch_optuna.engine.sequence import BeamSequence
 from llmsearch_optuna.errors import DecodingError, InputError
 from tests.engine.architectures import PLAIN, ROW_BY_ROW, make
 from tests.engine.own_cache import with_own_cache
@@ -504,7 +504,7 @@ def test_running_out_of_memory_anywhere_changes_no_token(
         for place in places & {"read", "make_room"}:
             patch.setattr(SlotBuffer, place, failing(getattr(SlotBuffer, place)))
         if "extend" in places:
-            patch.setattr(Executor, "extend", failing(Executor.extend))
+            patch.setattr(ModelRunner, "extend", failing(ModelRunner.extend))
         engine.submit(requests)
         while batch := engine.poll():
             finished += batch
@@ -591,7 +591,7 @@ HOST_STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
         (BeamSearch, "_score"),
         (BeamSearch, "_choose"),
         (BeamSearch, "_extended"),
-        (BeamWalker, "_children"),
+        (BeamSequence, "_children"),
     ),
     "rules": ((RowScores, "positions"), (RowScores, "ban")),
 }
@@ -856,8 +856,8 @@ def test_auto_follows_the_free_memory_of_a_cuda_device(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, fake = Engine(tiny_llama, tiny_tokenizer), FakeCuda(monkeypatch)
-    engine._executor.device = torch.device("cuda", 0)
-    row = engine._executor.capabilities.shape.bytes_per_token * 1024 + 16 * engine._executor.vocab_size  # type: ignore[union-attr]
+    engine._runner.device = torch.device("cuda", 0)
+    row = engine._runner.capabilities.shape.bytes_per_token * 1024 + 16 * engine._runner.vocab_size  # type: ignore[union-attr]
     rows = []
     for free in (6 * row, 40 * row, 2 * row, 10_000 * row):
         fake.free_by_nvml, fake.reserved, fake.allocated = free, 5 * row, 3 * row

@@ -1,4 +1,4 @@
-"""What the executor finds out about models."""
+"""What the runner finds out about models."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.engine.model_runner import Executor
+from llmsearch_optuna.engine.model_runner import ModelRunner
 from tests.engine.architectures import make
 
 
 def test_prompts_in_one_pass_are_those_alone(tiny_llama: LlamaForCausalLM) -> None:
-    executor = Executor(tiny_llama)
+    runner = ModelRunner(tiny_llama)
     prompts = [[5, 9, 30, 41], [7], [8, 60, 3, 90, 120, 33, 7]]
-    for prompt, result in zip(prompts, executor.prefill(prompts), strict=True):
+    for prompt, result in zip(prompts, runner.prefill(prompts), strict=True):
         alone = tiny_llama(torch.tensor([prompt])).logits[0, -1]
-        assert torch.allclose(executor.logits(result.state[None])[0], alone, atol=1e-4)
+        assert torch.allclose(runner.logits(result.state[None])[0], alone, atol=1e-4)
         assert result.segment.shape[3] == len(prompt)
 
 
 def test_what_stands_before_is_not_computed_again(tiny_llama: LlamaForCausalLM) -> None:
-    executor = Executor(tiny_llama)
-    (prefix,) = executor.prefill([[5, 9, 30]])
-    for rest, result in zip([[41], [60, 7]], executor.prefill([[41], [60, 7]], [prefix.segment]), strict=True):
+    runner = ModelRunner(tiny_llama)
+    (prefix,) = runner.prefill([[5, 9, 30]])
+    for rest, result in zip([[41], [60, 7]], runner.prefill([[41], [60, 7]], [prefix.segment]), strict=True):
         alone = tiny_llama(torch.tensor([[5, 9, 30, *rest]])).logits[0, -1]
-        assert torch.allclose(executor.logits(result.state[None])[0], alone, atol=1e-4)
+        assert torch.allclose(runner.logits(result.state[None])[0], alone, atol=1e-4)
         assert result.segment.shape[3] == len(rest)
 
 
 def test_what_is_kept_of_a_row_keeps_nothing_else_in_memory(tiny_llama: LlamaForCausalLM) -> None:
-    executor = Executor(tiny_llama, top=8)
-    rows = executor.prefill([[5, 6, 7], [8, 9]])
-    for scores in executor.scores(torch.stack([row.state for row in rows])):
+    runner = ModelRunner(tiny_llama, top=8)
+    rows = runner.prefill([[5, 6, 7], [8, 9]])
+    for scores in runner.scores(torch.stack([row.state for row in rows])):
         assert scores.values.base is None
         assert scores.ids.base is None
         assert scores.state.untyped_storage().nbytes() == scores.state.nbytes
@@ -42,14 +42,14 @@ def test_what_is_kept_of_a_row_keeps_nothing_else_in_memory(tiny_llama: LlamaFor
 
 
 def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalLM) -> None:
-    executor = Executor(tiny_llama, top=10)
-    (result,) = executor.prefill([[5, 9, 30]])
-    (scores,) = executor.scores(result.state[None])
-    logits = executor.logits(result.state[None])[0]
+    runner = ModelRunner(tiny_llama, top=10)
+    (result,) = runner.prefill([[5, 9, 30]])
+    (scores,) = runner.scores(result.state[None])
+    logits = runner.logits(result.state[None])[0]
     assert scores.values.tolist() == sorted(logits.tolist(), reverse=True)[:10]
     assert logits[torch.from_numpy(scores.ids).long()].tolist() == scores.values.tolist()
     assert scores.log_total == pytest.approx(float(torch.logsumexp(logits, 0)))
-    assert executor.all_logits([scores.state])[0] == pytest.approx(logits.numpy(), abs=1e-4)
+    assert runner.all_logits([scores.state])[0] == pytest.approx(logits.numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalL
     ],
 )
 def test_capabilities_say_what_was_found(name: str, words: str) -> None:
-    assert words in str(Executor(make(name)).capabilities)
+    assert words in str(ModelRunner(make(name)).capabilities)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -53,7 +53,7 @@ def test_a_model_in_training_is_evaluated_and_put_back(
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     for tree in engine._store.trees.values():
         assert tree.root.scores is None or not tree.root.scores.state.requires_grad
-        assert tree.prompt_run is None or not tree.prompt_run.segment.requires_grad
+        assert tree.prompt_block is None or not tree.prompt_block.segment.requires_grad
 
 
 # ---- the model's own generation configuration -----------------------------------------------------------------------

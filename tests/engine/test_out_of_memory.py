@@ -10,14 +10,14 @@ import torch
 
 from llmsearch_optuna.engine.batch_size import PROMPTS, BatchSizes
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.engine.out_of_memory import CALM_PASSES, NoRoomError, Relief
+from llmsearch_optuna.engine.out_of_memory import CALM_PASSES, MemoryReclaimer, NoRoomError
 from llmsearch_optuna.engine.stats import EngineStats
 from tests.engine.memory_limit import MemoryLimit
 from tests.tiny import make_llama, make_tokenizer
 
 
 class Kept:
-    """Stands for the store, the encodings and the lanes: holds bytes until they are given up, and says when."""
+    """Stands for the store, the encoder_cache and the lanes: holds bytes until they are given up, and says when."""
 
     def __init__(self, given_up: list[str], name: str, nbytes: int, **more: int) -> None:
         self.given_up, self.name, self.nbytes = given_up, name, nbytes
@@ -52,9 +52,11 @@ class Place:
         self.given_up: list[str] = []
         self.sizes, self.stats = BatchSizes(4), EngineStats()
         self.store = store = Kept(self.given_up, "keys and values", 10, scores=5, prompts=prompts)
-        encodings: Any = Kept(self.given_up, "encodings", 10)
+        encoder_cache: Any = Kept(self.given_up, "encoder_cache", 10)
         buffer: Any = Kept(self.given_up, "buffer", 0, slots=slots) if lanes else None
-        self.relief = Relief(self.sizes, cast(Any, store), encodings, buffer, self.stats, torch.device("cpu"))
+        self.relief = MemoryReclaimer(
+            self.sizes, cast(Any, store), encoder_cache, buffer, self.stats, torch.device("cpu")
+        )
 
     def short(self) -> None:
         """Memory runs out in a pass over as many rows as are allowed."""
@@ -65,7 +67,7 @@ class Place:
 def test_what_costs_least_goes_first_and_every_shortage_counts() -> None:
     place = Place()
     place.short()
-    assert (place.given_up, place.sizes.of(10).rows) == (["keys and values", "encodings"], 4)
+    assert (place.given_up, place.sizes.of(10).rows) == (["keys and values", "encoder_cache"], 4)
     place.short()
     place.short()
     assert (place.given_up[2:], place.sizes.of(10).rows) == ([], 1)
@@ -150,7 +152,7 @@ def test_prompts_that_do_not_fit_halve_their_own_batch_and_leave_the_rows_in_fli
     limit = place.sizes.of(10, PROMPTS)
     for _ in range(3):
         place.relief.make_room(MemoryError("no more"), limit.rows, limit)
-    assert (place.given_up, limit.rows) == (["keys and values", "encodings"], 1)
+    assert (place.given_up, limit.rows) == (["keys and values", "encoder_cache"], 1)
 
 
 def test_prompts_of_rows_in_flight_go_second_and_are_kept_again_after_a_calm_while() -> None:

@@ -12,7 +12,7 @@ from llmsearch_optuna.engine.cache.lru import LeastRecentlyUsed
 Encode = Callable[[Sequence[tuple[int, ...]]], "list[torch.Tensor] | None"]
 
 
-class Encodings:
+class EncoderCache:
     """Encoder states by prompt; where the budget is full, those that were not asked for longest leave.
 
     Args:
@@ -20,8 +20,8 @@ class Encodings:
     """
 
     def __init__(self, budget: int) -> None:
-        self._kept: dict[tuple[int, ...], _Encoding] = {}
-        self._budgeted: LeastRecentlyUsed[_Encoding] = LeastRecentlyUsed(budget)
+        self._kept: dict[tuple[int, ...], _EncoderStates] = {}
+        self._budgeted: LeastRecentlyUsed[_EncoderStates] = LeastRecentlyUsed(budget)
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +43,7 @@ class Encodings:
             made = encode(missing)
             if made is None:
                 return None
-            found |= {ids: _Encoding(ids, states, self._kept) for ids, states in zip(missing, made, strict=True)}
+            found |= {ids: _EncoderStates(ids, states, self._kept) for ids, states in zip(missing, made, strict=True)}
         for encoding in found.values():
             self._kept[encoding.ids] = encoding
             self._budgeted.add(encoding)
@@ -55,12 +55,12 @@ class Encodings:
 
 
 @dataclass(frozen=True, eq=False)
-class _Encoding:
+class _EncoderStates:
     """One prompt's states, and where they are found."""
 
     ids: tuple[int, ...]
     states: torch.Tensor
-    kept: dict[tuple[int, ...], _Encoding]
+    kept: dict[tuple[int, ...], _EncoderStates]
 
     @property
     def nbytes(self) -> int:

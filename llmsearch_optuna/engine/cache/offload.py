@@ -18,7 +18,7 @@ _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
-class HostMemory:
+class HostOffload:
     """What may be moved from a device to the host.
 
     Attributes:
@@ -30,7 +30,7 @@ class HostMemory:
     budget: int
 
     @classmethod
-    def behind(cls, device: torch.device) -> HostMemory:
+    def behind(cls, device: torch.device) -> HostOffload:
         """Half of the host's free memory, where the device has a memory of its own."""
         # MPS shares the machine's memory: moving something there would free nothing
         return cls(device, free_bytes(_HOST) // 2 if device.type == "cuda" else 0)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llmsearch_optuna.engine.cache.lru import LeastRecentlyUsed
-from llmsearch_optuna.engine.cache.offload import HostMemory
+from llmsearch_optuna.engine.cache.offload import HostOffload
 from llmsearch_optuna.engine.cache.slots import Segment, SlotBuffer
 from llmsearch_optuna.engine.memory import forget_traceback, is_out_of_memory
-from llmsearch_optuna.engine.model_runner import Executor, NextTokenScores
+from llmsearch_optuna.engine.model_runner import ModelRunner, NextTokenScores
 from llmsearch_optuna.engine.stats import EngineStats
 
 
@@ -96,18 +96,18 @@ class PromptTree:
         start: What stands before the first new token in the decoder: the prompt itself, or the start token of an
             encoder-decoder model.
         shared: How many of its first tokens it has in common with all prompts (kept once, not here).
-        prompt_run: The keys and values of the rest of ``start``.
+        prompt_block: The keys and values of the rest of ``start``.
         visitors: Requests on this tree; while there are any, the prompt's keys and values are working memory.
     """
 
-    __slots__ = ("prompt_ids", "prompt_run", "root", "shared", "start", "visitors")
+    __slots__ = ("prompt_block", "prompt_ids", "root", "shared", "start", "visitors")
 
     def __init__(self, prompt_ids: tuple[int, ...], start: tuple[int, ...], shared: int) -> None:
         self.prompt_ids = prompt_ids
         self.start = start
         self.shared = shared
         self.root = Node(self, None, -1)
-        self.prompt_run: Run | None = None
+        self.prompt_block: Run | None = None
         self.visitors = 0
 
 
@@ -146,8 +146,8 @@ class Run:
         for node in self.nodes:
             if node.run is self:
                 node.run = None
-        if self.tree is not None and self.tree.prompt_run is self:
-            self.tree.prompt_run = None
+        if self.tree is not None and self.tree.prompt_block is self:
+            self.tree.prompt_block = None
 
 
 class ScoreBlock:
@@ -178,7 +178,7 @@ def forget_if_bare(node: Node) -> None:
         node = parent
 
 
-class ReplayStore:
+class PrefixCache:
     """All prompt trees, and the budget under which they keep what was computed.
 
     Scores are a few kilobytes a token and save a forward pass each; keys and values are larger and save the
@@ -192,13 +192,13 @@ class ReplayStore:
         host: The memory behind the device's; None where there is none.
     """
 
-    def __init__(self, budget: int, start: tuple[int, ...] | None = None, host: HostMemory | None = None) -> None:
+    def __init__(self, budget: int, start: tuple[int, ...] | None = None, host: HostOffload | None = None) -> None:
         self.budget = budget
         self._start = start
         self._host = host if budget and host is not None and host.budget else None
         self.scores: LeastRecentlyUsed[ScoreBlock] = LeastRecentlyUsed(budget)
         self.runs: LeastRecentlyUsed[Run] = LeastRecentlyUsed(budget, evict=self._move_to_host)
-        self.host_runs: LeastRecentlyUsed[Run] = LeastRecentlyUsed(0 if self._host is None else self._host.budget)
+        self.host_blocks: LeastRecentlyUsed[Run] = LeastRecentlyUsed(0 if self._host is None else self._host.budget)
         self.trees: dict[tuple[int, ...], PromptTree] = {}
         self.shared_ids: tuple[int, ...] = ()
         self.shared_segment: Segment | None = None
@@ -213,7 +213,7 @@ class ReplayStore:
     @property
     def evictions(self) -> int:
         """How many things were given up."""
-        runs = self.runs if self._host is None else self.host_runs
+        runs = self.runs if self._host is None else self.host_blocks
         return self.scores.evictions + runs.evictions
 
     def tree(self, prompt_ids: tuple[int, ...]) -> PromptTree:
@@ -237,21 +237,21 @@ class ReplayStore:
     def depart(self, tree: PromptTree) -> None:
         """A request is done with this tree; with the last one the prompt falls under the budget."""
         tree.visitors -= 1
-        if not tree.visitors and tree.prompt_run is not None:
-            self._keep_run(tree.prompt_run)
+        if not tree.visitors and tree.prompt_block is not None:
+            self._keep_block(tree.prompt_block)
 
     def keep_prompt(self, tree: PromptTree, segment: Segment, cross: Segment | None = None) -> None:
         """Keep the keys and values of a prompt (without the shared prefix), and what its rows attend to."""
-        tree.prompt_run = Run(segment, tree=tree, cross=cross)
+        tree.prompt_block = Run(segment, tree=tree, cross=cross)
         if not tree.visitors:
-            self._keep_run(tree.prompt_run)
+            self._keep_block(tree.prompt_block)
 
     def keep_path(self, nodes: Sequence[Node], segment: Segment) -> None:
         """Keep the keys and values of consecutive nodes (``segment`` has one token a node)."""
         run = Run(segment, nodes=nodes)
         for offset, node in enumerate(nodes):
             node.run, node.offset = run, offset
-        self._keep_run(run)
+        self._keep_block(run)
 
     def keep_scores(self, nodes: Sequence[Node]) -> None:
         """Count the scores of these nodes against the budget (they are there already)."""
@@ -267,14 +267,14 @@ class ReplayStore:
             if self.shared_segment is None:
                 return [], 0
             segments.append(self.shared_segment)
-        run = tree.prompt_run
+        run = tree.prompt_block
         if run is None or run.segment is None:
             return segments, tree.shared
         return [*segments, self._use(run, run.segment)], len(tree.start)
 
     def cross_segment(self, tree: PromptTree) -> Segment | None:
         """What the rows of an encoder-decoder model's prompt attend to, while it is stored."""
-        run = tree.prompt_run
+        run = tree.prompt_block
         return None if run is None or run.cross is None else self._use(run, run.cross)
 
     def path_segment(self, path: Sequence[Node], first: int) -> tuple[Segment | None, int]:
@@ -291,10 +291,10 @@ class ReplayStore:
     def _use(self, run: Run, part: Segment) -> Segment:
         """What a run holds, on the device. What is on the host stays there: every round of trials asks for every
         prompt, so whatever it replaced would be wanted next."""
-        if self._host is None or run not in self.host_runs:
+        if self._host is None or run not in self.host_blocks:
             self.runs.touch(run)
             return part
-        self.host_runs.touch(run)
+        self.host_blocks.touch(run)
         return self._host.fetch(part)
 
     def _move_to_host(self, run: Run) -> None:
@@ -310,11 +310,11 @@ class ReplayStore:
             forget_traceback(error)
             run.drop()
         else:
-            self.host_runs.add(run)
+            self.host_blocks.add(run)
 
-    def _keep_run(self, run: Run) -> None:
-        if run in self.host_runs:
-            self.host_runs.touch(run)
+    def _keep_block(self, run: Run) -> None:
+        if run in self.host_blocks:
+            self.host_blocks.touch(run)
             return
         self.runs.add(run)
         self._balance()
@@ -336,8 +336,8 @@ class ReplayStore:
         They move to the host where there is one. Returns the bytes freed.
         """
         self.keeps_prompts = False
-        runs = [tree.prompt_run for tree in self.trees.values() if tree.visitors]
-        held = [run for run in runs if run is not None and run not in self.runs and run not in self.host_runs]
+        runs = [tree.prompt_block for tree in self.trees.values() if tree.visitors]
+        held = [run for run in runs if run is not None and run not in self.runs and run not in self.host_blocks]
         freed = sum(run.nbytes for run in held)
         for run in held:
             self._move_to_host(run)
@@ -349,10 +349,10 @@ class ReplayStore:
 
     def release_host(self) -> int:
         """The same because the host's memory is short: where that is another, nothing may move there now."""
-        return self.runs.shrink(0) if self._host is None else self.host_runs.shrink(0)
+        return self.runs.shrink(0) if self._host is None else self.host_blocks.shrink(0)
 
 
-class Lane:
+class BatchRow:
     """One row of the slot buffer.
 
     Attributes:
@@ -369,15 +369,15 @@ class Lane:
         self.fresh: list[Node] = []
 
 
-class Lanes:
+class InputBatch:
     """The rows that are being decoded; always exactly those that the coming step computes."""
 
-    def __init__(self, buffer: SlotBuffer, store: ReplayStore, executor: Executor, stats: EngineStats) -> None:
+    def __init__(self, buffer: SlotBuffer, store: PrefixCache, runner: ModelRunner, stats: EngineStats) -> None:
         self.buffer = buffer
-        self._store = store
-        self._executor = executor
+        self._cache = store
+        self._runner = runner
         self._stats = stats
-        self._by_slot: list[Lane] = []
+        self._by_slot: list[BatchRow] = []
 
     def __len__(self) -> int:
         return len(self._by_slot)
@@ -397,8 +397,8 @@ class Lanes:
             if node.run is not None:  # scores were evicted, keys and values were not: this node is not stored again
                 self.settle(lane)
         self.buffer.reserve_step()
-        states = self._executor.step(self.buffer, [pending[lane].token for lane in self._by_slot])
-        scores = self._executor.scores(states)
+        states = self._runner.step(self.buffer, [pending[lane].token for lane in self._by_slot])
+        scores = self._runner.scores(states)
         self.buffer.commit_step()
         for lane, node_scores in zip(self._by_slot, scores, strict=True):
             node = pending[lane]
@@ -409,23 +409,23 @@ class Lanes:
                 node.lane = lane
         for node in pending.values():
             if node.lane is None:
-                self._store.keep_scores([node])
+                self._cache.keep_scores([node])
         self._stats.steps += 1
         self._stats.step_rows += len(wanted)
 
-    def settle(self, lane: Lane) -> None:
+    def settle(self, lane: BatchRow) -> None:
         """Hand what was computed in a lane over to the store."""
         if not lane.fresh:
             return
         nodes = lane.fresh
         first = len(nodes[0].tree.start) + nodes[0].depth - 1
-        segment = self.buffer.read(lane.slot, first, first + len(nodes)) if self._store.budget else None
+        segment = self.buffer.read(lane.slot, first, first + len(nodes)) if self._cache.budget else None
         lane.fresh = []  # only now: reading may run out of memory
         for node in nodes:
             node.lane = None
         if segment is not None:
-            self._store.keep_path(nodes, segment)
-        self._store.keep_scores(nodes)
+            self._cache.keep_path(nodes, segment)
+        self._cache.keep_scores(nodes)
 
     def release_all(self) -> None:
         """End every lane."""
@@ -437,14 +437,14 @@ class Lanes:
         for lane in self._by_slot:
             for node in lane.fresh:
                 node.lane = None
-            self._store.keep_scores(lane.fresh)
+            self._cache.keep_scores(lane.fresh)
         self._by_slot = []
         self.buffer.clear()
 
-    def _arrange(self, wanted: Sequence[Node]) -> dict[Lane, Node]:
+    def _arrange(self, wanted: Sequence[Node]) -> dict[BatchRow, Node]:
         """Bring the lanes into the state before the step: one at the parent of each wanted node, no other."""
         heads = {lane.node: lane for lane in self._by_slot}
-        pending: dict[Lane, Node] = {}
+        pending: dict[BatchRow, Node] = {}
         others: list[Node] = []
         for node in wanted:
             lane = heads.get(node.parent) if node.parent is not None else None
@@ -461,12 +461,12 @@ class Lanes:
             assert node.parent is not None
             head = heads.get(node.parent)
             slot = self._join(node.parent) if head is None else self.buffer.fork(head.slot)
-            lane = Lane(slot, node.parent)
+            lane = BatchRow(slot, node.parent)
             self._by_slot.append(lane)
             pending[lane] = node
         return pending
 
-    def _release(self, lane: Lane) -> None:
+    def _release(self, lane: BatchRow) -> None:
         self.settle(lane)
         moved = self._by_slot.pop()
         self.buffer.leave(lane.slot)
@@ -476,13 +476,13 @@ class Lanes:
 
     def _join(self, node: Node) -> int:
         segments = self._fetch(node)
-        return self.buffer.join(segments, self._store.cross_segment(node.tree))
+        return self.buffer.join(segments, self._cache.cross_segment(node.tree))
 
     def _fetch(self, node: Node) -> list[Segment]:
         """Keys and values of a node's prompt and path: stored, read from lanes, or computed again."""
         tree, path = node.tree, node.path()
-        segments, covered = self._store.prompt_segments(tree)
-        if covered < len(tree.start) and self._executor.starts_with_encoder:
+        segments, covered = self._cache.prompt_segments(tree)
+        if covered < len(tree.start) and self._runner.starts_with_encoder:
             segments, covered = self._restart(tree)
         if covered == len(tree.start):
             index = 0
@@ -500,8 +500,8 @@ class Lanes:
 
     def _next_segment(self, path: Sequence[Node], index: int, start_length: int) -> tuple[Segment | None, int]:
         lane = path[index].lane
-        if not isinstance(lane, Lane):
-            return self._store.path_segment(path, index)
+        if not isinstance(lane, BatchRow):
+            return self._cache.path_segment(path, index)
         end = index + 1
         while end < len(path) and path[end].lane is lane:
             end += 1
@@ -509,9 +509,9 @@ class Lanes:
 
     def _restart(self, tree: PromptTree) -> tuple[list[Segment], int]:
         """Run an evicted prompt through the encoder again."""
-        (prompt,) = self._executor.prefill([tree.prompt_ids])
+        (prompt,) = self._runner.prefill([tree.prompt_ids])
         self._stats.recomputed_tokens += len(tree.prompt_ids)
-        self._store.keep_prompt(tree, prompt.segment, prompt.cross)
+        self._cache.keep_prompt(tree, prompt.segment, prompt.cross)
         return [prompt.segment], len(tree.start)
 
     def _recompute(
@@ -523,12 +523,12 @@ class Lanes:
         missing: Sequence[int],
     ) -> Segment:
         """Run the missing tokens behind what is there, in one pass, and store them again."""
-        segment = self._executor.extend(missing, segments, self._store.cross_segment(tree))
+        segment = self._runner.extend(missing, segments, self._cache.cross_segment(tree))
         self._stats.recomputed_tokens += len(missing)
         start_part = max(0, len(tree.start) - covered)
-        if start_part and (self._store.keeps_prompts or not tree.visitors):
-            self._store.keep_prompt(tree, segment[:, :, :, :start_part].clone())
+        if start_part and (self._cache.keeps_prompts or not tree.visitors):
+            self._cache.keep_prompt(tree, segment[:, :, :, :start_part].clone())
         tail = path[max(0, covered - len(tree.start)) :]
-        if tail and self._store.budget and all(n.run is None and n.lane is None for n in tail):
-            self._store.keep_path(tail, segment[:, :, :, start_part:].clone())
+        if tail and self._cache.budget and all(n.run is None and n.lane is None for n in tail):
+            self._cache.keep_path(tail, segment[:, :, :, start_part:].clone())
         return segment

@@ -24,7 +24,7 @@ from transformers.generation import logits_process as hf
 
 from llmsearch_optuna.engine.request import FinishReason
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
-from llmsearch_optuna.engine.sampling.logits_processors import RowScores, rules_of
+from llmsearch_optuna.engine.sampling.logits_processors import RowScores, logits_processors_of
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.sampler import supports
 from llmsearch_optuna.engine.sampling.settings import Candidates
@@ -83,7 +83,7 @@ class Beams:
 
 @dataclass(frozen=True, slots=True)
 class _BeamRow:
-    """A beam as the rules see it; ``seen`` may name a token twice, which no rule minds."""
+    """A beam as the processors see it; ``seen`` may name a token twice, which no processor minds."""
 
     context: Sequence[int]
     prompt_length: int
@@ -130,7 +130,7 @@ class BeamSearch:
         self._renormalize = bool(params.get("renormalize_logits"))
         self._stopper = stopper
         self._vocab_size = vocab_size
-        self._rules = rules_of(params)
+        self._processors = logits_processors_of(params)
         self._prompt_seen = np.unique(np.asarray(prompt_token_ids, dtype=np.int64))
         self._prompt_length = len(prompt_token_ids)
         self._beams = Beams(
@@ -187,10 +187,10 @@ class BeamSearch:
         """
         if self._renormalize or (self._sampling is not None and self._sampling.needs_all_logits):
             return None
-        if not self._rules and self._sampling is None:
+        if not self._processors and self._sampling is None:
             return self._after_plainly(scores)
         listed = max(scores[path].ids.shape[1] for path in self._beams.paths)
-        places: Ints = np.zeros(self._vocab_size if self._rules else 0, dtype=np.int64)
+        places: Ints = np.zeros(self._vocab_size if self._processors else 0, dtype=np.int64)
         for width in (NARROW, listed) if listed > NARROW else (listed,):
             beams = [self._score(beam, scores[path], width, places) for beam, path in enumerate(self._beams.paths)]
             chosen = self._choose(beams)
@@ -204,23 +204,23 @@ class BeamSearch:
         beams = []
         for beam, path in enumerate(self._beams.paths):
             row_scores = RowScores(_log_probs(logits[path], _log_sum_exp(logits[path])), None, None)
-            for rule in self._rules:
-                rule(row_scores, self._row(beam))
+            for processor in self._processors:
+                processor(row_scores, self._row(beam))
             beams.append(_Scored(ids, row_scores.scores, -math.inf))
         chosen = self._choose(beams)
         assert chosen is not None, "no token is outside these lists"
         return chosen
 
     def _score(self, beam: int, candidates: Candidates, width: int, places: Ints) -> _Scored:
-        """Apply the rules to the best ``width`` tokens of a beam; ``places [vocab_size]`` is 0 before and after."""
+        """Process the best ``width`` tokens of a beam; ``places [vocab_size]`` is 0 before and after."""
         ids = candidates.ids[0, :width].astype(np.int64)
         scores = _log_probs(candidates.values[0, :width], candidates.log_total[0])
         bound = -math.inf if len(ids) >= self._vocab_size else float(scores[-1])
-        if not self._rules:
+        if not self._processors:
             return _Scored(ids, scores, bound)
         row_scores, row = RowScores(scores, ids, places), self._row(beam)
-        for rule in self._rules:
-            rule(row_scores, row)
+        for processor in self._processors:
+            processor(row_scores, row)
         places[candidates.ids[0, :width]] = 0
         if row_scores.forced:
             places[:] = 0

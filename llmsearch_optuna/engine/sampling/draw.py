@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsearch_optuna.engine.sampling.gumbel import MAX_GUMBEL, gumbel, gumbel_of_bits, noise_bits
-from llmsearch_optuna.engine.sampling.settings import Recipe
+from llmsearch_optuna.engine.sampling.settings import SamplingSettings
 from llmsearch_optuna.engine.sampling.truncation import Support, kept_by_shape
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ def draw(
     tail_high: Floats,
     vocab_size: int,
     noise: RowNoise,
-    recipes: Sequence[Recipe],
+    settings: Sequence[SamplingSettings],
 ) -> Ints:
     """Truncate, add the noise, take the largest; -1 where what is outside the list could change that.
 
@@ -67,19 +67,19 @@ def draw(
         tail_low, tail_high: ``[rows]``, limits of the log-sum-exp of the scores outside the list.
         vocab_size: How many tokens there are.
         noise: Of these rows.
-        recipes: How each row is truncated; its temperature has been applied.
+        settings: How each row is truncated; its temperature has been applied.
     """
     support = Support(scores, bound, tail_low, tail_high, vocab_size)
-    _truncate(support, recipes)
-    tokens = np.full(len(recipes), UNDECIDED, dtype=np.int64)
+    _truncate(support, settings)
+    tokens = np.full(len(settings), UNDECIDED, dtype=np.int64)
     hopeful = np.flatnonzero(support.sure > 0)
     for indices in _of_similar_size(hopeful, support.most):
         width = int(support.most[indices].max())
         noisy = noise.of(indices, ids[indices, :width])
         noisy += scores[indices, :width] - scores[indices, :1]
         for place, i in enumerate(indices.tolist()):
-            if recipes[i].has_shape:
-                _cut_to_shape(noisy[place], support, i, recipes[i])
+            if settings[i].has_shape:
+                _cut_to_shape(noisy[place], support, i, settings[i])
         noisy[np.arange(width) >= support.most[indices, None]] = -np.inf
         winners = np.argmax(noisy, axis=1)
         best = noisy[np.arange(len(indices)), winners]
@@ -92,13 +92,15 @@ def draw(
     return tokens
 
 
-def _truncate(support: Support, recipes: Sequence[Recipe]) -> None:
+def _truncate(support: Support, settings: Sequence[SamplingSettings]) -> None:
     """Hugging Face's warpers after temperature, up to those that need the exact support."""
-    _where_any(support.top_h, [recipe.top_h for recipe in recipes], np.nan)
-    _where_any(support.top_k, [recipe.top_k for recipe in recipes], 0)
-    _where_any(support.top_p, [recipe.top_p for recipe in recipes], 1.0)
-    _where_any(support.min_p, [recipe.min_p for recipe in recipes], 0.0)
-    _where_any(support.epsilon, [0.0 if recipe.has_shape else recipe.epsilon for recipe in recipes], 0.0)
+    _where_any(support.top_h, [row_settings.top_h for row_settings in settings], np.nan)
+    _where_any(support.top_k, [row_settings.top_k for row_settings in settings], 0)
+    _where_any(support.top_p, [row_settings.top_p for row_settings in settings], 1.0)
+    _where_any(support.min_p, [row_settings.min_p for row_settings in settings], 0.0)
+    _where_any(
+        support.epsilon, [0.0 if row_settings.has_shape else row_settings.epsilon for row_settings in settings], 0.0
+    )
 
 
 def _where_any(apply: Callable[[Any], None], values: list[Any], neutral: float) -> None:
@@ -106,13 +108,13 @@ def _where_any(apply: Callable[[Any], None], values: list[Any], neutral: float) 
         apply(np.array(values))
 
 
-def _cut_to_shape(noisy: Floats, support: Support, row: int, recipe: Recipe) -> None:
+def _cut_to_shape(noisy: Floats, support: Support, row: int, row_settings: SamplingSettings) -> None:
     """Apply what is not a threshold, or give the row up."""
     if not support.is_exact(row):
         noisy[:] = -np.inf
         return
     size = int(support.most[row])
-    kept = kept_by_shape(support.scores[row, :size], recipe.typical_p, recipe.epsilon, recipe.eta)
+    kept = kept_by_shape(support.scores[row, :size], row_settings.typical_p, row_settings.epsilon, row_settings.eta)
     noisy[:size][~kept] = -np.inf
 
 

@@ -16,8 +16,8 @@ Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 
 
-class RuledRow(Protocol):
-    """What rules know of a row.
+class ProcessedRow(Protocol):
+    """What processors know of a row.
 
     A row may also carry ``seen``, the distinct tokens of its context as a set (fastest) or an array that its owner
     keeps up to date; without it the repetition penalty collects them anew at every step.
@@ -89,46 +89,46 @@ class RowScores:
         return True
 
 
-Rule = Callable[[RowScores, RuledRow], None]
+LogitsProcessor = Callable[[RowScores, ProcessedRow], None]
 
 
-def rules_of(params: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The rules of a configuration in the order in which ``model.generate`` applies them."""
-    rules: list[Rule] = []
+def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ...]:
+    """The processors of a configuration in the order in which ``model.generate`` applies them."""
+    processors: list[LogitsProcessor] = []
     eos = params.get("eos_token_id") or []
     if biases := params.get("sequence_bias"):
-        rules.append(_Bias([(tuple(ids), bias) for ids, bias in biases]))
+        processors.append(_Bias([(tuple(ids), bias) for ids, bias in biases]))
     if penalty := params.get("repetition_penalty"):
-        rules.append(_RepetitionPenalty(penalty))
+        processors.append(_RepetitionPenalty(penalty))
     if size := params.get("no_repeat_ngram_size"):
-        rules.append(_NoRepeatedNGram(size))
+        processors.append(_NoRepeatedNGram(size))
     if sequences := params.get("bad_words_ids"):
-        rules.append(_Bias([(tuple(ids), -np.inf) for ids in sequences]))
+        processors.append(_Bias([(tuple(ids), -np.inf) for ids in sequences]))
     if length := params.get("min_length"):
-        rules.append(_NoEarlyEnd(eos, length, counts_prompt=True))
+        processors.append(_NoEarlyEnd(eos, length, counts_prompt=True))
     if length := params.get("min_new_tokens"):
-        rules.append(_NoEarlyEnd(eos, length, counts_prompt=False))
+        processors.append(_NoEarlyEnd(eos, length, counts_prompt=False))
     forced_bos = params.get("forced_bos_token_id")
     if forced_bos is not None:
-        rules.append(_ForcedFirst(forced_bos))
+        processors.append(_ForcedFirst(forced_bos))
     if forced_eos := params.get("forced_eos_token_id"):
-        rules.append(_ForcedLast(forced_eos, params["max_new_tokens"]))
+        processors.append(_ForcedLast(forced_eos, params["max_new_tokens"]))
     if params.get("remove_invalid_values"):
-        rules.append(_finite)
+        processors.append(_finite)
     if decay := params.get("exponential_decay_length_penalty"):
-        rules.append(_Decay(eos, *decay))
+        processors.append(_Decay(eos, *decay))
     if tokens := params.get("suppress_tokens"):
-        rules.append(_Suppress(tokens))
+        processors.append(_Suppress(tokens))
     if tokens := params.get("begin_suppress_tokens"):
-        rules.append(_SuppressFirst(tokens, forced_bos is not None))
-    return tuple(rules)
+        processors.append(_SuppressFirst(tokens, forced_bos is not None))
+    return tuple(processors)
 
 
 class _RepetitionPenalty:
     def __init__(self, penalty: float) -> None:
         self._penalty = np.float32(penalty)
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         found, missing = self._seen_places(row_scores, row)
         scores = row_scores.scores[found]
         row_scores.scores[found] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
@@ -136,7 +136,7 @@ class _RepetitionPenalty:
         row_scores.raised |= bool(missing and self._penalty < 1)
 
     @staticmethod
-    def _seen_places(row_scores: RowScores, row: RuledRow) -> tuple[NDArray[Any], int]:
+    def _seen_places(row_scores: RowScores, row: ProcessedRow) -> tuple[NDArray[Any], int]:
         """Where the seen tokens stand, and how many of them are not on the list."""
         seen: Collection[int] | None = getattr(row, "seen", None)
         ids = row_scores.ids
@@ -157,7 +157,7 @@ class _NoRepeatedNGram:
     def __init__(self, size: int) -> None:
         self._size = size
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         length, size = len(row.context), self._size
         if length < size:
             return
@@ -180,7 +180,7 @@ class _Bias:
                 longer.setdefault(len(ids), []).append((ids, bias))
         self._biases = [*single, *(item for group in longer.values() for item in group)]
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         context, length = row.context, len(row.context)
         sums: dict[int, np.float32] = {}
         for ids, bias in self._biases:
@@ -201,7 +201,7 @@ class _NoEarlyEnd:
         self._length = length
         self._counts_prompt = counts_prompt
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         length = len(row.context) - (0 if self._counts_prompt else row.prompt_length)
         if length < self._length:
             row_scores.ban(self._eos)
@@ -211,7 +211,7 @@ class _ForcedFirst:
     def __init__(self, token: int) -> None:
         self._token = token
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         if len(row.context) == 1:
             row_scores.force([self._token])
 
@@ -221,13 +221,13 @@ class _ForcedLast:
         self._tokens = list(tokens)
         self._max_new_tokens = max_new_tokens
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         last = len(row.context) - row.prompt_length == self._max_new_tokens - 1
         if last and not row_scores.force(self._tokens):
             row_scores.raised = True
 
 
-def _finite(row_scores: RowScores, row: RuledRow) -> None:
+def _finite(row_scores: RowScores, row: ProcessedRow) -> None:
     scores, limits = row_scores.scores, np.finfo(np.float32)
     scores[np.isnan(scores)] = 0.0
     np.clip(scores, limits.min, limits.max, out=scores)
@@ -242,7 +242,7 @@ class _Decay:
         self._start = start
         self._factor = factor
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         beyond = len(row.context) - row.prompt_length - self._start
         if beyond <= 0:
             return
@@ -259,7 +259,7 @@ class _Suppress:
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = np.array(tokens, dtype=np.int64)
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         row_scores.ban(self._tokens)
 
 
@@ -268,7 +268,7 @@ class _SuppressFirst:
         self._tokens = np.array(tokens, dtype=np.int64)
         self._first_is_forced = first_is_forced
 
-    def __call__(self, row_scores: RowScores, row: RuledRow) -> None:
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         one_later = self._first_is_forced and row.prompt_length <= 1
         if len(row.context) == row.prompt_length + one_later:
             row_scores.ban(self._tokens)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED, RowNoise, draw, in_order
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
-from llmsearch_optuna.engine.sampling.logits_processors import RowScores, Rule, RuledRow
+from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, ProcessedRow, RowScores
 from llmsearch_optuna.engine.sampling.mirostat import MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.settings import (
@@ -23,14 +23,14 @@ from llmsearch_optuna.engine.sampling.settings import (
     Candidates,
     Floats,
     Ints,
-    Recipe,
+    SamplingSettings,
     needs_full_logits,
-    recipe_of,
+    settings_of,
     supports,
 )
 from llmsearch_optuna.engine.sampling.truncation import kept_by_own
 
-__all__ = ["Candidates", "PickRow", "needs_full_logits", "pick", "pick_from_logits", "supports"]
+__all__ = ["Candidates", "SamplerRow", "needs_full_logits", "pick", "pick_from_logits", "supports"]
 
 TOTAL_TOLERANCE = 1e-5
 """Room for the rounding of a ``log_total`` that was summed up in float32."""
@@ -39,8 +39,8 @@ FULL_WIDTH = 2048
 """How many of all logits are sorted before sorting all of them."""
 
 
-class PickRow(RuledRow, Protocol):
-    """A row that waits for its next token. It may also carry ``seen`` (see ``rules.RuledRow``)."""
+class SamplerRow(ProcessedRow, Protocol):
+    """A row that waits for its next token. It may also carry ``seen`` (see ``processors.ProcessedRow``)."""
 
     @property
     def mirostat(self) -> MirostatState | None:
@@ -63,36 +63,36 @@ class PickRow(RuledRow, Protocol):
         ...
 
 
-def pick(candidates: Candidates, rows: Sequence[PickRow]) -> Ints:
+def pick(candidates: Candidates, rows: Sequence[SamplerRow]) -> Ints:
     """The next token of each row, ``[rows]``, or -1 where the candidates cannot prove it.
 
     A token that is returned is the one that :func:`pick_from_logits` finds.
     """
     tokens = np.full(len(rows), UNDECIDED, dtype=np.int64)
-    recipes = [recipe_of(row.params) for row in rows]
+    settings = [settings_of(row.params) for row in rows]
     narrow: list[int] = []
     wide: list[int] = []
-    for index, recipe in enumerate(recipes):
-        if not recipe.needs_full_logits:
-            (narrow if recipe.width <= NARROW else wide).append(index)
+    for index, row_settings in enumerate(settings):
+        if not row_settings.needs_full_logits:
+            (narrow if row_settings.width <= NARROW else wide).append(index)
     if narrow:
-        plain = [index for index in narrow if recipes[index].is_argmax]
+        plain = [index for index in narrow if settings[index].is_argmax]
         if plain:
             tokens[plain] = _largest(candidates, plain)
-        _decide(tokens, candidates, NARROW, [i for i in narrow if not recipes[i].is_argmax], rows, recipes)
-        wide.extend(index for index in narrow if tokens[index] < 0 and not recipes[index].is_argmax)
-    if candidates.values.shape[1] > NARROW or any(recipes[index].width > NARROW for index in wide):
-        _decide(tokens, candidates, candidates.values.shape[1], wide, rows, recipes)
+        _decide(tokens, candidates, NARROW, [i for i in narrow if not settings[i].is_argmax], rows, settings)
+        wide.extend(index for index in narrow if tokens[index] < 0 and not settings[index].is_argmax)
+    if candidates.values.shape[1] > NARROW or any(settings[index].width > NARROW for index in wide):
+        _decide(tokens, candidates, candidates.values.shape[1], wide, rows, settings)
     return tokens
 
 
-def pick_from_logits(logits: NDArray[np.float32], rows: Sequence[PickRow]) -> Ints:
+def pick_from_logits(logits: NDArray[np.float32], rows: Sequence[SamplerRow]) -> Ints:
     """The next token of each row, ``[rows]``, from all its logits ``[rows, vocab]``; never -1.
 
     Where every token is forbidden the result is token 0, as in greedy search by Hugging Face.
     """
     return np.array(
-        [_pick_one(scores, row, recipe_of(row.params)) for scores, row in zip(logits, rows, strict=True)],
+        [_pick_one(scores, row, settings_of(row.params)) for scores, row in zip(logits, rows, strict=True)],
         dtype=np.int64,
     )
 
@@ -119,33 +119,33 @@ def _decide(
     candidates: Candidates,
     width: int,
     indices: list[int],
-    rows: Sequence[PickRow],
-    recipes: Sequence[Recipe],
+    rows: Sequence[SamplerRow],
+    settings: Sequence[SamplingSettings],
 ) -> None:
     """Fill in the tokens of these rows as far as their first ``width`` candidates prove them."""
     if not indices:
         return
     chosen = [rows[i] for i in indices]
-    prepared = _Prepared(candidates, width, indices, chosen, [recipes[i] for i in indices])
-    sampled = [place for place, i in enumerate(indices) if recipes[i].sampled]
+    prepared = _Prepared(candidates, width, indices, chosen, [settings[i] for i in indices])
+    sampled = [place for place, i in enumerate(indices) if settings[i].sampled]
     for place, i in enumerate(indices):
-        if not recipes[i].sampled:
+        if not settings[i].sampled:
             tokens[i] = prepared.largest(place)
     if sampled:
-        drawn = prepared.draw(sampled, [chosen[place] for place in sampled], [recipes[indices[p]] for p in sampled])
+        drawn = prepared.draw(sampled, [chosen[place] for place in sampled], [settings[indices[p]] for p in sampled])
         tokens[[indices[place] for place in sampled]] = drawn
 
 
 class _Prepared:
-    """Some rows' candidates after the rules, with what is known of all other tokens."""
+    """Some rows' candidates after the processors, with what is known of all other tokens."""
 
     def __init__(
         self,
         candidates: Candidates,
         width: int,
         indices: list[int],
-        rows: Sequence[PickRow],
-        recipes: Sequence[Recipe],
+        rows: Sequence[SamplerRow],
+        settings: Sequence[SamplingSettings],
     ) -> None:
         self.scores = candidates.values[indices, :width].astype(np.float32)
         self.ids = candidates.ids[indices, :width].astype(np.int64)
@@ -160,10 +160,10 @@ class _Prepared:
         self.tail_high = np.maximum(total * (1 + TOTAL_TOLERANCE) - listed, total * TOTAL_TOLERANCE)
         self.lost = np.zeros(len(indices), dtype=np.bool_)
         places = None
-        for place, (row, recipe) in enumerate(zip(rows, recipes, strict=True)):
-            if recipe.rules:
+        for place, (row, row_settings) in enumerate(zip(rows, settings, strict=True)):
+            if row_settings.processors:
                 places = np.zeros(candidates.vocab_size, dtype=np.int64) if places is None else places
-                self._apply(place, row, recipe.rules, places)
+                self._apply(place, row, row_settings.processors, places)
         self.outside[self.bound == -np.inf] = 0
         nothing = self.outside == 0
         self.bound[nothing] = -np.inf
@@ -177,9 +177,9 @@ class _Prepared:
             return UNDECIDED
         return int(self.ids[place][scores == top].min())
 
-    def draw(self, places: list[int], rows: Sequence[PickRow], recipes: Sequence[Recipe]) -> Ints:
+    def draw(self, places: list[int], rows: Sequence[SamplerRow], settings: Sequence[SamplingSettings]) -> Ints:
         """Sample the rows at these places."""
-        temperature = np.array([recipe.temperature for recipe in recipes])
+        temperature = np.array([row_settings.temperature for row_settings in settings])
         divisor = temperature.astype(np.float32)
         with np.errstate(over="ignore"):
             scores = self.scores[places] / divisor[:, None]
@@ -188,14 +188,16 @@ class _Prepared:
         scores[overflown] = 0.0
         tail = self._tail_at(places, 1.0 / temperature)
         scores, ids = in_order(scores, self.ids[places])
-        drawn = draw(scores.astype(np.float64), ids, bound, *tail, self.vocab_size, _noise_of(rows, recipes), recipes)
+        drawn = draw(scores.astype(np.float64), ids, bound, *tail, self.vocab_size, _noise_of(rows, settings), settings)
         drawn[self.lost[places] | overflown] = UNDECIDED
         return drawn
 
-    def _apply(self, place: int, row: PickRow, rules: Sequence[Rule], places: NDArray[np.int64]) -> None:
+    def _apply(
+        self, place: int, row: SamplerRow, processors: Sequence[LogitsProcessor], places: NDArray[np.int64]
+    ) -> None:
         row_scores = RowScores(self.scores[place], self.ids[place], places)
-        for rule in rules:
-            rule(row_scores, row)
+        for processor in processors:
+            processor(row_scores, row)
         self.lost[place] = row_scores.raised
         if row_scores.forced:
             self.outside[place] = 0
@@ -229,39 +231,39 @@ class _Prepared:
 # ---- rows of all logits ---------------------------------------------------------------------------------------------
 
 
-def _pick_one(logits: NDArray[np.float32], row: PickRow, recipe: Recipe) -> int:
+def _pick_one(logits: NDArray[np.float32], row: SamplerRow, row_settings: SamplingSettings) -> int:
     row_scores = RowScores(logits.astype(np.float32), None, None)
-    for rule in recipe.rules:
-        rule(row_scores, row)
+    for processor in row_settings.processors:
+        processor(row_scores, row)
     scores = row_scores.scores
-    if not recipe.sampled:
+    if not row_settings.sampled:
         return int(np.argmax(scores))
-    if recipe.has_own:
-        scores = kept_by_own(scores, recipe.top_n_sigma, recipe.tfs, recipe.top_a)
+    if row_settings.has_own:
+        scores = kept_by_own(scores, row_settings.top_n_sigma, row_settings.tfs, row_settings.top_a)
     with np.errstate(over="ignore"):
-        scores = _without_infinity(scores / np.float32(recipe.temperature))
-    if recipe.has_mirostat:
-        return _draw_by_mirostat(scores, row, recipe)
-    if not recipe.is_truncated:
-        return _draw_from_whole(scores, row, recipe)
+        scores = _without_infinity(scores / np.float32(row_settings.temperature))
+    if row_settings.has_mirostat:
+        return _draw_by_mirostat(scores, row, row_settings)
+    if not row_settings.is_truncated:
+        return _draw_from_whole(scores, row, row_settings)
     for width in (FULL_WIDTH, len(scores)):
         if width <= len(scores):
-            token = _draw_from_largest(scores, width, row, recipe)
+            token = _draw_from_largest(scores, width, row, row_settings)
             if token != UNDECIDED:
                 return token
     return 0
 
 
-def _draw_from_whole(scores: NDArray[np.float32], row: PickRow, recipe: Recipe) -> int:
+def _draw_from_whole(scores: NDArray[np.float32], row: SamplerRow, row_settings: SamplingSettings) -> int:
     top = scores.max()
     if top == -np.inf:
         return 0
-    noisy = gumbel(recipe.seed, [row.row_key], [row.step], np.arange(len(scores))[None])[0]
+    noisy = gumbel(row_settings.seed, [row.row_key], [row.step], np.arange(len(scores))[None])[0]
     noisy += scores.astype(np.float64) - np.float64(top)
     return int(np.argmax(noisy))
 
 
-def _draw_by_mirostat(scores: NDArray[np.float32], row: PickRow, recipe: Recipe) -> int:
+def _draw_by_mirostat(scores: NDArray[np.float32], row: SamplerRow, row_settings: SamplingSettings) -> int:
     state = row.mirostat
     assert state is not None
     top = scores.max()
@@ -270,13 +272,13 @@ def _draw_by_mirostat(scores: NDArray[np.float32], row: PickRow, recipe: Recipe)
     exact = scores.astype(np.float64) - np.float64(top)
     log_p = exact - np.log(np.exp(exact).sum())
     kept = state.kept(log_p, row.step)
-    noisy = gumbel(recipe.seed, [row.row_key], [row.step], kept[None])[0] + log_p[kept]
+    noisy = gumbel(row_settings.seed, [row.row_key], [row.step], kept[None])[0] + log_p[kept]
     token = int(kept[np.argmax(noisy)])
     state.took(token, log_p, row.step)
     return token
 
 
-def _draw_from_largest(scores: NDArray[np.float32], width: int, row: PickRow, recipe: Recipe) -> int:
+def _draw_from_largest(scores: NDArray[np.float32], width: int, row: SamplerRow, row_settings: SamplingSettings) -> int:
     """Draw from the ``width`` largest scores, knowing all of them."""
     size = len(scores)
     no_tail = np.array([-np.inf])
@@ -289,7 +291,16 @@ def _draw_from_largest(scores: NDArray[np.float32], width: int, row: PickRow, re
         with np.errstate(divide="ignore", invalid="ignore"):
             tail = bound + np.log(np.exp(others - bound).sum()) if np.isfinite(bound[0]) else no_tail
     ordered, ordered_ids = in_order(scores[ids][None], ids[None].copy())
-    drawn = draw(ordered.astype(np.float64), ordered_ids, bound, tail, tail, size, _noise_of([row], [recipe]), [recipe])
+    drawn = draw(
+        ordered.astype(np.float64),
+        ordered_ids,
+        bound,
+        tail,
+        tail,
+        size,
+        _noise_of([row], [row_settings]),
+        [row_settings],
+    )
     return int(drawn[0])
 
 
@@ -301,5 +312,5 @@ def _without_infinity(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(scores == np.inf, np.float32(0.0), np.where(np.isnan(scores) | (top == np.inf), -np.inf, scores))
 
 
-def _noise_of(rows: Sequence[PickRow], recipes: Sequence[Recipe]) -> RowNoise:
-    return RowNoise([r.seed for r in recipes], [row.row_key for row in rows], [row.step for row in rows])
+def _noise_of(rows: Sequence[SamplerRow], settings: Sequence[SamplingSettings]) -> RowNoise:
+    return RowNoise([r.seed for r in settings], [row.row_key for row in rows], [row.step for row in rows])

@@ -1,4 +1,4 @@
-"""What a configuration asks of the picker, taken apart once: recipes, and what no recipe can do."""
+"""What a configuration asks of the picker, taken apart once: settings, and what no row_settings can do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsearch_optuna.engine.sampling.logits_processors import Rule, rules_of
+from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, logits_processors_of
 from llmsearch_optuna.engine.sampling.param_specs import RULES
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 
@@ -22,7 +22,7 @@ NARROW = 128
 
 def needs_full_logits(params: GenerationParams) -> bool:
     """Whether a list of candidates can never prove a token under these parameters."""
-    return recipe_of(params).needs_full_logits
+    return settings_of(params).needs_full_logits
 
 
 def supports(params: GenerationParams) -> str | None:
@@ -54,12 +54,12 @@ _NOT_BY_ROW = {
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class SamplingSettings:
     """A configuration, taken apart once. Its parts have the parameters' names; what is off is neutral.
 
     Attributes:
         sampled: Whether noise is added; otherwise the largest score wins.
-        rules: What changes scores before anything else.
+        processors: What changes scores before anything else.
         top_h: nan where it is off.
         epsilon, eta: The cutoffs.
         seed: The generation seed.
@@ -69,7 +69,7 @@ class Recipe:
     """
 
     sampled: bool
-    rules: tuple[Rule, ...]
+    processors: tuple[LogitsProcessor, ...]
     top_n_sigma: float | None
     tfs: float | None
     top_a: float | None
@@ -89,7 +89,7 @@ class Recipe:
     @property
     def is_argmax(self) -> bool:
         """Whether the largest logit is the token."""
-        return not self.sampled and not self.rules
+        return not self.sampled and not self.processors
 
     @property
     def is_truncated(self) -> bool:
@@ -109,7 +109,7 @@ class Recipe:
 
 
 @lru_cache(maxsize=4096)
-def recipe_of(params: GenerationParams) -> Recipe:
+def settings_of(params: GenerationParams) -> SamplingSettings:
     """Take a configuration apart; the answer is kept."""
 
     def value(name: str, neutral: float) -> float:
@@ -119,9 +119,9 @@ def recipe_of(params: GenerationParams) -> Recipe:
     top_k, top_p = int(params.get("top_k", 0)), value("top_p", 1.0)
     has_shape = value("typical_p", 1.0) < 1.0 or value("eta_cutoff", 0.0) > 0.0
     bounded = top_k > 0 or top_p < 1.0 or "top_h" in params or "min_p" in params
-    return Recipe(
+    return SamplingSettings(
         sampled=sampled,
-        rules=rules_of(params),
+        processors=logits_processors_of(params),
         top_n_sigma=params.get("top_n_sigma"),
         tfs=params.get("tfs"),
         top_a=params.get("top_a"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmsearch_optuna.engine.cache.offload import HostMemory
-from llmsearch_optuna.engine.cache.prefix_cache import ReplayStore
+from llmsearch_optuna.engine.cache.offload import HostOffload
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.slots import Segment
 from llmsearch_optuna.engine.engine import Engine
 from tests.engine.architectures import make
@@ -24,11 +24,11 @@ CONFIGURATIONS = (
 
 
 def test_a_processor_has_no_other_memory_behind_its_own() -> None:
-    assert HostMemory.behind(CPU).budget == 0
+    assert HostOffload.behind(CPU).budget == 0
 
 
 def test_what_is_evicted_waits_on_the_host_and_comes_back_the_same() -> None:
-    store = ReplayStore(segment(4).nbytes, host=HostMemory(CPU, segment(4).nbytes))
+    store = PrefixCache(segment(4).nbytes, host=HostOffload(CPU, segment(4).nbytes))
     first, second = store.tree((5, 6)), store.tree((7, 8))
     path = grow(first.root, 1, 2)
     store.keep_path(path, segment(2))
@@ -43,12 +43,12 @@ def test_what_is_evicted_waits_on_the_host_and_comes_back_the_same() -> None:
     assert found is not None
     assert torch.equal(found, segment(2))
     assert end == 2
-    assert (store.nbytes, store.host_runs.nbytes) == (segment(3).nbytes, segment(2).nbytes)
+    assert (store.nbytes, store.host_blocks.nbytes) == (segment(3).nbytes, segment(2).nbytes)
     assert store.evictions == 0
 
 
 def test_the_host_gives_up_what_was_unused_for_longest() -> None:
-    store = ReplayStore(segment(1).nbytes, host=HostMemory(CPU, 2 * segment(1).nbytes))
+    store = PrefixCache(segment(1).nbytes, host=HostOffload(CPU, 2 * segment(1).nbytes))
     root = store.tree((5,)).root
     nodes = [grow(root, token)[0] for token in range(4)]
     for node in nodes[:3]:
@@ -60,7 +60,7 @@ def test_the_host_gives_up_what_was_unused_for_longest() -> None:
 
 
 def test_memory_that_runs_out_moves_everything_to_the_host() -> None:
-    store = ReplayStore(10**6, host=HostMemory(CPU, 10**6))
+    store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     tree = store.tree((5, 6))
     store.keep_prompt(tree, segment(2), segment(3))
     assert store.release() == segment(5).nbytes
@@ -74,36 +74,36 @@ def test_memory_that_runs_out_moves_everything_to_the_host() -> None:
 
 
 def test_a_host_that_is_short_of_memory_keeps_nothing_and_gets_nothing_new() -> None:
-    store = ReplayStore(10**6, host=HostMemory(CPU, 10**6))
+    store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     first, second = store.tree((5, 6)), store.tree((7, 8))
     store.keep_prompt(first, segment(2))
     store.release()
     store.keep_prompt(second, segment(3))
     assert store.release_host() == segment(2).nbytes
-    assert first.prompt_run is None
-    assert (store.nbytes, store.host_runs.nbytes) == (segment(3).nbytes, 0)
+    assert first.prompt_block is None
+    assert (store.nbytes, store.host_blocks.nbytes) == (segment(3).nbytes, 0)
     assert store.release_host() == 0
-    alone = ReplayStore(10**6)
+    alone = PrefixCache(10**6)
     alone.keep_prompt(alone.tree((5, 6)), segment(2))
     assert alone.release_host() == segment(2).nbytes, "on a CPU it is one memory"
 
 
 def test_a_prompt_that_waits_on_the_host_is_not_counted_twice() -> None:
-    store = ReplayStore(10**6, host=HostMemory(CPU, 10**6))
+    store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     tree = store.tree((5, 6))
     store.keep_prompt(tree, segment(2))
     store.release()
     store.visit(tree)
     store.depart(tree)
-    assert (store.nbytes, store.host_runs.nbytes) == (0, segment(2).nbytes)
+    assert (store.nbytes, store.host_blocks.nbytes) == (0, segment(2).nbytes)
 
 
 def test_where_the_host_has_no_memory_either_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr(HostMemory, "store", no_memory)
-    store = ReplayStore(10**6, host=HostMemory(CPU, 10**6))
+    monkeypatch.setattr(HostOffload, "store", no_memory)
+    store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     (node,) = grow(store.tree((5,)).root, 1)
     store.keep_path([node], segment(1))
     assert store.release() == segment(1).nbytes
@@ -122,14 +122,14 @@ def test_tokens_are_the_same_and_nothing_is_computed_again(
     model = tiny_llama if name == "llama" else make("t5")
     given = {"batch_size": 3, "top": 8}
     plenty, scarce = (Engine(model, tiny_tokenizer, cache_budget=n, **given) for n in (10**8, scores_alone))
-    monkeypatch.setattr(HostMemory, "behind", classmethod(lambda cls, device: cls(device, 10**8)))
-    fetch, whole = HostMemory.fetch, []
+    monkeypatch.setattr(HostOffload, "behind", classmethod(lambda cls, device: cls(device, 10**8)))
+    fetch, whole = HostOffload.fetch, []
 
-    def noting(memory: HostMemory, part: Segment) -> Segment:
+    def noting(memory: HostOffload, part: Segment) -> Segment:
         whole.append(part.is_contiguous())
         return fetch(memory, part)
 
-    monkeypatch.setattr(HostMemory, "fetch", noting)
+    monkeypatch.setattr(HostOffload, "fetch", noting)
     behind = Engine(model, tiny_tokenizer, cache_budget=scores_alone, **given)
     for _ in range(2):
         for params in CONFIGURATIONS:
@@ -147,7 +147,7 @@ def test_tokens_are_the_same_and_nothing_is_computed_again(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory and its copies need a CUDA device")
 def test_page_locked_copies_come_back_bit_for_bit() -> None:
     device = torch.device("cuda")
-    memory = HostMemory(device, 10**8)
+    memory = HostOffload(device, 10**8)
     for size in (1, 1000, 10**6):
         original = torch.randn(2, 2, 1, size, 2, device=device)
         expected, stored = original.cpu(), memory.store(original)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llmsearch_optuna.engine.cache.prefix_cache import LeastRecentlyUsed, Node, ReplayStore, Run
+from llmsearch_optuna.engine.cache.prefix_cache import LeastRecentlyUsed, Node, PrefixCache, Run
 from llmsearch_optuna.engine.model_runner import NextTokenScores
 
 
@@ -27,14 +27,14 @@ def grow(node: Node, *tokens: int) -> list[Node]:
 
 
 def test_a_prefix_has_one_node() -> None:
-    root = ReplayStore(0).tree((5, 6)).root
+    root = PrefixCache(0).tree((5, 6)).root
     assert root.child(1).child(2) is root.child(1).child(2)
     assert [node.token for node in root.child(1).child(2).path()] == [1, 2]
     assert root.child(1).child(2).depth == 2
 
 
 def test_stored_keys_and_values_come_back_in_long_pieces() -> None:
-    store = ReplayStore(10**6)
+    store = PrefixCache(10**6)
     tree = store.tree((5, 6, 7))
     store.keep_prompt(tree, segment(3))
     path = grow(tree.root, 1, 2, 3, 4)
@@ -60,7 +60,7 @@ def test_the_longest_unused_goes_first() -> None:
 
 
 def test_evicted_scores_leave_no_bare_nodes() -> None:
-    store = ReplayStore(6 * scores().nbytes)
+    store = PrefixCache(6 * scores().nbytes)
     tree = store.tree((5,))
     for token in range(9):
         store.keep_scores(grow(tree.root, token))
@@ -70,7 +70,7 @@ def test_evicted_scores_leave_no_bare_nodes() -> None:
 
 
 def test_scores_borrow_what_keys_and_values_do_not_need_and_give_it_back() -> None:
-    store = ReplayStore(9 * scores().nbytes)
+    store = PrefixCache(9 * scores().nbytes)
     tree = store.tree((5, 6))
     for token in range(9):
         store.keep_scores(grow(tree.root, token))
@@ -84,7 +84,7 @@ def test_scores_borrow_what_keys_and_values_do_not_need_and_give_it_back() -> No
 
 
 def test_scores_are_not_evicted_from_under_a_visitor() -> None:
-    store = ReplayStore(0)
+    store = PrefixCache(0)
     (node,) = grow(store.tree((5,)).root, 1)
     node.enter()
     store.keep_scores([node])
@@ -95,13 +95,13 @@ def test_scores_are_not_evicted_from_under_a_visitor() -> None:
 
 
 def test_release_gives_keys_and_values_back_and_keeps_scores() -> None:
-    store = ReplayStore(10**6)
+    store = PrefixCache(10**6)
     tree = store.tree((5, 6))
     store.keep_prompt(tree, segment(2))
     path = grow(tree.root, 1, 2)
     store.keep_path(path, segment(2))
     store.keep_scores(path)
     assert store.release() == segment(4).nbytes
-    assert tree.prompt_run is None
+    assert tree.prompt_block is None
     assert path[0].run is None
     assert path[0].scores is not None

@@ -166,7 +166,7 @@ def test_equals_generate(model, size, prompt, **params):
     early_stopping=st.sampled_from([False, "never"]),
 )
 def test_stops_when_generate_stops(seed, **params):
-    """With many ending tokens the hypotheses are soon complete, and all hangs on the stopping rules."""
+    """With many ending tokens the hypotheses are soon complete, and all hangs on the stopping processors."""
     prompt = np.random.default_rng(seed).integers(100, 199, 4).tolist()
     params |= {"eos_token_id": list(range(0, 70)), "max_new_tokens": 14}
     assert_same_as_generate(MODELS[seed % 2], params, 0, prompt)
