@@ -24,7 +24,7 @@ class DecodingError(LlmsearchError, RuntimeError):
 class EngineUnavailableError(LlmsearchError, RuntimeError):
     """What decodes does not answer for now (no connection, timeout, overload); the request itself is not at fault.
 
-    An engine raises it, or gives it as the error of a request. Nothing about the row or the trial is stored: the study
+    An engine raises it. Nothing about the row or the trial is stored: the study
     ends with this message, and the same call goes on with it later.
 
     Args:
@@ -35,3 +35,26 @@ class EngineUnavailableError(LlmsearchError, RuntimeError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+FOREIGN_ERRORS = (Exception, SystemExit)
+"""What is caught around a user's own function: without SystemExit a metric that calls ``exit()`` would end the whole
+program, and nobody would be told."""
+
+
+def describe_error(error: BaseException) -> str:
+    """``ValueError: what it says``, whatever a user's exception does when it is asked for its text."""
+    try:
+        said = str(error)
+    except FOREIGN_ERRORS:
+        said = "(its text cannot be made)"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def short(value: object, length: int = 200) -> str:
+    """Return a value as a message shows it, cut to ``length`` letters, whatever its ``repr`` does."""
+    try:
+        text = repr(value)
+    except FOREIGN_ERRORS:  # such as a number of more than 4300 digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= length else text[: length - 1] + "…"

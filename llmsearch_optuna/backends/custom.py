@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+from llmsearch_optuna.backends.answers import checked_completion, unavailable
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.engine.request import Finished, Request
+from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, LlmsearchError, describe_error, short
 
 
 def is_request_handler(model: Any) -> bool:
     """Whether an object has the three methods that every backend has."""
     return all(callable(getattr(model, method, None)) for method in ("submit", "poll", "cancel"))
+
+
+def _checked(item: Any) -> Finished:
+    if not isinstance(item, Finished):
+        raise DecodingError(f"poll() of the engine returned {short(item)} where finished requests were expected")
+    if item.completion is None:
+        return item
+    try:
+        return Finished(item.request, checked_completion(item.completion))
+    except DecodingError as error:
+        return Finished(item.request, None, error)
 
 
 class CustomBackend(EngineBackend):
@@ -31,8 +44,19 @@ class CustomBackend(EngineBackend):
         self.custom.submit(requests)
 
     def poll(self) -> list[Finished]:
-        """Work until at least one request has ended and return all that have; empty when none is queued."""
-        return list(self.custom.poll())
+        """Work until at least one request has ended and return all that have; empty when none is queued.
+
+        Raises:
+            EngineUnavailableError: The object does not answer for now.
+            DecodingError: It failed in another way, or returned what is no list of finished requests.
+        """
+        try:
+            finished = list(self.custom.poll())
+        except LlmsearchError:
+            raise
+        except FOREIGN_ERRORS as error:
+            raise unavailable(error) or DecodingError(f"the engine raised {describe_error(error)}") from error
+        return [_checked(item) for item in finished]
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag, in flight or queued."""

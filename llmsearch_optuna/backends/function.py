@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmsearch_optuna.backends.answers import checked_completion, unavailable
 from llmsearch_optuna.backends.custom import CustomBackend
 from llmsearch_optuna.backends.protocol import TextGenerator
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, EngineUnavailableError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import describe_callable
 
 logger = logging.getLogger("llmsearch_optuna.backends.function")
 
 BATCH_ROWS = 8
+
+WAITS_SECONDS = (1.0, 4.0, 15.0)
+"""How long to wait before an engine that does not answer is asked again, before the study ends."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +117,57 @@ class FunctionBackend(CustomBackend):
         self._queue = deque(request for request in self._queue if request.tag != tag)
 
     def _decode(self, batch: Sequence[Request]) -> list[Finished]:
+        """Decode a batch; one that fails is decoded again in halves, so that a bad row fails alone."""
         try:
-            completions = list(self.custom.generate([r.prompt for r in batch], params_of_replicate(batch[0])))
-            if len(completions) != len(batch):
-                raise DecodingError(f"the engine returned {len(completions)} completions for {len(batch)} prompts")
-        except DecodingError as error:
+            given = self._ask_patiently(batch)
+        except EngineUnavailableError:
+            raise
+        except _UnusableAnswerError as error:  # whose text is whose is not known, so no half could be trusted
             return [Finished(request, None, error) for request in batch]
-        except Exception as error:
-            told = DecodingError(f"the engine raised {type(error).__name__}: {error}")
-            return [Finished(request, None, told) for request in batch]
-        return [Finished(request, _completion(given)) for request, given in zip(batch, completions, strict=True)]
+        except FOREIGN_ERRORS as error:
+            if len(batch) == 1:
+                return [Finished(batch[0], None, _as_decoding_error(error))]
+            middle = len(batch) // 2
+            return self._decode(batch[:middle]) + self._decode(batch[middle:])
+        return [_finished(request, answer) for request, answer in zip(batch, given, strict=True)]
+
+    def _ask_patiently(self, batch: Sequence[Request]) -> list[Any]:
+        """Ask; where the engine is away or busy, wait and ask again some times.
+
+        Raises:
+            EngineUnavailableError: It does not answer in the end either.
+        """
+        waits = list(WAITS_SECONDS)
+        while True:
+            try:
+                return self._ask(batch)
+            except FOREIGN_ERRORS as error:
+                away = unavailable(error)
+                if away is None:
+                    raise
+                if not waits:
+                    raise EngineUnavailableError(
+                        f"{away} (asked {len(WAITS_SECONDS) + 1} times). Nothing that was decoded is lost: give the "
+                        "same command again when it is back"
+                    ) from error
+                wait = max(waits.pop(0), away.retry_after or 0.0)
+                logger.warning("%s; asking again in %g s", away, wait)
+                time.sleep(wait)
+
+    def _ask(self, batch: Sequence[Request]) -> list[Any]:
+        answers = self.custom.generate([r.prompt for r in batch], params_of_replicate(batch[0]))
+        if isinstance(answers, str | bytes | Mapping) or not isinstance(answers, Iterable):
+            raise _UnusableAnswerError(
+                f"the engine must return a list with one completion a prompt, not {short(answers)}"
+            )
+        given = list(answers)
+        if len(given) != len(batch):
+            raise _UnusableAnswerError(f"the engine returned {len(given)} completions for {len(batch)} prompts")
+        return given
+
+
+class _UnusableAnswerError(DecodingError):
+    """The answer to a batch cannot be told apart into its rows."""
 
 
 def params_of_replicate(request: Request) -> GenerationParams:
@@ -133,5 +179,12 @@ def params_of_replicate(request: Request) -> GenerationParams:
     return GenerationParams.of({**params.canonical, "generation_seed": int.from_bytes(mixed[:4], "big") >> 1})
 
 
-def _completion(given: Completion | str) -> Completion:
-    return Completion(given) if isinstance(given, str) else given
+def _finished(request: Request, answer: Any) -> Finished:
+    try:
+        return Finished(request, checked_completion(answer))
+    except DecodingError as error:
+        return Finished(request, None, error)
+
+
+def _as_decoding_error(error: BaseException) -> DecodingError:
+    return error if isinstance(error, DecodingError) else DecodingError(f"the engine raised {describe_error(error)}")

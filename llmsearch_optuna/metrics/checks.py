@@ -9,6 +9,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmsearch_optuna.errors import FOREIGN_ERRORS
+from llmsearch_optuna.errors import short as short
+
 
 def is_number(answer: Any) -> bool:
     """Tell whether the answer is one number: not a text, not a list, not an array with dimensions."""
@@ -18,7 +21,9 @@ def is_number(answer: Any) -> bool:
         return False
     try:
         float(answer)
-    except (TypeError, ValueError):
+    except OverflowError:  # a whole number beyond what a float holds: one number, and a wrong one
+        return True
+    except FOREIGN_ERRORS:
         return False
     return True
 
@@ -39,7 +44,10 @@ def score_problem(score: Any, bounds: tuple[float, float] | None) -> str | None:
     """Say what is wrong with one score (a half sentence), or return None; rounding may leave the bounds by 1e-9."""
     if not is_number(score):
         return f"{short(score)}, which is no number"
-    value = float(score)
+    try:
+        value = float(score)
+    except OverflowError:
+        return f"{short(score)}, which is too large"
     if not math.isfinite(value):
         return f"{value}, which is no finite number"
     slack = 0.0 if bounds is None else 1e-9 * max(map(abs, bounds))
@@ -51,9 +59,3 @@ def score_problem(score: Any, bounds: tuple[float, float] | None) -> str | None:
 def bad_places(answer: Any, bounds: tuple[float, float] | None) -> list[int]:
     """Return the places of the scores with which something is wrong."""
     return [place for place, score in enumerate(listed(answer)) if score_problem(score, bounds)]
-
-
-def short(value: object, length: int = 200) -> str:
-    """Return the value as a message shows it, cut to ``length`` letters."""
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 1] + "…"

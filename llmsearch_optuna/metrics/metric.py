@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.metrics import text_scores as text_scores
 from llmsearch_optuna.metrics.adapters import ScoreFunction, adapted, computing
@@ -109,9 +109,9 @@ class Metric:
             answer = self.function(predictions, tried, tried_rows)
         except InputError:  # what was wrong is said already
             raise
-        except Exception as error:
+        except FOREIGN_ERRORS as error:
             raise InputError(
-                f"metric {self.name!r} fails on the first two rows: {type(error).__name__}: {error}\n"
+                f"metric {self.name!r} fails on the first two rows: {describe_error(error)}\n"
                 f"  predictions: {short(predictions)}\n  references: {short(tried)}\n"
                 "Mend the metric, or give it references it can read (reference=...)."
             ) from error
@@ -188,9 +188,9 @@ class Metric:
     ) -> Any:
         try:
             return self.function(predictions, references, rows)
-        except Exception as error:
+        except FOREIGN_ERRORS as error:
             culprits = self._culprits(predictions, references, rows)
-            problem = f"raised {type(error).__name__}: {error}"
+            problem = f"raised {describe_error(error)}"
             raise self._failure(problem, culprits, numbers, predictions) from error
 
     def _culprits(
@@ -201,7 +201,7 @@ class Metric:
         for place, (prediction, reference, row) in enumerate(zip(predictions, references, rows, strict=True)):
             try:
                 self.function([prediction], [reference], [row])
-            except Exception:
+            except FOREIGN_ERRORS:
                 guilty.append(place)
         return guilty or list(range(len(predictions)))
 
@@ -234,8 +234,8 @@ class Metric:
     def _warn_on_empty_text(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
         try:
             problem = self._problem(self.function(["", ""], references, rows), 2)
-        except Exception as error:
-            problem = f"raises {type(error).__name__}: {error}"
+        except FOREIGN_ERRORS as error:
+            problem = f"raises {describe_error(error)}"
         if problem:
             _log.warning(
                 "metric %r %s when predictions are empty; a trial whose model answers nothing will fail on such rows",
@@ -247,8 +247,8 @@ class Metric:
 def _processed(postprocess: Callable[[str], str], text: str) -> str:
     try:
         processed = postprocess(text)
-    except Exception as error:
-        raise RuntimeError(f"postprocess raised {type(error).__name__}: {error}") from error
+    except FOREIGN_ERRORS as error:
+        raise RuntimeError(f"postprocess raised {describe_error(error)}") from error
     if not isinstance(processed, str):
         raise TypeError(f"postprocess must return a text, but returned {short(processed)}")
     return processed

@@ -10,11 +10,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.trial import TrialState
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Finished, Request
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import DecodingError, StudyError
 from llmsearch_optuna.optimize.request_queue import Feeder
 from llmsearch_optuna.optimize.signals import stop_if_asked, stoppable
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
@@ -24,6 +27,10 @@ from llmsearch_optuna.storage.records import Fence, Ledger, Phase, RowRecord
 from llmsearch_optuna.storage.trials import best_complete
 
 logger = logging.getLogger("llmsearch_optuna.optimize.loop")
+
+MOST_EQUAL_FAILURES = 8
+MOST_EQUAL_FAILURES_AT_FIRST = 4
+"""As long as no trial of the study is complete."""
 
 LOOK_FOR_WORK_SECONDS = 0.5
 WAIT_SECONDS = 0.2
@@ -45,8 +52,13 @@ def run_trials(
         make_run: Makes a run of a job.
         callback: Is told of every trial that ends here.
         deadline: Reading of ``time.monotonic`` after which no new trial is begun.
+
+    Raises:
+        EngineUnavailableError: The engine does not answer for now; its trials stay under way.
+        StudyError: Trials fail one after another for the same reason.
     """
     runs: dict[Hashable, TrialRun] = {}
+    failures = EqualFailures()
     looked = -LOOK_FOR_WORK_SECONDS
     try:
         while True:
@@ -62,11 +74,54 @@ def run_trials(
             ended = _serve(feeder, runs)
             for run in ended:
                 _close(run, feeder, runs, schedule, callback)
+            failures.check(ended, schedule)
             if ended:
                 looked = -LOOK_FOR_WORK_SECONDS
     finally:
         for tag in runs:
             feeder.cancel(tag)
+
+
+@dataclass
+class EqualFailures:
+    """Ends a study whose trials fail one after another for the same reason: none of the next ones would do better.
+
+    Trials that were refused for their parameters, or had no room in the memory, do not count. Only those that ended
+    here and now do: a study that was ended so goes on when it is run again.
+    """
+
+    reason: str = ""
+    numbers: list[int] = field(default_factory=list)
+
+    def check(self, ended: Sequence[TrialRun], schedule: Schedule) -> None:
+        """Take in trials that have ended.
+
+        Raises:
+            StudyError: Too many have failed; says for which reason, and how to go on.
+        """
+        for run in ended:
+            if run.end is None:
+                continue
+            reason = _reason_to_mend(run)
+            if reason is None or reason != self.reason:
+                self.reason, self.numbers = reason or "", []
+            if reason is not None:
+                self.numbers.append(run.job.number)
+        has_complete = any(t.state is TrialState.COMPLETE for t in schedule.trials()) if self.numbers else False
+        if len(self.numbers) >= (MOST_EQUAL_FAILURES if has_complete else MOST_EQUAL_FAILURES_AT_FIRST):
+            raise StudyError(
+                f"trials {', '.join(map(str, self.numbers))} failed one after another for the same reason, so the "
+                f"study ends here: {self.reason}\nMend it and give the same command again; it goes on with new trials."
+            )
+
+
+def _reason_to_mend(run: TrialRun) -> str | None:
+    """Why a trial failed, where that is not its parameters; without the prediction, which differs."""
+    assert run.end is not None
+    reason = run.end.reason if run.end.state == "failed" and run.job.refusal is None else None
+    if reason is None or "memory" in reason:
+        return None
+    return reason.split(" (its prediction: ")[0]
 
 
 def gather(
@@ -80,6 +135,7 @@ def gather(
 
     Raises:
         ClaimLostError: Another worker has taken this over.
+        EngineUnavailableError: The engine does not answer for now; what it has not decoded is not in the ledger.
     """
     records: dict[int, dict[tuple[int, int], RowRecord]] = {}
     missing = 0

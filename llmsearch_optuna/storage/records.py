@@ -55,7 +55,7 @@ class RowRecord:
         request, completion = finished.request, finished.completion
         if completion is None:
             reason = str(finished.error) if finished.error is not None else "no completion and no reason"
-            return cls(request.row, request.replicate, None, error=reason)
+            return cls(request.row, request.replicate, None, error=_storable(reason))
         return cls(
             request.row,
             request.replicate,

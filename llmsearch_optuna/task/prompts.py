@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name
 from llmsearch_optuna.task.dataset import missing_column
 
@@ -225,8 +225,8 @@ def _with_tokenizer(function: Callable[..., Any], columns: Sequence[str]) -> _To
 def _called(function: Callable[[], Any], name: str) -> str | list[Message]:
     try:
         content = function()
-    except Exception as problem:
-        raise InputError(f"{name} fails: {type(problem).__name__}: {problem}") from problem
+    except FOREIGN_ERRORS as problem:
+        raise InputError(f"{name} fails: {describe_error(problem)}") from problem
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name
 from llmsearch_optuna.task.dataset import Row, missing_column
 from llmsearch_optuna.task.prompts import is_empty
@@ -53,6 +53,6 @@ def _called_references(function: Callable[[Row], Any], rows: Sequence[Row]) -> I
     for number, row in enumerate(rows):
         try:
             yield function(dict(row))
-        except Exception as problem:
+        except FOREIGN_ERRORS as problem:
             name = callable_name(function, "the reference function")
-            raise InputError(f"row {number}: {name} fails: {type(problem).__name__}: {problem}") from problem
+            raise InputError(f"row {number}: {name} fails: {describe_error(problem)}") from problem

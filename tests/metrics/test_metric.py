@@ -318,3 +318,17 @@ def test_functions_count_by_their_source_or_their_name() -> None:
     assert other.description == {"source": "lambda p, r: [2.0]"}
     assert Metric.of(lengths).description["source"].startswith("def lengths")
     assert Metric.of(lengths, name="length v1").description == {"name": "length v1"}
+
+
+@pytest.mark.parametrize("score", [10**400, -(10**5000), [10**400, 0], [0, 10**5000]])
+def test_a_whole_number_that_no_float_holds_is_told(score: Any) -> None:
+    with pytest.raises(InputError, match="which is too large"):
+        Metric.of(lambda predictions, references: score).check(["a", "b"], [{}, {}])
+
+
+def test_a_metric_that_would_end_the_program_is_told() -> None:
+    def leaving(predictions: Any, references: Any) -> Any:
+        raise SystemExit(2)
+
+    with pytest.raises(InputError, match="fails on the first two rows: SystemExit: 2"):
+        Metric.of(leaving).check(["a", "b"], [{}, {}])
