@@ -320,7 +320,7 @@ def test_functions_count_by_their_source_or_their_name() -> None:
     assert Metric.of(lengths, name="length v1").description == {"name": "length v1"}
 
 
-@pytest.mark.parametrize("score", [10**400, -(10**5000), [10**400, 0], [0, 10**5000]])
+@pytest.mark.parametrize("score", [10**400, -(10**5000), [10**400, 0], [0, 10**5000]], ids=list("abcd"))
 def test_a_whole_number_that_no_float_holds_is_told(score: Any) -> None:
     with pytest.raises(InputError, match="which is too large"):
         Metric.of(lambda predictions, references: score).check(["a", "b"], [{}, {}])
