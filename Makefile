@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -96,6 +96,15 @@ bench-contended: $(STAMP)  ## decoding beside 0, 1 and 3 busy processes, against
 
 bench-precision: $(STAMP)  ## how many tokens depend on the batch, in float32 and in half precision
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.precision $(ARGS)
+
+bench-host: $(STAMP)  ## the host's time a row and step outside the model
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.host $(ARGS)
+
+gpu-check: $(STAMP)  ## whether the engine is right and fast on this machine's GPU (at most 8 minutes; ARGS=--small on a CPU)
+	$(OFFLINE) $(BIN)/python -m tests.gpu $(ARGS)
+
+bench-gpu: $(STAMP)  ## a study, its rows and single steps on this machine's GPU, beside a loop around generate
+	$(OFFLINE) $(BIN)/python -m tests.gpu --only speed_1b,rows_1b,step_1b,step_8b,transfers $(ARGS)
 
 bench-peer: $(STAMP) $(PEER_STAMP)  ## the same grid search by llmsearch 0.1.0 and by us (makes .venv-peer)
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.peer --python $(PEER)/bin/python $(ARGS)
