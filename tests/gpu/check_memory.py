@@ -9,7 +9,7 @@ import torch
 
 from llmsearch_optuna.engine.cache import offload
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.engine.model_runner import Executor
+from llmsearch_optuna.engine.model_runner import ModelRunner
 from tests.engine.memory_limit import MemoryLimit
 from tests.gpu.compare import differing, tokens_of
 from tests.gpu.context import Context, Result
@@ -84,11 +84,11 @@ def host_memory(c: Context, lag: bool = False) -> dict:
         {"max_new_tokens": new + 2, "repetition_penalty": 1.3},
         {"max_new_tokens": new, "do_sample": True, "temperature": 1.1},
     ]
-    behind = offload.HostMemory.behind.__func__
-    store, fetch = offload.HostMemory.store, offload.HostMemory.fetch
+    behind = offload.HostOffload.behind.__func__
+    store, fetch = offload.HostOffload.store, offload.HostOffload.fetch
     seen = {"stored": 0, "fetched": 0, "fetched_in_part": 0, "read_too_early": 0, "simulated": lag and not c.cuda}
     queued: list = []  # what has been stored since the last synchronisation
-    forward = Executor._forward
+    forward = ModelRunner._forward
 
     def settled():
         for copy, source in queued:
@@ -126,10 +126,10 @@ def host_memory(c: Context, lag: bool = False) -> dict:
         return fetch(self, segment)
 
     out: Result = {"ok": True}
-    offload.HostMemory.store, offload.HostMemory.fetch = counting_store, counting_fetch
-    Executor._forward = synchronising
+    offload.HostOffload.store, offload.HostOffload.fetch = counting_store, counting_fetch
+    ModelRunner._forward = synchronising
     if not c.cuda:  # a processor stands behind itself
-        offload.HostMemory.behind = classmethod(lambda cls, device: cls(device, 10**9))
+        offload.HostOffload.behind = classmethod(lambda cls, device: cls(device, 10**9))
     try:
         plenty = Engine(model, tokenizer, batch_size=4, top=8, cache_budget=10**9)
         expected = [tokens_of(plenty, prompts, p) for _ in range(2) for p in trials]
@@ -145,9 +145,9 @@ def host_memory(c: Context, lag: bool = False) -> dict:
                 }  # fmt: skip
                 out["ok"] &= got == expected
     finally:
-        offload.HostMemory.store, offload.HostMemory.fetch = store, fetch
-        Executor._forward = forward
-        offload.HostMemory.behind = classmethod(behind)
+        offload.HostOffload.store, offload.HostOffload.fetch = store, fetch
+        ModelRunner._forward = forward
+        offload.HostOffload.behind = classmethod(behind)
     return out | seen
 
 

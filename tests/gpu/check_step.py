@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llmsearch_optuna.engine.model_runner import Executor, without_cudnn_attention
+from llmsearch_optuna.engine.model_runner import ModelRunner, without_cudnn_attention
 from tests.gpu.context import Context, Result, median_ms
 
 SIZES = ((64, 364), (256, 364))
@@ -30,7 +30,7 @@ def step_8b(c: Context) -> Result:
 def step_times(c: Context, model: Any) -> Result:
     """Steps as the engine takes them, without graphs, and as a bare graph; and the output head on the same rows."""
     with without_cudnn_attention(), torch.inference_mode():
-        runner = Executor(model)
+        runner = ModelRunner(model)
         out: Result = {"ok": None, "capabilities": str(runner.capabilities)}
         for rows, length in ((4, 20),) if c.small else SIZES:
             out[f"{rows}x{length}"] = record = one_size(c, runner, rows, length)
@@ -43,7 +43,7 @@ def step_times(c: Context, model: Any) -> Result:
     return out
 
 
-def one_size(c: Context, runner: Executor, rows: int, length: int) -> Result:
+def one_size(c: Context, runner: ModelRunner, rows: int, length: int) -> Result:
     shape = runner.capabilities.shape
     assert shape is not None
     buffer = runner.buffer(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.engine.model_runner import Executor, without_cudnn_attention
+from llmsearch_optuna.engine.model_runner import ModelRunner, without_cudnn_attention
 from tests.gpu.compare import alone, differing, tokens_of
 from tests.gpu.context import Context, Result
 
@@ -15,7 +15,7 @@ def static_steps(c: Context) -> Result:
     out: Result = {"ok": True}
     for family in ("llama", "qwen3", "gemma3"):
         with without_cudnn_attention(), torch.inference_mode():
-            runner = Executor(c.tiny(family))
+            runner = ModelRunner(c.tiny(family))
             same = runner.use_static_steps()
             step = runner._static
             record: Result = {
