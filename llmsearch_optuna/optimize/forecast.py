@@ -404,4 +404,5 @@ def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> P
         prompts=len({plan.task.distinct[row] for row in plan.holdout}),
         replicates=replicates,
         bounds=plan.task.metric.bounds,
+        direction=plan.rows.direction,
     )

@@ -7,16 +7,17 @@ that a gain of 1, 2 or 5 points would need. Pure functions; the verdict's own nu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.detectable import POWER, detectable_gain, detectable_share, room_above
 from llmsearch_optuna.stats.finalists import split_variance
-from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
-from llmsearch_optuna.types import Bounds
+from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS, Floats
+from llmsearch_optuna.types import Bounds, Direction
 
 ASSUMED_CORRELATION = 0.5
 """Between two configurations' scores by row, where only one has been seen; cautious for neighbouring settings."""
@@ -34,9 +35,8 @@ class Power:
         replicates: Of each.
         correlation: Between the two configurations' scores by row; `observed` says whether it was seen or assumed.
         observed: True when a second configuration's scores were there.
-        paired: The true difference that the paired comparison finds with the given power; None for fewer than 2
-            prompts.
-        unpaired: The same if baseline and winner were decoded on different rows.
+        paired: The true difference that the verdict's test finds with the given power; None where there are too few
+            rows to find even a large one so often.
         point: What one point is in the metric's unit.
         rows_needed: Points (1, 2, 5) -> rows, all different, that a paired comparison needs to find them.
         power: The share of cases in which it is found.
@@ -48,7 +48,6 @@ class Power:
     correlation: float
     observed: bool
     paired: float | None
-    unpaired: float | None
     point: float
     rows_needed: dict[int, int]
     power: float
@@ -56,17 +55,18 @@ class Power:
     @property
     def text(self) -> str:
         """Two sentences for users, before the search."""
+        needed = _rows_text(self.rows_needed)
+        if self.prompts < FEWEST_CLUSTERS:
+            return f"{self._held} cannot show anything. {needed} (held out; the search needs its own)."
+        seen = f"correlation {self.correlation:.2f}, {'as seen' if self.observed else 'assumed'}"
         if self.paired is None:
             return (
-                f"{self._held} cannot show anything. "
-                f"{_rows_text(self.rows_needed)} (held out; the search needs its own)."
+                f"{self._held} are too few to find even a large difference in {self.power:.0%} of cases. "
+                f"{needed} ({seen})."
             )
-        seen = "as seen" if self.observed else "assumed"
         return (
-            f"On {self._held}, decoded {_times(self.replicates)}, a true difference of "
-            f"{self.paired:.3g} ({self.paired / self.point:.1f} points) would be found in {self.power:.0%} of cases; "
-            f"compared on different rows it would take {self.unpaired:.3g}. {_rows_text(self.rows_needed)} "
-            f"(correlation {self.correlation:.2f}, {seen})."
+            f"On {self._held}, {_decoded(self.replicates)}, a true difference of {self.paired:.3g} "
+            f"({self.paired / self.point:.1f} points) would be found in {self.power:.0%} of cases. {needed} ({seen})."
         )
 
     @property
@@ -84,11 +84,12 @@ def minimum_detectable(
     other: ArrayLike | None = None,
     correlation: float | None = None,
     bounds: Bounds | None = None,
+    direction: Direction = "maximize",
     points: tuple[int, ...] = (1, 2, 5),
-    power: float = 0.8,
+    power: float = POWER,
     alpha: float = 0.05,
 ) -> Power:
-    """Say what a look at the holdout could find.
+    """Say what a look at the holdout could find: the power of the test that the verdict will use.
 
     Args:
         baseline: The baseline's scores, [prompts] or [prompts, replicates], as many as there are.
@@ -101,6 +102,7 @@ def minimum_detectable(
         correlation: Of scores by row between two configurations, where `other` is missing; default 0.5.
         bounds: Of the metric: a point is a hundredth of their distance. Without bounds, a hundredth of the
             baseline's mean.
+        direction: Of the metric.
         points: For which gains to say the rows needed.
         power: The share of true differences to be found.
         alpha: Of the two-sided test.
@@ -108,61 +110,101 @@ def minimum_detectable(
     Raises:
         InputError: There are fewer than two scores, or the correlation is not below 1.
     """
-    split = split_variance(baseline)
+    table = np.asarray(baseline, dtype=np.float64)
+    split = split_variance(table)
     if split.rows < 2:
         raise InputError(f"{split.rows} scores do not show how much scores vary; at least 2 are needed")
     if correlation is not None and not -1 <= correlation < 1:
         raise InputError(f"correlation={correlation} must be from -1 to below 1")
     units = rows if prompts is None else prompts
-    single = split.rows_variance + (split.sampling_variance or 0.0) / replicates
+    first = _row_means(table)
     if other is None:
         shared = ASSUMED_CORRELATION if correlation is None else correlation
-        paired_variance = 2 * single * (1 - shared)
+        single = split.rows_variance + (split.sampling_variance or 0.0) / replicates
+        spread = math.sqrt(single) / float(first.std(ddof=1)) if np.ptp(first) > 0 else 1.0
+        second = first + math.sqrt(1 - shared) * spread * (np.roll(first, 1 + len(first) // 2) - first)
     else:
-        paired_variance, shared = _observed(baseline, other)
-    table = np.asarray(baseline, dtype=np.float64)
+        second = _row_means(np.asarray(other, dtype=np.float64))
+        shared = _correlation(first, second)
     point = (bounds[1] - bounds[0]) / 100 if bounds else abs(float(table.mean())) / 100
-    needed = {p: _rows_needed(math.sqrt(paired_variance), p * point, power, alpha) for p in points} if point else {}
+    low, high = bounds or (0.0, 1.0)
+    if np.all((table == low) | (table == high)):
+        found = _of_shares((first - low) / (high - low), shared, high - low, direction, power, alpha)
+    else:
+        found = _of_scores(first, second, bounds, direction, power, alpha)
+    needed = {p: _rows_needed(found, p * point) for p in points} if point else {}
     return Power(
         rows=rows,
         prompts=units,
         replicates=replicates,
         correlation=shared,
         observed=other is not None,
-        paired=_detectable(math.sqrt(paired_variance / units), units - 1, power, alpha) if units > 1 else None,
-        unpaired=_detectable(math.sqrt(2 * single / units), 2 * units - 2, power, alpha) if units > 1 else None,
+        paired=found(units),
         point=point or 1.0,
         rows_needed=needed,
         power=power,
     )
 
 
-def _observed(baseline: ArrayLike, other: ArrayLike) -> tuple[float, float]:
-    """Variance of the paired differences, and the correlation of the two."""
-    first, second = (np.asarray(s, dtype=np.float64) for s in (baseline, other))
-    first, second = (s if s.ndim == 1 else s.mean(axis=1) for s in (first, second))
+_Found = Callable[[int], float | None]
+
+
+def _of_shares(right: Floats, shared: float, unit: float, direction: Direction, power: float, alpha: float) -> _Found:
+    """What so many rows find where every score is right or wrong, by one answer a row."""
+    rows = len(right)
+    seen = float(right.mean()) if direction == "maximize" else 1 - float(right.mean())
+    share = (seen * rows + 0.5) / (rows + 1)
+    discordant = 2 * share * (1 - share) * (1 - shared)
+
+    def found(units: int) -> float | None:
+        room = room_above(seen, rows)
+        gain = detectable_share(discordant, share, units=units, room=room, alpha=alpha, power=power)
+        return None if gain is None else unit * gain
+
+    return found
+
+
+def _of_scores(
+    first: Floats, second: Floats, bounds: Bounds | None, direction: Direction, power: float, alpha: float
+) -> _Found:
+    sign = -1.0 if direction == "minimize" else 1.0
+    seen = float(np.min(sign * np.concatenate([first, second])))
+    worst = seen if bounds is None else sign * bounds[0 if sign > 0 else 1]
+
+    def found(units: int) -> float | None:
+        return detectable_gain(sign * first, sign * second, units=units, worst=worst, alpha=alpha, power=power)
+
+    return found
+
+
+def _row_means(table: Floats) -> Floats:
+    return table if table.ndim == 1 else np.asarray(table.mean(axis=1))
+
+
+def _correlation(first: Floats, second: Floats) -> float:
     if first.shape != second.shape:
         raise InputError(f"scores of {len(first)} and {len(second)} rows do not belong to the same rows")
-    variance = float((second - first).var(ddof=1))
     if first.std() == 0 or second.std() == 0:
-        return variance, 0.0
-    return variance, float(np.corrcoef(first, second)[0, 1])
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
 
 
-def _detectable(standard_error: float, degrees: int, power: float, alpha: float) -> float:
-    return float(standard_error * (stats.t.isf(alpha / 2, degrees) + stats.t.isf(1 - power, degrees)))
-
-
-def _rows_needed(spread: float, gain: float, power: float, alpha: float) -> int:
-    """The fewest rows on which the gain is detectable; never so few that no permutation test can reject."""
-    low, high = FEWEST_CLUSTERS, _MOST_ROWS
+def _rows_needed(found: _Found, gain: float) -> int:
+    """The fewest rows on which the gain is found; never so few that no permutation test can reject."""
+    low, high = FEWEST_CLUSTERS, FEWEST_CLUSTERS
+    while high < _MOST_ROWS and not _is_found(found(high), gain):
+        low, high = high + 1, min(4 * high, _MOST_ROWS)
     while low < high:
         middle = (low + high) // 2
-        if _detectable(spread / math.sqrt(middle), middle - 1, power, alpha) <= gain:
+        if _is_found(found(middle), gain):
             high = middle
         else:
             low = middle + 1
     return low
+
+
+def _is_found(smallest: float | None, gain: float) -> bool:
+    return smallest is not None and smallest <= gain
 
 
 def _rows_text(needed: dict[int, int]) -> str:
@@ -177,5 +219,5 @@ def _points(count: int) -> str:
     return f"{count} point{'s' if count > 1 else ''}"
 
 
-def _times(replicates: int) -> str:
-    return "once" if replicates == 1 else f"{replicates} times"
+def _decoded(replicates: int) -> str:
+    return "decoded once" if replicates == 1 else f"decoded {replicates} times where something is sampled"

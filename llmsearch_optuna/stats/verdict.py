@@ -17,8 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.detectable import (
+    POWER,
+    detectable_gain,
+    detectable_replicated_share,
+    detectable_share,
+    room_above,
+)
 from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.paired_tests import (
+    FEWEST_CLUSTERS,
     Clusters,
     Floats,
     LargestLosses,
@@ -35,7 +43,6 @@ from llmsearch_optuna.types import Bounds, Direction
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
 
-_POWER = 0.8
 _MOST_GROUPS = 200
 """Of prompts that are left out together to see what each adds to a score of all rows."""
 
@@ -58,7 +65,8 @@ class Verdict:
         confidence: Of the interval.
         p_value: Two-sided, of "no difference"; this decides.
         margin_p_value: One-sided, of "worse by the margin or more"; None without a margin.
-        detectable: The true difference that a look like this one finds in 80 of 100 cases.
+        detectable: The true difference that a look like this one finds in 80 of 100 cases, by the test that was used;
+            None where there are too few rows to find even a large one so often.
         wins: Rows (means over replicates) on which the winner scores better; None for corpus metrics.
         ties: Rows on which both score alike.
         losses: The rest.
@@ -195,7 +203,7 @@ def compare(
     return _judged(
         test,
         gain=clusters.mean,
-        standard_error=clusters.standard_error,
+        detectable=_detectable(sign * first, sign * second, labels, unit, worst, alpha, seed),
         margin_p_value=margin_p_value(clusters, margin, largest_loss=largest_loss, seed=seed) if margin else None,
         means=(float(first.mean()), float(second.mean())),
         counts=(wins, len(first) - wins - losses, losses),
@@ -290,7 +298,7 @@ def compare_corpus(
     return _judged(
         test,
         gain=gain,
-        standard_error=error,
+        detectable=_detectable_corpus(error, count, alpha),
         margin_p_value=_corpus_margin_p_value(gain, margin, error, count, unseen) if margin else None,
         means=means,
         counts=None,
@@ -377,7 +385,7 @@ def _judged(
     test: PairedTest,
     *,
     gain: float,
-    standard_error: float,
+    detectable: float | None,
     margin_p_value: float | None,
     means: tuple[float, float],
     counts: tuple[int, int, int] | None,
@@ -403,7 +411,6 @@ def _judged(
         answer = "not worse than margin"
     elif test.p_value <= alpha and gain < 0:
         answer = "worse"
-    detectable = _detectable(standard_error, prompts, alpha)
     if direction == "minimize":
         low, high = 0.0 - high, 0.0 - low  # never -0.0
     verdict = Verdict(
@@ -449,8 +456,12 @@ def _sentence(v: Verdict) -> str:
     )
     if v.unscored:
         text += f" {v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count."
-    if v.answer == "no evidence" and v.detectable:
-        text += f" A look like this finds a difference of {v.detectable:.2g} in 4 of 5 cases, smaller ones rarely."
+    if v.answer == "no evidence":
+        text += (
+            " So few rows do not find even a large difference in 4 of 5 cases."
+            if v.detectable is None
+            else f" A look like this finds a difference of {v.detectable:.2g} in 4 of 5 cases."
+        )
     if v.optimism is not None:
         higher = (v.optimism > 0) == (v.direction == "maximize")
         text += f" On the search rows its score was {abs(v.optimism):.2g} {'higher' if higher else 'lower'}."
@@ -459,10 +470,41 @@ def _sentence(v: Verdict) -> str:
     return text
 
 
-def _detectable(standard_error: float, units: int, alpha: float) -> float | None:
-    if units < 2 or not math.isfinite(standard_error) or standard_error == 0:
+def _detectable(
+    first: Floats, second: Floats, labels: NDArray[np.int64], unit: float | None, worst: float, alpha: float, seed: int
+) -> float | None:
+    """The true difference that a look like this one finds in 4 of 5 cases; scores with gains positive."""
+    clusters = int(labels.max()) + 1
+    if unit is None:
+        weight = clusters / len(labels)
+        ours, theirs = (np.asarray(weight * np.bincount(labels, side.mean(axis=1)), float) for side in (first, second))
+        return detectable_gain(ours, theirs, units=clusters, worst=worst, alpha=alpha, seed=seed)
+    answers = [(side - worst) / unit for side in (first, second)]
+    if first.shape[1] == second.shape[1] == 1 and clusters == len(labels):
+        return _scaled_gain(_detectable_answers(answers[0][:, 0], answers[1][:, 0], alpha), unit)
+    if clusters < len(labels):
+        answers = [(np.bincount(labels, side.mean(axis=1)) / np.bincount(labels))[:, None] for side in answers]
+    gain = detectable_replicated_share(answers[0], answers[1], units=clusters, alpha=alpha, seed=seed)
+    return _scaled_gain(gain, unit)
+
+
+def _detectable_answers(first: Floats, second: Floats, alpha: float) -> float | None:
+    rows, right = len(first), float((first.mean() + second.mean()) / 2)
+    discordant = (float(np.sum(first != second)) + 0.5) / (rows + 1)
+    share = min(max((right * rows + 0.5) / (rows + 1), discordant / 2), 1 - discordant / 2)
+    room = min(room_above(right, rows), 1 - share)
+    return detectable_share(discordant, share, units=rows, room=room, alpha=alpha)
+
+
+def _scaled_gain(gain: float | None, unit: float) -> float | None:
+    return None if gain is None else unit * gain
+
+
+def _detectable_corpus(standard_error: float, units: int, alpha: float) -> float | None:
+    """By the normal formula: a metric of all rows at once cannot be asked hundreds of times more."""
+    if units < FEWEST_CLUSTERS or not math.isfinite(standard_error) or standard_error == 0:
         return None
-    return float(standard_error * (stats.t.isf(alpha / 2, units - 1) + stats.t.isf(1 - _POWER, units - 1)))
+    return float(standard_error * (stats.t.isf(alpha / 2, units - 1) + stats.t.isf(1 - POWER, units - 1)))
 
 
 def _scaled(test: PairedTest, unit: float) -> PairedTest:
