@@ -60,12 +60,6 @@ class Limits:
         is_low = (self.ge is not None and value < self.ge) or (self.gt is not None and value <= self.gt)
         return not is_low and (self.lt is None or value < self.lt)
 
-    @property
-    def bounds(self) -> dict[str, float]:
-        """The bounds that there are, by name."""
-        named = {"ge": self.ge, "gt": self.gt, "lt": self.lt}
-        return {name: bound for name, bound in named.items() if bound is not None}
-
 
 COUNT = Limits(words="a whole number from 1 on", ge=1)
 
@@ -77,7 +71,7 @@ class Key:
     Attributes:
         table: Its table; ``""`` is the file itself.
         name: The key; None where it is called like the option.
-        type: What TOML may say there; None where that is what Python may say. None as a value is never written.
+        type: What TOML may say there, where Python may say more; as a text where it needs names of `study_file`.
         text: What it means, where that differs from what it means in Python.
         example: Stands in a new study file behind a ``#``, where the default says too little.
         filled: Stands in a new study file as a value, since a study needs it.
@@ -103,7 +97,7 @@ class Option:
         more: What only Python users want to know beside.
         limits: Which numbers it takes; checked in Python and in study files.
         key: How a study file says it; None where only Python can.
-        left_out: What leaving it out comes to, where the default is None because something else decides.
+        left_out: What leaving it out comes to, where the default is None so that a Task is not overruled.
         for_workers: Whether workers are handed it; False for what concerns the calling process alone.
     """
 
@@ -115,12 +109,16 @@ class Option:
     left_out: Any = None
     for_workers: bool = True
 
+    @property
+    def help(self) -> str:
+        """What it means on the command line and in study files."""
+        return self.text if self.key is None or self.key.text is None else self.key.text
 
-class Message(TypedDict):
-    """One chat message; its content is a template."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
+    @property
+    def effective(self) -> Any:
+        """What leaving it out comes to, as TOML says it; None where that depends on other things."""
+        found = self.left_out if self.default is None else self.default
+        return list(found) if isinstance(found, tuple) else found
 
 
 class Inputs(TypedDict):
@@ -192,7 +190,7 @@ class TaskOptions(TypedDict, total=False):
             more="See Task.",
             key=Key(
                 "data",
-                type=str | list[Message],
+                type="str | list[Message]",
                 text='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}.',
                 filled="Summarize the dialogue in one sentence.\n\n{dialogue}",
             ),
@@ -437,8 +435,8 @@ class PlanOptions(ReplicateOptions, total=False):
     ]
 
 
-class StudyOptions(PlanOptions, total=False):
-    """How long a study runs, where it is kept, and who watches it."""
+class StorageOptions(TypedDict, total=False):
+    """Where a study is kept."""
 
     study_name: Annotated[
         str | None,
@@ -447,7 +445,7 @@ class StudyOptions(PlanOptions, total=False):
             key=Key(
                 "study",
                 "name",
-                type=Annotated[str, Limits(words="a name", ge=1)],
+                type="Annotated[str, Field(min_length=1)]",
                 text="Names the study in its database.",
                 filled="my-study",
                 is_required=True,
@@ -461,6 +459,11 @@ class StudyOptions(PlanOptions, total=False):
             key=Key("study", example="postgresql+psycopg://user@host/database"),
         ),
     ]
+
+
+class StudyOptions(StorageOptions, PlanOptions, total=False):
+    """How long a study runs, where it is kept, and who watches it."""
+
     timeout: Annotated[
         float | None,
         Option(
@@ -525,7 +528,12 @@ def declared(kind: Any) -> Mapping[str, Option]:
 
 
 def annotation(kind: Any, name: str) -> Any:
-    """The type of an option as Python users give it; a text where it would need a library that is not loaded."""
+    """The type of an option as Python users give it; a text where it would need a library that is not loaded.
+
+    Args:
+        kind: The TypedDict that declares it.
+        name: Its name.
+    """
     found = get_args(kind.__annotations__[name])[0]
     return found.__forward_arg__ if isinstance(found, ForwardRef) else found
 
@@ -558,10 +566,31 @@ def part(kind: type[T], options: Mapping[str, object]) -> T:
     return cast(T, {name: options[name] for name in declared(kind) if name in options})
 
 
-def for_workers(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `search` that another process of the study is handed."""
-    known = {**declared(Inputs), **declared(SearchOptions)}
-    return {name: value for name, value in arguments.items() if name not in known or known[name].for_workers}
+def every_option() -> Mapping[str, Option]:
+    """All arguments of `search`, by name."""
+    return MappingProxyType({**declared(Inputs), **declared(SearchOptions)})
+
+
+def keys_of(table: str, options: Mapping[str, Option] | None = None) -> dict[str, str]:
+    """The keys of a study file's table, each with the name of its option.
+
+    Args:
+        table: ``"study"``, ``"model"``, ``"data"``, or ``""`` for the file itself.
+        options: Where to look; all arguments of `search` by default.
+    """
+    known = every_option() if options is None else options
+    return {o.key.name or name: name for name, o in known.items() if o.key is not None and o.key.table == table}
+
+
+def for_workers(arguments: Mapping[str, Any], options: Mapping[str, Option] | None = None) -> dict[str, Any]:
+    """Return the arguments of `search` that another process of the study is handed.
+
+    Args:
+        arguments: Those that were given.
+        options: What can be given; all arguments of `search` by default.
+    """
+    known = every_option() if options is None else options
+    return {name: value for name, value in arguments.items() if known[name].for_workers}
 
 
 def takes(kind: type[Any]) -> Callable[[F], F]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from llmsearch_optuna.options import Option, every_option
 from llmsearch_optuna.study_file.model import Changes, StudyFile, read_study_file
 
 if TYPE_CHECKING:
@@ -19,11 +21,24 @@ StudyArgument: TypeAlias = Annotated[
 StudyName: TypeAlias = Annotated[
     str | None, typer.Option("--study-name", help="Which study, where a database holds several.")
 ]
-Data: TypeAlias = Annotated[
-    str | None, typer.Option("--data", help="Rows: a .jsonl, .csv or .parquet file, or a hub id.")
-]
-Rows: TypeAlias = Annotated[int | None, typer.Option("--rows", min=1, help="Use only the first so many rows.")]
-Model: TypeAlias = Annotated[str | None, typer.Option("--model", help="A model's folder or hub id.")]
+
+
+def flag(name: str, option: str, options: Mapping[str, Option] | None = None) -> Any:
+    """The flag of a command that stands for an option; its help and its limits are the option's.
+
+    Args:
+        name: Such as ``"--n-trials"``.
+        option: Such as ``"n_trials"``.
+        options: Where to look; all arguments of `search` by default.
+    """
+    found = (every_option() if options is None else options)[option]
+    least = None if found.limits is None or found.limits.ge is None else int(found.limits.ge)
+    return typer.Option(name, min=least, help=found.help)
+
+
+Data: TypeAlias = Annotated[str | None, flag("--data", "dataset")]
+Rows: TypeAlias = Annotated[int | None, flag("--rows", "limit")]
+Model: TypeAlias = Annotated[str | None, flag("--model", "model")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from llmsearch_optuna.search_result import SearchResult
     from llmsearch_optuna.study_file.model import StudyFile
 
-Trials = Annotated[int | None, typer.Option("--n-trials", min=1, help="The study's total of trials.")]
-Storage = Annotated[
-    str | None, typer.Option("--storage", help="Database URL or SQLite file. Default: studies/<name>.db.")
-]
-Name = Annotated[str | None, typer.Option("--name", help="The study's name.")]
+Trials = Annotated[int | None, arguments.flag("--n-trials", "n_trials")]
+Storage = Annotated[str | None, arguments.flag("--storage", "storage")]
+Name = Annotated[str | None, arguments.flag("--name", "study_name")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the study would be and take; decodes a few rows.")
 ]
@@ -191,17 +189,18 @@ def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: 
 
 
 def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
-    import inspect
-
     from llmsearch_optuna.api import forecast
     from llmsearch_optuna.cli.output import wide_enough
+    from llmsearch_optuna.options import ForecastOptions, part
     from llmsearch_optuna.study_file.model import search_arguments, with_defaults
 
     if not quiet:
         _say_what_is_resolved(file)
         typer.echo("loading the model", err=True)
-    known = inspect.signature(forecast).parameters
-    found = forecast(**{name: value for name, value in search_arguments(file).items() if name in known})
+    given = search_arguments(file)
+    found = forecast(
+        given["model"], given["dataset"], given["space"], given.get("tokenizer"), **part(ForecastOptions, given)
+    )
     if as_json:
         resolved = with_defaults(file).model_dump()
         typer.echo(json.dumps({"study": redacted_values(resolved), "forecast": found.to_json()}, indent=2, default=str))

@@ -11,9 +11,8 @@ import typer
 
 from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.study_file.model import Changes, ModelSection, search_arguments
-
-_SCORING_ARGUMENTS = tuple(name for name in ModelSection.model_fields if name != "name")
+from llmsearch_optuna.options import ModelOptions, part
+from llmsearch_optuna.study_file.model import Changes, search_arguments
 
 
 def score(
@@ -41,8 +40,13 @@ def score(
     given = (_read_params(params) if params else {}) | dict(_name_and_value(text) for text in values or ())
     given_to_search = search_arguments(file)
     base = Space.of(given_to_search["space"]).baseline_values({}, file.baseline)
-    kept = {name: given_to_search[name] for name in _SCORING_ARGUMENTS if name in given_to_search}
-    found = score_once(given_to_search["model"], given_to_search["dataset"], {**base, **given}, **kept)
+    found = score_once(
+        given_to_search["model"],
+        given_to_search["dataset"],
+        {**base, **given},
+        given_to_search.get("tokenizer"),
+        **part(ModelOptions, given_to_search),
+    )
     if as_json:
         texts = [c.text for c in found.completions]
         facts = {"score": found.score, "scores": found.scores, "params": dict(found.params), "completions": texts}

@@ -7,18 +7,30 @@ as on the command line. Nothing is loaded or decoded here.
 from __future__ import annotations
 
 import difflib
-import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model, field_validator
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.options import (
+    Inputs,
+    Limits,
+    Option,
+    SearchOptions,
+    TaskOptions,
+    annotation,
+    declared,
+    every_option,
+    keys_of,
+    part,
+)
 from llmsearch_optuna.redaction import redacted
 from llmsearch_optuna.study_file.locations import place, place_of_mention
 
@@ -31,60 +43,69 @@ DEMO_STUDY = Path(__file__).parent.parent / "data" / "quickstart.toml"
 DEMO_DIALOGUES = Path(__file__).parent.parent / "data" / "dialogues.jsonl"
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a study file; its keys are options (see `llmsearch_optuna.options`)."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    if TYPE_CHECKING:
 
-class ModelSection(_Section):
-    """Which model decodes."""
-
-    name: str = Field(description='Folder or hub id of a model; "demo" is the bundled chat model.')
-    tokenizer: str | None = Field(None, description="Folder or hub id of a tokenizer that is not the model's own.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
-    dtype: str | None = Field(None, description='"float32", "bfloat16" …; the default is what the model was saved in.')
-    adapter: str | None = Field(None, description="Folder or hub id of a PEFT adapter.")
-    gguf_file: str | None = Field(None, description="Which .gguf file of a hub repository.")
-    trust_remote_code: bool | None = Field(None, description="Run code that comes with the model.")
-    batch_size: PositiveInt | Literal["auto"] = Field("auto", description='Rows in one pass; "auto" finds what fits.')
-    cache_budget: NonNegativeInt | Literal["auto"] = Field(
-        "auto", description="Bytes for what earlier trials computed."
-    )
-    device: str | None = Field(None, description='"cuda:0", "cpu" …; the default is the best there is.')
-    device_map: str | dict[str, Any] | None = Field(None, description='How to spread it over devices, such as "auto".')
-    tokenizer_decode_args: dict[str, Any] | None = Field(None, description="What tokenizer.decode is called with.")
+        def __getattr__(self, name: str) -> Any: ...
 
 
-class Message(_Section):
+S = TypeVar("S", bound=Section)
+
+
+def with_keys(table: str, *kinds: Any) -> Callable[[type[S]], type[S]]:
+    """Give a class a field for every option that is a key of a table; what a file leaves out is None.
+
+    Args:
+        table: See `Key`.
+        kinds: The TypedDicts that declare the options; those of `search` by default.
+    """
+
+    def decorate(section: type[S]) -> type[S]:
+        fields: Any = {
+            key: (_type(kind, name, declared(kind)[name]), _field(declared(kind)[name]))
+            for kind in kinds or (Inputs, SearchOptions)
+            for key, name in keys_of(table, declared(kind)).items()
+        }
+        return create_model(section.__name__, __base__=section, __module__=__name__, __doc__=section.__doc__, **fields)
+
+    return decorate
+
+
+def _type(kind: Any, name: str, option: Option) -> Any:
+    assert option.key is not None
+    found = annotation(kind, name) if option.key.type is None else option.key.type
+    if option.limits is not None:
+        found = _limited(found, option.limits)
+    return found if option.key.is_required else Optional[found]  # noqa: UP045 - it may be a text
+
+
+def _limited(found: Any, limits: Limits) -> Any:
+    """A type whose numbers are within limits."""
+    if found in (int, float):
+        return Annotated[found, Field(ge=limits.ge, gt=limits.gt, lt=limits.lt)]
+    if get_origin(found) in (Union, UnionType):
+        return Union[tuple(_limited(member, limits) for member in get_args(found))]  # noqa: UP007 - as many as there are
+    return found
+
+
+def _field(option: Option) -> Any:
+    assert option.key is not None
+    shown = {} if option.effective is None else {"default": option.effective}
+    return Field(... if option.key.is_required else None, description=option.help, json_schema_extra=shown or None)
+
+
+class Message(Section):
     """One chat message; its content is a template."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class DataSection(_Section):
-    """Which rows, and how they are asked and judged."""
-
-    path: str | None = Field(None, description='File, folder or hub id; "demo" is the bundled dialogues.')
-    split: str | None = Field(None, description="Split of a dataset that has several.")
-    subset: str | None = Field(None, description="Configuration of a hub dataset that has several.")
-    rows: int | None = Field(None, ge=1, description="Use only the first so many rows.")
-    prompt: str | list[Message] | None = Field(
-        None, description='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}.'
-    )
-    system: str | None = Field(None, description="System message of the chat template.")
-    chat_template: bool | dict[str, Any] = Field(
-        True, description="Wrap the prompt in the tokenizer's chat template; a table holds variables for it."
-    )
-    max_prompt_tokens: int | float | None = Field(
-        None, gt=0, description="Cut the longest column of longer prompts; below 1 it is a quantile of their lengths."
-    )
-    tokenizer_encode_args: dict[str, Any] | None = Field(None, description="What the tokenizer is called with.")
-    reference: str | list[str] | None = Field(None, description="Column or columns with the right answer.")
-    metric: str = Field(description="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …")
-    direction: Literal["maximize", "minimize"] = Field("maximize", description="Whether a higher score is better.")
-
-
-class PrunerSection(_Section):
+class PrunerSection(Section):
     """The paired pruner with other settings; see PairedPruner."""
 
     risk: float = Field(0.02, gt=0, lt=1, description="Chance of dropping what would have been the winner.")
@@ -92,42 +113,33 @@ class PrunerSection(_Section):
     step: PositiveInt = Field(8, description="Rows between two looks.")
 
 
-class StudySection(_Section):
+@with_keys("model")
+class ModelSection(Section):
+    """Which model decodes."""
+
+
+@with_keys("data")
+class DataSection(Section):
+    """Which rows, and how they are asked and judged."""
+
+
+@with_keys("study")
+class StudySection(Section):
     """How long and how to search."""
 
-    name: str = Field(min_length=1, description="Names the study in its database.")
-    n_trials: int | None = Field(None, ge=1, description="The study's total; the default is 40, or a whole grid.")
-    timeout: float | None = Field(None, gt=0, description="Seconds after which no new trial begins.")
-    max_tokens: int | None = Field(None, ge=1, description="Generated tokens of all trials; then the verdict follows.")
-    storage: str | None = Field(None, description="Database URL; the default is sqlite:///studies/<name>.db.")
-    objectives: list[Literal["score", "tokens"]] | None = Field(
-        None, description='["score"], or ["score", "tokens"] for the front of both; the latter prunes nothing.'
-    )
-    sampler: Literal["tpe", "random", "grid"] | None = Field(None, description="Who suggests the next trial.")
-    pruner: Literal["paired", "none"] | PrunerSection | None = Field(
-        None, description='Who stops hopeless trials; {risk = 0.05} is "paired" with another chance of losing the best.'
-    )
-    holdout: float | None = Field(None, ge=0, lt=1, description="Share of the rows that no trial sees.")
-    folds: int | None = Field(None, ge=2, description="Show the score of each of so many parts of the search rows.")
-    seed: int | None = Field(None, description="Of the split, the order of the rows, and all suggestions.")
-    replicates: int | None = Field(None, ge=1, description="How often a row is decoded in a trial that samples.")
-    holdout_replicates: int | None = Field(None, ge=1, description="The same on the holdout.")
-    margin: float | None = Field(None, ge=0, description="A loss up to this is accepted.")
-    trials_in_flight: int | None = Field(None, ge=1, description="Trials decoded together.")
+
+TABLES: dict[str, type[Section]] = {"study": StudySection, "model": ModelSection, "data": DataSection}
 
 
-class StudyFile(_Section):
+@with_keys("")
+class StudyFile(Section):
     """A whole study file; `space` is a table, or a list of tables (branches)."""
 
     study: StudySection
     model: ModelSection
     data: DataSection
-    space: dict[str, Any] | list[dict[str, Any]] = Field(
-        description="What to search: a plain value is fixed, {low = …, high = …} or {choices = […]} is searched."
-    )
-    baseline: dict[str, Any] | None = Field(None, description="Parameters in use today.")
 
-    @field_validator("space")
+    @field_validator("space", check_fields=False)
     @classmethod
     def _not_empty(cls, space: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
         if not space:
@@ -201,14 +213,12 @@ def _placed(name: str, place_of: Callable[[str], str]) -> Iterator[None]:
 
 def with_defaults(file: StudyFile) -> StudyFile:
     """Return the file with what `search` does by default in the place of what it leaves out."""
-    from llmsearch_optuna.api import search
-
-    known = inspect.signature(search).parameters
-    missing = [name for name, value in file.study if value is None and name in known]
-    defaults = {name: known[name].default for name in missing}
-    # TOML has lists where Python has tuples.
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    return file.model_copy(update={"study": _changed(file.study, **values)})
+    filled = {}
+    for table in TABLES:
+        section, options = getattr(file, table), every_option()
+        left_out = {key: options[name] for key, name in keys_of(table).items() if getattr(section, key) is None}
+        filled[table] = _changed(section, **{key: option.effective for key, option in left_out.items()})
+    return file.model_copy(update=filled)
 
 
 def study_file_text(file: StudyFile) -> str:
@@ -244,18 +254,17 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
     Raises:
         InputError: The file leaves the data to the command line, and the command line gave none.
     """
-    arguments: dict[str, Any] = {
-        "model": _model(file.model),
-        "dataset": _task(file.data),
-        "space": check_space(file),
-        "baseline": file.baseline,
-        "study_name": file.study.name,
-        **file.study.model_dump(exclude={"name", "pruner"}),
-        "pruner": _pruner(file.study.pruner),
-        **file.model.model_dump(exclude={"name"}),
-    }
-    # What the file leaves out is what `search` itself does by default.
-    return {name: value for name, value in arguments.items() if value is not None}
+    of_task = declared(TaskOptions)
+    said = {name: value for name, value in _said(file).items() if name not in of_task}
+    given = {"model": _model(file.model), "dataset": _task(file), "space": check_space(file)}
+    return {**said, **given, **({} if file.study.pruner is None else {"pruner": _pruner(file.study.pruner)})}
+
+
+def _said(file: StudyFile) -> dict[str, Any]:
+    """What the file says, by the names of the options; what it leaves out is what `search` itself does by default."""
+    values = {"": file.model_dump(exclude=set(TABLES))} | {table: getattr(file, table).model_dump() for table in TABLES}
+    said = {name: values[table][key] for table in values for key, name in keys_of(table).items()}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _pruner(given: str | PrunerSection | None) -> Any:
@@ -268,22 +277,19 @@ def _pruner(given: str | PrunerSection | None) -> Any:
 
 def _model(section: ModelSection) -> str:
     if section.name != DEMO:
-        return section.name
+        return str(section.name)
     from llmsearch_optuna.demo.model import demo_model_folder
 
     return str(demo_model_folder())
 
 
-def _task(section: DataSection) -> Any:
+def _task(file: StudyFile) -> Any:
     from llmsearch_optuna.task.task import Task
 
-    if section.path is None:
+    path = file.data.path
+    if path is None:
         raise InputError("the study file leaves the data to you: give --data PATH, or data.path in the file")
-    return Task(
-        DEMO_DIALOGUES if section.path == DEMO else section.path,
-        **section.model_dump(exclude={"path", "rows"}),
-        limit=section.rows,
-    )
+    return Task.of(DEMO_DIALOGUES if path == DEMO else path, **part(TaskOptions, _said(file)))
 
 
 def _changed(section: Any, **values: Any) -> Any:

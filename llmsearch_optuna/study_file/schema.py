@@ -25,7 +25,7 @@ def study_file_schema() -> dict[str, Any]:
     baseline = found["properties"]["baseline"]
     baseline["anyOf"] = [_ref("Fixed")]
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "llmsearch-optuna study file"} | {
-        key: value for key, value in _plain(found).items() if key != "title"
+        key: value for key, value in plain(found).items() if key != "title"
     }
 
 
@@ -66,13 +66,13 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Without what TOML cannot say (null) and what only pydantic adds (titles of every key)."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if not isinstance(value, dict):
         return value
-    kept = {k: _plain(v) for k, v in value.items() if not (k == "title" and isinstance(v, str))}
+    kept = {k: plain(v) for k, v in value.items() if not (k == "title" and isinstance(v, str))}
     if kept.get("default", 0) is None:
         del kept["default"]
     options = [option for option in kept.get("anyOf", ()) if option != {"type": "null"}]

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from llmsearch_optuna.study_file.model import DataSection, ModelSection, StudySection, with_defaults
+from llmsearch_optuna.options import Option, every_option, keys_of
+from llmsearch_optuna.study_file.model import TABLES
 from llmsearch_optuna.study_file.schema import DIRECTIVE
 
 _WIDTH = 100
 
-_FILLED: dict[str, Any] = {
-    "study.name": "my-study",
-    "study.n_trials": 40,
-    "model.name": "demo",
-    "data.path": "demo",
-    "data.prompt": "Summarize the dialogue in one sentence.\n\n{dialogue}",
-    "data.reference": "summary",
-    "data.metric": "rouge1",
-}
-_EXAMPLES: dict[str, Any] = {
-    "study.timeout": 3600.0,
-    "study.max_tokens": 1_000_000,
-    "study.storage": "postgresql+psycopg://user@host/database",
-    "study.margin": 0.01,
-    "study.folds": 5,
-    "model.revision": "main",
-    "model.dtype": "bfloat16",
-    "model.tokenizer": "folder-of-a-tokenizer",
-    "model.device": "cuda:0",
-    "model.device_map": "auto",
-    "model.adapter": "folder-of-an-adapter",
-    "model.gguf_file": "model-q8_0.gguf",
-    "model.trust_remote_code": False,
-    "model.tokenizer_decode_args": {"clean_up_tokenization_spaces": False},
-    "data.split": "validation",
-    "data.subset": "main",
-    "data.rows": 200,
-    "data.system": "You are a helpful assistant.",
-    "data.max_prompt_tokens": 2048,
-    "data.tokenizer_encode_args": {"truncation": False},
-}
 _SPACE = """\
 # What to search. Each [[space]] is a branch, of which every trial picks one. A plain value is fixed, a table is
 # searched: {low = …, high = …}, with log = true or step = …, or {choices = […]}. Names are those of Hugging Face's
@@ -80,17 +49,12 @@ def new_study_file(name: str) -> str:
     Args:
         name: The study's name.
     """
-    filled = _FILLED | {"study.name": name}
-    sections: list[tuple[str, type[BaseModel], str]] = [
-        ("study", StudySection, "How long and how to search."),
-        ("model", ModelSection, "Which model decodes."),
-        ("data", DataSection, "Which rows, and how they are asked and judged."),
-    ]
     head = [
         DIRECTIVE,
         "# A study of llmsearch-optuna. What stands behind a # is optional, with its default or an example.",
     ]
-    return "\n\n".join(["\n".join(head), *(_section(*section, filled) for section in sections), _SPACE])
+    tables = [table_text(table, str(section.__doc__), study_name=name) for table, section in TABLES.items()]
+    return "\n\n".join(["\n".join(head), *tables, _SPACE])
 
 
 def write_new_study_file(path: Path) -> None:
@@ -99,20 +63,41 @@ def write_new_study_file(path: Path) -> None:
         file.write(new_study_file(path.stem))
 
 
-def _section(name: str, section: type[BaseModel], about: str, filled: dict[str, Any]) -> str:
-    lines = [f"# {about}", f"[{name}]"]
-    for key, field in section.model_fields.items():
-        lines += _key(f"{name}.{key}", key, field, filled)
-    return "\n".join(lines)
+def table_text(
+    table: str, about: str, options: Mapping[str, Option] | None = None, *, study_name: str | None = None
+) -> str:
+    """Return one table: what is needed first, then every other key as a comment.
+
+    Args:
+        table: Its name.
+        about: What it is about.
+        options: Those whose keys it has; all arguments of `search` by default.
+        study_name: Stands in it as the study's name.
+    """
+    known = every_option() if options is None else options
+    keys = [(key, known[name]) for key, name in keys_of(table, known).items()]
+    needed = [_needed(key, option, study_name if key == "name" and table == "study" else None) for key, option in keys]
+    optional = [_optional(key, option) for key, option in keys]
+    lines = [line for part in (*needed, *optional) for line in part]
+    return "\n".join([f"# {about}", f"[{table}]", *lines])
 
 
-def _key(path: str, key: str, field: FieldInfo, filled: dict[str, Any]) -> list[str]:
-    """One key: what it means as a comment, and a line that is live where it is filled in."""
-    meaning = [f"# {line}" for line in textwrap.wrap(field.description or "", _WIDTH)]
-    if path in filled:
-        return [*meaning, _written(key, filled[path])]
-    example = _EXAMPLES[path] if path in _EXAMPLES else _default(key, field)
-    return [*meaning, f"# {_written(key, example)}"]
+def _needed(key: str, option: Option, value: Any = None) -> list[str]:
+    """A key with its value, where a study needs it."""
+    assert option.key is not None
+    filled = option.key.filled if value is None else value
+    return [] if filled is None else [*_meaning(option), _written(key, filled)]
+
+
+def _optional(key: str, option: Option) -> list[str]:
+    """A key as a comment, with an example or its default."""
+    assert option.key is not None
+    example = option.effective if option.key.example is None else option.key.example
+    return [*_meaning(option), f"# {_written(key, example)}"] if option.key.filled is None else []
+
+
+def _meaning(option: Option) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(option.help, _WIDTH)]
 
 
 def _written(key: str, value: Any) -> str:
@@ -121,16 +106,3 @@ def _written(key: str, value: Any) -> str:
     if isinstance(value, list):  # on one line, so that one # leaves all of it out
         return f"{key} = [{', '.join(tomli_w.dumps({'_': item}).strip().removeprefix('_ = ') for item in value)}]"
     return tomli_w.dumps({key: value}).strip()
-
-
-def _default(key: str, field: FieldInfo) -> Any:
-    if field.default is not None and not field.is_required():
-        return field.default
-    return _search_defaults()[key]
-
-
-def _search_defaults() -> dict[str, Any]:
-    from llmsearch_optuna.study_file.model import parse_study_file
-
-    least = '[study]\nname="x"\n[model]\nname="demo"\n[data]\nmetric="rouge1"\n[space]\nmax_new_tokens=1\n'
-    return with_defaults(parse_study_file(least)).study.model_dump()

@@ -22,6 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from llmsearch_optuna.optimize.signals import interruptible, stop_if_asked, stoppable
+from llmsearch_optuna.options import for_workers
 from llmsearch_optuna.progress import Callback
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
@@ -131,7 +132,7 @@ def _started(arguments: Mapping[str, Any], workers: int) -> Iterator[list[_Worke
 def _start(number: int, arguments: Mapping[str, Any]) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(arguments, theirs), name=f"llmsearch-worker-{number}")
+    process = context.Process(target=work, args=(for_workers(arguments), theirs), name=f"llmsearch-worker-{number}")
     process.start()
     theirs.close()
     return _Worker(number, process, ours)

@@ -22,6 +22,7 @@ from typing import Any
 from llmsearch_optuna import __version__
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.optimize.signals import interruptible, stoppable
+from llmsearch_optuna.options import for_workers
 from llmsearch_optuna.progress import Callback
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.storage.address import StorageAddress
@@ -280,7 +281,7 @@ def _started(arguments: Mapping[str, Any], workers: int, follower: Follower) -> 
         [
             _Worker(number, functools.partial(task.remote, errand, mailbox), lambda: follower.trials_ended)
             for number in range(1, workers + 1)
-            for errand in [Errand(number, arguments, str(Path.cwd()), __version__)]
+            for errand in [Errand(number, for_workers(arguments), str(Path.cwd()), __version__)]
         ],
         mailbox,
     )

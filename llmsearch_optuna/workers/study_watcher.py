@@ -18,10 +18,10 @@ from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize.forecast import Forecast
 from llmsearch_optuna.optimize.signals import how_to_go_on
+from llmsearch_optuna.options import SearchOptions, completed, part
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
 from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of, score_of
-from llmsearch_optuna.workers.arguments import with_defaults
 
 _STATES: dict[TrialState, progress.TrialState] = {
     TrialState.COMPLETE: "complete",
@@ -65,9 +65,15 @@ class Follower:
     @classmethod
     def of(cls, arguments: Mapping[str, Any], observer: progress.Callback) -> Follower:
         """The follower of the study that `search` makes from these arguments."""
-        given = with_defaults(arguments)
-        names = ("storage", "study_name", "n_trials", "holdout_replicates", "trials_in_flight")
-        return cls(**{name: given[name] for name in names}, observer=observer)
+        given = completed(SearchOptions, part(SearchOptions, arguments))
+        return cls(
+            storage=given["storage"],
+            study_name=arguments["study_name"],
+            n_trials=given["n_trials"],
+            holdout_replicates=given["holdout_replicates"],
+            trials_in_flight=given["trials_in_flight"],
+            observer=observer,
+        )
 
     def look(self) -> None:
         """Tell what has happened since the last look; a study that is not there yet is waited for."""

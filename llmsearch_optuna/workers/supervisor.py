@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.options import SearchOptions, completed, part
 from llmsearch_optuna.progress import Callback, StudyEnded
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.study import prepare_database
-from llmsearch_optuna.workers.arguments import warn_of_idle
 from llmsearch_optuna.workers.study_watcher import Follower
 from llmsearch_optuna.workers.worker import Logged
 
@@ -77,7 +77,7 @@ def search_watched(
     Raises:
         StudyError: Every worker has ended before the study was complete; says why.
     """
-    warn_of_idle(arguments, workers)
+    _warn_of_idle(completed(SearchOptions, part(SearchOptions, arguments))["trials_in_flight"], workers)
     prepare_database(arguments.get("storage"), arguments["study_name"])
     follower = Follower.of(arguments, observer)
     with contextlib.closing(follower), place(follower) as crew:
@@ -116,6 +116,17 @@ def pass_on(said: Logged, told: set[Logged]) -> None:
     if said not in told:
         told.add(said)
         logging.getLogger(said.logger).log(said.level, "%s", said.text)
+
+
+def _warn_of_idle(in_flight: int, workers: int) -> None:
+    """Say that some of the workers would have nothing to do."""
+    if workers > in_flight:
+        logger.warning(
+            "trials_in_flight is %d, so only %d of %d workers will have something to do; a new study may be given more",
+            in_flight,
+            in_flight,
+            workers,
+        )
 
 
 def _why_nobody_is_left(workers: Sequence[Worker]) -> str:

@@ -16,6 +16,7 @@ from llmsearch_optuna.study_file.model import (
     read_study_file,
     search_arguments,
     study_file_text,
+    with_defaults,
 )
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
@@ -47,7 +48,8 @@ stop = ["\\n"]
 def test_values_and_defaults():
     file = parse_study_file(TEXT)
     assert (file.study.n_trials, file.study.holdout, file.study.seed) == (12, None, None)
-    assert file.data.direction == "maximize"
+    assert (file.data.direction, with_defaults(file).data.direction) == (None, "maximize")
+    assert (with_defaults(file).study.n_trials, with_defaults(file).study.holdout) == (12, 0.3)
     assert file.baseline is None
 
 
@@ -140,7 +142,7 @@ def test_what_a_file_leaves_out_is_left_to_search():
     from llmsearch_optuna.study_file.model import search_arguments
 
     assert set(search_arguments(parse_study_file(TEXT))) == {
-        "model", "dataset", "space", "n_trials", "study_name", "batch_size", "cache_budget"
+        "model", "dataset", "space", "n_trials", "study_name"
     }  # fmt: skip
 
 
