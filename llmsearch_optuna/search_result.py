@@ -51,7 +51,7 @@ class SearchResult:
     """The result of a search; see `search` and `load_result`.
 
     Attributes:
-        opened: The study with its ledger.
+        opened: The study with its records.
         task: What was searched on, while it is in memory; references and rows are read from the study otherwise.
     """
 
@@ -79,12 +79,12 @@ class SearchResult:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the study was started with: model, data, metric, direction, n_trials, baseline …"""
-        return self.opened.ledger.settings()
+        return self.opened.records.settings()
 
     @cached_property
     def looks(self) -> list[Look]:
         """Every choice of a winner, with its verdict; the last one counts."""
-        return self.opened.ledger.looks()
+        return self.opened.records.looks()
 
     @property
     def has_best(self) -> bool:
@@ -155,7 +155,7 @@ class SearchResult:
     def variance(self) -> VarianceSplit | None:
         """How much of the winner's spread lies in the rows and how much in sampling; None for corpus metrics."""
         number = self.best_trial.number
-        records = self.opened.ledger.rows("finalists", number) or self.records(number)
+        records = self.opened.records.rows("finalists", number) or self.records(number)
         table = score_table(records, list(dict.fromkeys(r.row for r in records)))
         return split_variance(table) if table and all(table) else None
 
@@ -354,7 +354,7 @@ class SearchResult:
     @cached_property
     def items(self) -> dict[int, Item]:
         """Row number -> prompt, reference and columns."""
-        return {item.row: item for item in self._live_items(self.opened.ledger.items())}
+        return {item.row: item for item in self._live_items(self.opened.records.items())}
 
     def _live_items(self, items: Sequence[Item]) -> Sequence[Item]:
         """References as the metric knows them, where they are in memory."""
@@ -373,13 +373,13 @@ class SearchResult:
     def _search_records(self) -> dict[int, list[RowRecord]]:
         return {
             number: self._ordered(records, _rows_counted(self.trials[number]))
-            for number, records in self.opened.ledger.all_rows("search").items()
+            for number, records in self.opened.records.all_rows("search").items()
             if number < len(self.trials)
         }
 
     @cached_property
     def _holdout_records(self) -> dict[int, list[RowRecord]]:
-        return {number: self._ordered(rs, None) for number, rs in self.opened.ledger.all_rows("holdout").items()}
+        return {number: self._ordered(rs, None) for number, rs in self.opened.records.all_rows("holdout").items()}
 
     def _ordered(self, records: Sequence[RowRecord], count: int | None) -> list[RowRecord]:
         items = self.items

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from llmsearch_optuna.progress import InHand, WorkMeasured
+from llmsearch_optuna.progress import RunningTrial, WorkMeasured
 from llmsearch_optuna.progress.time_left import LATEST, Interval, covered_seconds, seconds_per_trial, trials_left
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.records import RowRecord, by_row, mean
@@ -24,39 +24,39 @@ _RESUMED_AFTER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StudyStatus:
     """How a study stands.
 
     Attributes:
         workers: Processes that are at work on it.
-        in_hand: Trials under way, or interrupted, by number.
+        running: Trials under way, or interrupted, by number.
         work: How the work goes.
         seconds_left: What the remaining trials will take; None where nobody is at work, or too little is known.
     """
 
     workers: int
-    in_hand: tuple[InHand, ...]
+    running: tuple[RunningTrial, ...]
     work: WorkMeasured
     seconds_left: float | None
 
 
-def standing(opened: OpenedStudy, n_trials: int) -> Standing:
+def read_status(opened: OpenedStudy, n_trials: int) -> StudyStatus:
     """Read how a study stands at this moment."""
     trials = opened.study.get_trials(deepcopy=False)
-    begun = list(live_workers(opened.engine, opened.key).values())
-    counts = opened.ledger.row_counts("search")
-    in_flight, direction = int(opened.ledger.fingerprint()["trials_in_flight"]), direction_of(opened.study)
-    total = len(opened.ledger.items("search"))
-    in_hand = tuple(
-        _in_hand(trial, total, so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
+    begun = list(live_workers(opened.database, opened.key).values())
+    counts = opened.records.row_counts("search")
+    in_flight, direction = int(opened.records.fingerprint()["trials_in_flight"]), direction_of(opened.study)
+    total = len(opened.records.items("search"))
+    running = tuple(
+        _running_trial(trial, total, so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
         for trial in trials
         if trial.state is TrialState.RUNNING and "params" in trial.user_attrs
     )
     left = None
     if begun and (per_trial := seconds_per_trial(_ended(trials, counts))):
         ended = sum(trial.state.is_finished() for trial in trials)
-        left = trials_left(n_trials, ended, (t.rows_done / total for t in in_hand)) * per_trial or None
-    return Standing(len(begun), in_hand, work_of(trials, counts, begun), left)
+        left = trials_left(n_trials, ended, (t.rows_done / total for t in running)) * per_trial or None
+    return StudyStatus(len(begun), running, work_of(trials, counts, begun), left)
 
 
 def work_of(trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_begun: Sequence[float]) -> WorkMeasured:
@@ -90,9 +90,9 @@ def incumbent_mean(
 
 
 def _mean_so_far(records: Sequence[RowRecord]) -> tuple[int, float | None]:
-    """Rows done and the mean over them, of a trial's rows in the ledger.
+    """Rows done and the mean over them, of a trial's rows.
 
-    Rows are scored look by look, so those with a score count; a metric of all rows scores none of them, and there it
+    Rows are scored step by step, so those with a score count; a metric of all rows scores none of them, and there it
     can only be said how many were decoded.
     """
     scored = [r for r in records if r.score is not None]
@@ -103,14 +103,16 @@ def _mean_so_far(records: Sequence[RowRecord]) -> tuple[int, float | None]:
 def so_far(opened: OpenedStudy, trial: FrozenTrial) -> tuple[int, float | None]:
     """How many rows a trial has done, and its mean over them."""
     if len(opened.study.directions) > 1:  # such trials cannot report
-        return _mean_so_far(opened.ledger.rows("search", trial.number))
+        return _mean_so_far(opened.records.rows("search", trial.number))
     seen = max(trial.intermediate_values, default=0)
     return seen, trial.intermediate_values.get(seen)
 
 
-def _in_hand(trial: FrozenTrial, rows_total: int, done: tuple[int, float | None], compared: float | None) -> InHand:
+def _running_trial(
+    trial: FrozenTrial, rows_total: int, done: tuple[int, float | None], compared: float | None
+) -> RunningTrial:
     rows_done, mean_of_rows = done
-    return InHand(
+    return RunningTrial(
         number=trial.number,
         params=trial.user_attrs["params"],
         kind=str(trial.user_attrs.get("kind", "")),

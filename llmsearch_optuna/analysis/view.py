@@ -1,6 +1,6 @@
 """What a search hands over: the winner, the verdict, every completion, and files to share or ship.
 
-Reads the study and its ledger, never decodes, and needs neither the model nor the process that searched.
+Reads the study and its records, never decodes, and needs neither the model nor the process that searched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _has_no_errors(selection: Selection) -> bool:
 
 
 def _rows_counted(trial: FrozenTrial) -> int | None:
-    """How many rows of the permutation count: those of the last look; all that are there while it runs."""
+    """How many rows of the permutation count: those of the last pruning step; all that are there while it runs."""
     return rows_counted(trial) if trial.state.is_finished() else None
 
 

@@ -135,7 +135,7 @@ def copy_through_optuna(opened: OpenedStudy, target: Path) -> None:
         )
     engine = sa.create_engine(url)
     schema.metadata.create_all(engine)
-    with opened.engine.connect() as source, engine.begin() as copy:
+    with opened.database.connect() as source, engine.begin() as copy:
         for table in (schema.meta, schema.items, schema.rows, schema.looks):
             found = source.execute(sa.select(table).where(table.c.study == opened.key)).mappings().all()
             schema.upsert(copy, table, [dict(row) for row in found])

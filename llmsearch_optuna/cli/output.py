@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from llmsearch_optuna.analysis.status import Standing, standing
+from llmsearch_optuna.analysis.status import StudyStatus, read_status
 from llmsearch_optuna.progress import describe_params, describe_work, printable, short_time, trial_line, with_error
 from llmsearch_optuna.storage.trials import score_of
 
@@ -57,7 +57,7 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
 
 def print_status(result: SearchResult, *, console: Console | None = None) -> None:
     """Print how far a study is."""
-    now = _standing(result)
+    now = _status(result)
     facts = _facts(result, now)
     table = _grid()
     states = ", ".join(f"{count} {state}" for state, count in facts["states"].items())
@@ -65,9 +65,9 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
     table.add_row("stored in", _text(facts["storage"]))
     table.add_row("model, data", _text(f"{facts['model']}, {facts['data']}"))
     table.add_row("trials", _text(f"{facts['trials']} of {facts['n_trials']}" + (f" ({states})" if states else "")))
-    if now.workers or now.in_hand:
+    if now.workers or now.running:
         table.add_row("at work", _text(_at_work(now)))
-    for trial in now.in_hand:
+    for trial in now.running:
         line = trial_line(trial, hide=result.baseline_params)
         line.no_wrap, line.overflow = True, "ellipsis"
         table.add_row("", line)
@@ -83,7 +83,7 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
     (console or wide_enough()).print(table)
 
 
-def _at_work(now: Standing) -> str:
+def _at_work(now: StudyStatus) -> str:
     if not now.workers:
         return "nobody; run the same command again to go on"
     count = "1 process" if now.workers == 1 else f"{now.workers} processes"
@@ -92,14 +92,14 @@ def _at_work(now: Standing) -> str:
 
 def status_facts(result: SearchResult) -> dict[str, Any]:
     """What `status` says, as plain data."""
-    return _facts(result, _standing(result))
+    return _facts(result, _status(result))
 
 
-def _standing(result: SearchResult) -> Standing:
-    return standing(result.opened, int(result.settings.get("n_trials", 0)))
+def _status(result: SearchResult) -> StudyStatus:
+    return read_status(result.opened, int(result.settings.get("n_trials", 0)))
 
 
-def _facts(result: SearchResult, now: Standing) -> dict[str, Any]:
+def _facts(result: SearchResult, now: StudyStatus) -> dict[str, Any]:
     states = collections.Counter(t.state.name.lower() for t in result.trials)
     best = _scored(result.best_trial) if result.has_best else None
     errors = {"score_error": result.best_score_error, "expected_score": result.expected_score}
@@ -118,7 +118,7 @@ def _facts(result: SearchResult, now: Standing) -> dict[str, Any]:
         "best": None if best is None else best | errors,
         "workers": now.workers,
         "seconds_left": now.seconds_left,
-        "in_hand": [asdict(trial) for trial in now.in_hand],
+        "in_hand": [asdict(trial) for trial in now.running],
         "work": asdict(now.work),
         "verdict": None if result.verdict is None else result.verdict.sentence,
     }

@@ -19,7 +19,7 @@ import optuna
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
-from llmsearch_optuna.optimize.evaluation import Rows
+from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
@@ -103,7 +103,7 @@ class TrialNoteCallback:
     """
 
     opened: OpenedStudy
-    rows: Rows
+    rows: SearchRows
 
     def on(self, event: progress.Event) -> None:
         """Write the note before the trial is stored as ended; does nothing when the dashboard is not installed."""
@@ -114,7 +114,7 @@ class TrialNoteCallback:
         import optuna_dashboard
 
         task, counted = self.rows.task, set(self.rows.order[: event.rows_done])
-        records = [r for r in self.opened.ledger.rows("search", event.number) if r.row in counted]
+        records = [r for r in self.opened.records.rows("search", event.number) if r.row in counted]
         noted = [
             NotedRow(r.row, task.prompts[r.row], r.text or "", as_text(task.references[r.row]), r.score)
             for r in sorted(records, key=lambda r: (self.rows.places[r.row], r.replicate))

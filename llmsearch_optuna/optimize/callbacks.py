@@ -18,10 +18,10 @@ from llmsearch_optuna.fingerprint.diff import digest
 from llmsearch_optuna.optimize.forecast import Probe, make_forecast, power_of
 from llmsearch_optuna.optimize.plan import Plan, Prepared
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
-from llmsearch_optuna.optimize.throughput import MeteredServer
+from llmsearch_optuna.optimize.throughput import ThroughputMeter
 from llmsearch_optuna.redaction import redacted_study_file
 from llmsearch_optuna.storage.errors import storage_errors
-from llmsearch_optuna.storage.records import Ledger
+from llmsearch_optuna.storage.records import StudyRecords
 from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, OpenedStudy, read_study
 from llmsearch_optuna.storage.trials import params_of
 
@@ -30,13 +30,13 @@ logger = logging.getLogger("llmsearch_optuna.optimize.callbacks")
 
 @dataclass(frozen=True, slots=True)
 class ThroughputCallback:
-    """Measures the work after every pruning checkpoint and at the end of every trial.
+    """Measures the work after every pruning step and at the end of every trial.
 
     Attributes:
         server: Has measured the work.
     """
 
-    server: MeteredServer
+    server: ThroughputMeter
 
     def on(self, event: progress.Event) -> progress.WorkMeasured | None:
         """Return the throughput where rows were scored or a trial ended."""
@@ -55,11 +55,11 @@ class BatchSizeCallback:
     """Starts the engine from the batch sizes that fitted before, and stores those that it learns.
 
     Attributes:
-        ledger: Where the sizes are stored.
+        records: Where the sizes are stored.
         served: The backend; one that does not learn batch sizes is left alone.
     """
 
-    ledger: Ledger
+    records: StudyRecords
     served: ResolvedEngine
     _stored: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class BatchSizeCallback:
         if learned is None:
             return
         if isinstance(event, progress.StudyStarted):
-            self._stored = self.ledger.batch_sizes(*self._key)
+            self._stored = self.records.batch_sizes(*self._key)
             self.served.backend.start_from(self._stored)
         elif isinstance(event, progress.TrialEnded | progress.StudyEnded):
             self._store(dict(learned))
@@ -77,7 +77,7 @@ class BatchSizeCallback:
     def _store(self, learned: dict[tuple[int, int], int]) -> None:
         if learned == self._stored:
             return
-        self.ledger.remember_batch_sizes(*self._key, learned)
+        self.records.remember_batch_sizes(*self._key, learned)
         self._stored = learned
 
     @property
@@ -103,7 +103,7 @@ class PowerCallback:
         """Return the power once the baseline is complete."""
         if not (isinstance(event, progress.TrialEnded) and event.number == 0 and event.state == "complete"):
             return None
-        power = power_of(self.plan, self.opened.ledger.rows("search", 0), replicates=self.replicates)
+        power = power_of(self.plan, self.opened.records.rows("search", 0), replicates=self.replicates)
         if power is None:
             return None
         self.opened.study.set_user_attr("power", power.text)
@@ -112,7 +112,7 @@ class PowerCallback:
 
 @dataclass
 class ForecastCallback:
-    """Makes a new study's forecast once each trial that was started has been at its first pruning checkpoint.
+    """Makes a new study's forecast once each trial that was started has been at its first pruning step.
 
     Those rows are the study's own, so the forecast costs nothing and changes nothing.
 
@@ -126,7 +126,7 @@ class ForecastCallback:
 
     opened: OpenedStudy
     prepared: Prepared
-    server: MeteredServer
+    server: ThroughputMeter
     n_trials: int
     holdout_replicates: int
     _started: set[int] = field(default_factory=set)
@@ -151,7 +151,7 @@ class ForecastCallback:
 
     def _forecast(self) -> progress.StudyForecast:
         trials = self.opened.study.get_trials(deepcopy=False)
-        records = {params_of(trials[n]): self.opened.ledger.rows("search", n) for n in sorted(self._started)}
+        records = {params_of(trials[n]): self.opened.records.rows("search", n) for n in sorted(self._started)}
         cached = int(self.prepared.served.stats.get("cache_bytes", 0))
         forecast = make_forecast(
             Probe(records, list(self.server.spans), cached),

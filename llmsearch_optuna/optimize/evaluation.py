@@ -21,11 +21,11 @@ from llmsearch_optuna.storage.records import Phase, RowRecord, mean
 from llmsearch_optuna.task.task import PreparedTask
 from llmsearch_optuna.types import Direction
 
-LOOK_EVERY = 8
+STEP_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Rows:
+class SearchRows:
     """The search rows in the study's permutation, and how they are scored.
 
     Attributes:
@@ -34,8 +34,8 @@ class Rows:
         objectives: What trials are told with, and in which directions.
         folds: The fold of each row of the order; empty where there are none.
         replicates: How often a row is decoded when something is sampled.
-        first_look: Rows before the first look.
-        look_every: Rows between two looks.
+        first_step: Rows before the first pruning step.
+        step_size: Rows between two pruning steps.
     """
 
     task: PreparedTask
@@ -43,8 +43,8 @@ class Rows:
     objectives: Objectives
     folds: tuple[int, ...] = ()
     replicates: int = 1
-    first_look: int = LOOK_EVERY
-    look_every: int = LOOK_EVERY
+    first_step: int = STEP_SIZE
+    step_size: int = STEP_SIZE
 
     @property
     def direction(self) -> Direction:
@@ -57,9 +57,9 @@ class Rows:
         return {row: place for place, row in enumerate(self.order)}
 
     @cached_property
-    def looks(self) -> list[int]:
-        """How many rows have been seen at each look; the last one is all of them."""
-        return [*range(self.first_look, len(self.order), self.look_every), len(self.order)]
+    def steps(self) -> list[int]:
+        """How many rows have been scored at each pruning step; the last one is all of them."""
+        return [*range(self.first_step, len(self.order), self.step_size), len(self.order)]
 
     def replicates_of(self, params: GenerationParams, first: int = 0, count: int | None = None) -> range:
         """The replicate numbers that these parameters need; one is enough where nothing is sampled."""
@@ -152,7 +152,7 @@ def requests_for(
     ]
 
 
-def prompt_table(rows: Rows, records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
+def prompt_table(rows: SearchRows, records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:
     """Scores [prompts][replicates]: rows with the same prompt count together, as their mean.
 
     A corpus metric has no scores by row; there it is what each prompt does to the whole (see `influences`).
@@ -178,5 +178,5 @@ def prompt_table(rows: Rows, records: Sequence[RowRecord], order: Sequence[int])
     return [list(values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def _score_of_places(rows: Rows, records: Sequence[RowRecord]) -> Callable[[Sequence[int]], float]:
+def _score_of_places(rows: SearchRows, records: Sequence[RowRecord]) -> Callable[[Sequence[int]], float]:
     return lambda places: rows.value([records[place] for place in places])

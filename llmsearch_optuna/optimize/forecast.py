@@ -26,7 +26,7 @@ from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan, Prepared, prepare
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
 from llmsearch_optuna.optimize.selection import FINALISTS
-from llmsearch_optuna.optimize.throughput import MeteredServer, Span
+from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter
 from llmsearch_optuna.optimize.trial_queue import first_candidate
 from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.space.space import Space
@@ -135,7 +135,7 @@ def make_forecast(
     """
     plan, lengths = prepared.plan, _Lengths(probe)
     searched = _points(prepared.space, prepared.served.defaults) or list(probe.records)
-    trials = _trials(plan, lengths, searched, n_trials, prunes=prepared.judge is not None)
+    trials = _trials(plan, lengths, searched, n_trials, prunes=prepared.pruner is not None)
     whole = trials + _verdict(plan, lengths, searched, holdout_replicates)
     prompt = _mean(r.prompt_tokens for records in probe.records.values() for r in records)
     prompts_once = prompt * (len(plan.rows.order) + len(plan.holdout))
@@ -309,7 +309,7 @@ class Probe:
 
 
 def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
-    """Decode the rows of the first look under the configurations that a study begins with.
+    """Decode the rows of the first pruning step under the configurations that a study begins with.
 
     Args:
         prepared: The study; with a user's own sampler only the baseline and greedy are known beforehand.
@@ -322,10 +322,10 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
     requests = [
         request
         for tag, params in wanted.items()
-        for request in rows.requests(params, tag, order=rows.order[: rows.looks[0]])
+        for request in rows.requests(params, tag, order=rows.order[: rows.steps[0]])
     ]
     records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
-    server, missing = MeteredServer(served.backend, lambda: served.stats), len(requests)
+    server, missing = ThroughputMeter(served.backend, lambda: served.stats), len(requests)
     server.submit(requests)
     try:
         while missing:

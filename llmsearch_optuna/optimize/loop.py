@@ -1,4 +1,4 @@
-"""The loop between the schedule, the engine and the trials.
+"""The loop between the trial_queue, the engine and the trials.
 
 Trials are started as soon as they may, rows are handed to whoever asked for them, and waiting for other workers
 happens here and nowhere else. Which trial does what is decided in `schedule` and `trial`.
@@ -18,12 +18,12 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.errors import DecodingError, StudyError
-from llmsearch_optuna.optimize.request_queue import Feeder
+from llmsearch_optuna.optimize.request_queue import RequestQueue
 from llmsearch_optuna.optimize.signals import stop_if_asked, stoppable
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
-from llmsearch_optuna.optimize.trial_queue import Schedule
+from llmsearch_optuna.optimize.trial_queue import TrialQueue
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError
-from llmsearch_optuna.storage.records import Fence, Ledger, Phase, RowRecord
+from llmsearch_optuna.storage.records import Fence, Phase, RowRecord, StudyRecords
 from llmsearch_optuna.storage.trials import best_complete
 
 logger = logging.getLogger("llmsearch_optuna.optimize.loop")
@@ -37,8 +37,8 @@ WAIT_SECONDS = 0.2
 
 
 def run_trials(
-    schedule: Schedule,
-    feeder: Feeder,
+    trial_queue: TrialQueue,
+    queue: RequestQueue,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     callback: progress.Callback,
     *,
@@ -47,8 +47,8 @@ def run_trials(
     """Work until the study has all its trials and none is under way, here or elsewhere.
 
     Args:
-        schedule: Hands out trials.
-        feeder: Decodes their rows.
+        trial_queue: Hands out trials.
+        queue: Decodes their rows.
         make_run: Makes a run of a job.
         callback: Is told of every trial that ends here.
         deadline: Reading of ``time.monotonic`` after which no new trial is begun.
@@ -63,23 +63,23 @@ def run_trials(
     try:
         while True:
             if len(runs) == 0 or time.monotonic() - looked >= LOOK_FOR_WORK_SECONDS:
-                _start_trials(schedule, feeder, make_run, runs, callback, deadline)
+                _start_trials(trial_queue, queue, make_run, runs, callback, deadline)
                 looked = time.monotonic()
             if not runs:
-                if _is_done(schedule, deadline):
+                if _is_done(trial_queue, deadline):
                     return
                 with stoppable():
                     time.sleep(WAIT_SECONDS)
                 continue
-            ended = _serve(feeder, runs)
+            ended = _serve(queue, runs)
             for run in ended:
-                _close(run, feeder, runs, schedule, callback)
-            failures.check(ended, schedule)
+                _close(run, queue, runs, trial_queue, callback)
+            failures.check(ended, trial_queue)
             if ended:
                 looked = -LOOK_FOR_WORK_SECONDS
     finally:
         for tag in runs:
-            feeder.cancel(tag)
+            queue.cancel(tag)
 
 
 @dataclass
@@ -93,7 +93,7 @@ class EqualFailures:
     reason: str = ""
     numbers: list[int] = field(default_factory=list)
 
-    def check(self, ended: Sequence[TrialRun], schedule: Schedule) -> None:
+    def check(self, ended: Sequence[TrialRun], trial_queue: TrialQueue) -> None:
         """Take in trials that have ended.
 
         Raises:
@@ -107,7 +107,7 @@ class EqualFailures:
                 self.reason, self.numbers = reason or "", []
             if reason is not None:
                 self.numbers.append(run.job.number)
-        has_complete = any(t.state is TrialState.COMPLETE for t in schedule.trials()) if self.numbers else False
+        has_complete = any(t.state is TrialState.COMPLETE for t in trial_queue.trials()) if self.numbers else False
         if len(self.numbers) >= (MOST_EQUAL_FAILURES if has_complete else MOST_EQUAL_FAILURES_AT_FIRST):
             raise StudyError(
                 f"trials {', '.join(map(str, self.numbers))} failed one after another for the same reason, so the "
@@ -126,22 +126,22 @@ def _reason_to_mend(run: TrialRun) -> str | None:
 
 def gather(
     server: RequestHandler,
-    ledger: Ledger,
+    stored: StudyRecords,
     phase: Phase,
     wanted: Mapping[int, Sequence[Request]],
     fence: Fence,
 ) -> dict[int, list[RowRecord]]:
-    """Decode what of these requests is not in the ledger yet, and return the records of all, by trial number.
+    """Decode what of these requests is not stored yet, and return the records of all, by trial number.
 
     Raises:
         ClaimLostError: Another worker has taken this over.
-        EngineUnavailableError: The engine does not answer for now; what it has not decoded is not in the ledger.
+        EngineUnavailableError: The engine does not answer for now; what it has not decoded is not in the stored.
     """
     records: dict[int, dict[tuple[int, int], RowRecord]] = {}
     missing = 0
     for number, requests in wanted.items():
         keys = {(r.row, r.replicate) for r in requests}
-        known = {(r.row, r.replicate): r for r in ledger.rows(phase, number)}
+        known = {(r.row, r.replicate): r for r in stored.rows(phase, number)}
         records[number] = {key: record for key, record in known.items() if key in keys}
         left = [r for r in requests if (r.row, r.replicate) not in known]
         missing += len(left)
@@ -154,7 +154,7 @@ def gather(
                 raise DecodingError(f"the engine has nothing left to do, but {missing} rows have not come back")
             for number, group in _by_number(finished).items():
                 new = [RowRecord.of(f) for f in group]
-                ledger.record(phase, number, new, fence=fence)
+                stored.record(phase, number, new, fence=fence)
                 records[number].update({(r.row, r.replicate): r for r in new})
                 missing -= len(new)
     finally:
@@ -164,16 +164,16 @@ def gather(
 
 
 def _start_trials(
-    schedule: Schedule,
-    feeder: Feeder,
+    trial_queue: TrialQueue,
+    queue: RequestQueue,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     runs: dict[Hashable, TrialRun],
     callback: progress.Callback,
     deadline: float | None,
 ) -> None:
-    while len(runs) < schedule.room():
+    while len(runs) < trial_queue.room():
         stop_if_asked()  # a trial whose rows are all known never comes to the engine
-        work = schedule.next(may_create=not _is_late(deadline))
+        work = trial_queue.next(may_create=not _is_late(deadline))
         if work is None:
             return
         run = make_run(*work)
@@ -182,16 +182,16 @@ def _start_trials(
         except ClaimLostError:
             continue
         if run.end is not None:
-            _tell_end(run, schedule, callback)
+            _tell_end(run, trial_queue, callback)
             continue
         runs[run.tag] = run
-        feeder.add((run.look_of(request), request) for request in requests)
+        queue.add((run.step_of(request), request) for request in requests)
 
 
-def _serve(feeder: Feeder, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
+def _serve(queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
     """Hand out what has been decoded; returns the runs that have ended, or been lost, by it."""
     with stoppable():
-        finished = feeder.poll()
+        finished = queue.poll()
     if not finished:
         waiting = ", ".join(str(run.job.number) for run in runs.values())
         raise DecodingError(f"the engine has nothing left to do, but rows of trial {waiting} have not come back")
@@ -216,20 +216,20 @@ def _serve(feeder: Feeder, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
 
 def _close(
     run: TrialRun,
-    feeder: Feeder,
+    queue: RequestQueue,
     runs: dict[Hashable, TrialRun],
-    schedule: Schedule,
+    trial_queue: TrialQueue,
     callback: progress.Callback,
 ) -> None:
-    feeder.cancel(run.tag)
+    queue.cancel(run.tag)
     del runs[run.tag]
     if run.end is not None:
-        _tell_end(run, schedule, callback)
+        _tell_end(run, trial_queue, callback)
 
 
-def _tell_end(run: TrialRun, schedule: Schedule, callback: progress.Callback) -> None:
+def _tell_end(run: TrialRun, trial_queue: TrialQueue, callback: progress.Callback) -> None:
     assert run.end is not None
-    best = best_complete(schedule.trials(), schedule.rows.direction)
+    best = best_complete(trial_queue.trials(), trial_queue.rows.direction)
     callback.on(
         progress.TrialEnded(
             number=run.job.number,
@@ -242,8 +242,8 @@ def _tell_end(run: TrialRun, schedule: Schedule, callback: progress.Callback) ->
     )
 
 
-def _is_done(schedule: Schedule, deadline: float | None) -> bool:
-    return (schedule.is_over() or _is_late(deadline)) and schedule.all_ended()
+def _is_done(trial_queue: TrialQueue, deadline: float | None) -> bool:
+    return (trial_queue.is_over() or _is_late(deadline)) and trial_queue.all_ended()
 
 
 def _is_late(deadline: float | None) -> bool:

@@ -16,7 +16,7 @@ import optuna
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.evaluation import Rows, requests_for
+from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
@@ -44,14 +44,14 @@ class Plan:
     """
 
     task: PreparedTask
-    rows: Rows
+    rows: SearchRows
     holdout: tuple[int, ...]
     baseline: GenerationParams
     greedy: GenerationParams | None
 
     def write(self, opened: OpenedStudy, served: ResolvedEngine, *, n_trials: int, seed: int) -> None:
         """Store what reports want to show, and every row of the task."""
-        opened.ledger.write_settings(
+        opened.records.write_settings(
             {
                 "model": served.name,
                 "data": self.task.name,
@@ -71,7 +71,7 @@ class Plan:
             ("search", self.rows.order),
             ("holdout", self.holdout),
         ]
-        opened.ledger.write_items(
+        opened.records.write_items(
             Item(
                 row=row,
                 part=part,
@@ -112,13 +112,13 @@ def make_plan(
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
     task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
     order, locked = split_rows(task.distinct, options["holdout"], seed)
-    rows = Rows(
+    rows = SearchRows(
         task=task,
         order=order,
         objectives=Objectives.of(options["objectives"], task.direction),
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=options["replicates"],
-        **({"first_look": pruner.min_rows, "look_every": pruner.step} if isinstance(pruner, PairedPruner) else {}),
+        **({"first_step": pruner.min_rows, "step_size": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
     if options["holdout"] and not locked:
         logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
@@ -132,7 +132,7 @@ def readable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 DEFAULT_TRIALS = 40
 
-Judge = PairedPruner | optuna.pruners.BasePruner | None
+Pruner = PairedPruner | optuna.pruners.BasePruner | None
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,14 @@ class Prepared:
         served: The model, ready to decode.
         space: Where configurations come from.
         suggester: Chooses among them; None where the user gave a sampler.
-        judge: Stops hopeless trials; None stops none.
+        pruner: Stops hopeless trials; None stops none.
     """
 
     plan: Plan
     served: ResolvedEngine
     space: Space
     suggester: Suggester | None
-    judge: Judge
+    pruner: Pruner
 
     def total_trials(self, n_trials: int | None) -> int:
         """The study's total: what is asked for, else a whole grid, else 40."""
@@ -176,13 +176,13 @@ def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: Forec
     Raises:
         InputError: An argument cannot be used; says which and why.
     """
-    judge = _judge(options["pruner"], options["objectives"])
+    pruner = _pruner(options["pruner"], options["objectives"])
     checked = Space.of(space)
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
     served = resolve_engine(model, tokenizer, engine=part(EngineOptions, options), loading=part(LoadOptions, options))
     ready = task.prepare(served.tokenizer)
-    plan = make_plan(ready, served, checked, judge, options)
+    plan = make_plan(ready, served, checked, pruner, options)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):
@@ -193,10 +193,10 @@ def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: Forec
             direction=plan.rows.objectives.directions,
             defaults=served.defaults,
         )
-    return Prepared(plan, served, checked, suggester, judge)
+    return Prepared(plan, served, checked, suggester, pruner)
 
 
-def _judge(pruner: Any, objectives: Sequence[str]) -> Judge:
+def _pruner(pruner: Any, objectives: Sequence[str]) -> Pruner:
     if not Objectives.of(objectives, "maximize").is_single:
         if pruner in ("paired", "none"):
             return None

@@ -1,7 +1,7 @@
-"""Hands an engine just enough requests: the rows that decide something soonest go first.
+"""Submits just enough requests to an engine: the rows that decide something soonest go first.
 
-A row behind a look that may end its trial is worth less than one before it, so all trials in flight take their first
-look before any takes its second, and what has not been handed over when a trial ends costs nothing. The order only
+A row behind a pruning step that may end its trial is worth less than one before it, so all running trials take their
+first step before any takes its second, and what has not been submitted when a trial ends costs nothing. The order only
 saves work; it decides nothing.
 """
 
@@ -16,7 +16,7 @@ from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Finished, Request
 
 
-class Feeder:
+class RequestQueue:
     """A queue in front of a request server.
 
     Args:

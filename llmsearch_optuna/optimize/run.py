@@ -1,4 +1,4 @@
-"""The whole story of a search: prepare, open the study, run its trials, choose the winner, judge it on the holdout."""
+"""The whole story of a search: prepare, open the study, run its trials, choose the winner, pruner it on the holdout."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallb
 from llmsearch_optuna.optimize.loop import run_trials
 from llmsearch_optuna.optimize.plan import Plan, Prepared, readable
 from llmsearch_optuna.optimize.pruner import PairedPruner
-from llmsearch_optuna.optimize.request_queue import Feeder
-from llmsearch_optuna.optimize.selection import Decider
-from llmsearch_optuna.optimize.signals import how_to_go_on, interruptible
-from llmsearch_optuna.optimize.throughput import MeteredServer, since, tallied
+from llmsearch_optuna.optimize.request_queue import RequestQueue
+from llmsearch_optuna.optimize.selection import WinnerSelector
+from llmsearch_optuna.optimize.signals import interruptible, resume_hint
+from llmsearch_optuna.optimize.throughput import ThroughputMeter, counters_since, stored_engine_work
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
-from llmsearch_optuna.optimize.trial_queue import Schedule
+from llmsearch_optuna.optimize.trial_queue import TrialQueue
 from llmsearch_optuna.options import StudyOptions
 from llmsearch_optuna.storage.errors import storage_errors
 from llmsearch_optuna.storage.leases import Claim, Session
@@ -74,28 +74,28 @@ def run_study(
     with (
         contextlib.closing(opened),
         storage_errors(opened.address),
-        interruptible(lambda: how_to_go_on(opened, total)),
-        Session(opened.engine, opened.key) as session,
+        interruptible(lambda: resume_hint(opened, total)),
+        Session(opened.database, opened.key) as session,
     ):
         plan.write(opened, served, n_trials=total, seed=options["seed"])
-        schedule = _schedule(prepared, options, opened, session, total)
-        server = MeteredServer(served.backend, lambda: served.stats)
+        trial_queue = _trial_queue(prepared, options, opened, session, total)
+        server = ThroughputMeter(served.backend, lambda: served.stats)
         told = events.CallbackList(
             [
                 *callbacks,
                 ThroughputCallback(server),
-                BatchSizeCallback(opened.ledger, served),
+                BatchSizeCallback(opened.records, served),
                 PowerCallback(opened, plan, options["holdout_replicates"]),
                 *study_callbacks(opened, plan),
                 ForecastCallback(opened, prepared, server, total, options["holdout_replicates"]),
             ]
         )
-        told.on(_study_started(schedule))
-        with tallied(opened.study, session.owner, lambda: served.stats):
+        told.on(_study_started(trial_queue))
+        with stored_engine_work(opened.study, session.owner, lambda: served.stats):
             make_run = functools.partial(_trial_run, prepared, opened, told)
-            run_trials(schedule, Feeder(server, served.capacity), make_run, told, deadline=deadline)
-            _warn_if_ended_early(schedule, deadline)
-            _decider(prepared, options, opened, session, told).decide()
+            run_trials(trial_queue, RequestQueue(server, served.capacity), make_run, told, deadline=deadline)
+            _warn_if_ended_early(trial_queue, deadline)
+            _winner_selector(prepared, options, opened, session, told).select()
         result = result_of(opened, plan)
         told.on(events.StudyEnded(result_summary=result.summary))
     return result
@@ -140,8 +140,10 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
     }
 
 
-def _schedule(prepared: Prepared, options: StudyOptions, opened: OpenedStudy, session: Session, total: int) -> Schedule:
-    return Schedule(
+def _trial_queue(
+    prepared: Prepared, options: StudyOptions, opened: OpenedStudy, session: Session, total: int
+) -> TrialQueue:
+    return TrialQueue(
         opened=opened,
         session=session,
         rows=prepared.plan.rows,
@@ -166,16 +168,16 @@ def _trial_run(
         prepared.plan.rows,
         opened,
         claim,
-        prepared.judge,
+        prepared.pruner,
         callback,
-        stats=lambda: since(before, served.tag_stats(tag)),
+        stats=lambda: counters_since(before, served.tag_stats(tag)),
     )
 
 
-def _decider(
+def _winner_selector(
     prepared: Prepared, options: StudyOptions, opened: OpenedStudy, session: Session, callback: events.Callback
-) -> Decider:
-    return Decider(
+) -> WinnerSelector:
+    return WinnerSelector(
         opened=opened,
         session=session,
         server=prepared.served.backend,
@@ -204,37 +206,37 @@ def _warn_of_own(sampler: Any, pruner: Any) -> None:
         )
 
 
-def _study_started(schedule: Schedule) -> events.StudyStarted:
-    trials = schedule.trials()
-    best = best_complete(trials, schedule.rows.direction)
+def _study_started(trial_queue: TrialQueue) -> events.StudyStarted:
+    trials = trial_queue.trials()
+    best = best_complete(trials, trial_queue.rows.direction)
     return events.StudyStarted(
-        study_name=schedule.opened.name,
-        n_trials=schedule.n_trials,
+        study_name=trial_queue.opened.name,
+        n_trials=trial_queue.n_trials,
         finished_trials=sum(t.state.is_finished() for t in trials),
-        rows=len(schedule.rows.order),
-        storage=schedule.opened.url,
-        metric=schedule.rows.task.metric.name,
-        direction=schedule.rows.direction,
+        rows=len(trial_queue.rows.order),
+        storage=trial_queue.opened.url,
+        metric=trial_queue.rows.task.metric.name,
+        direction=trial_queue.rows.direction,
         best_number=None if best is None else best.number,
         best_value=None if best is None else score_of(best),
     )
 
 
-def _warn_if_ended_early(schedule: Schedule, deadline: float | None) -> None:
-    done = len(schedule.trials())
-    if schedule.exhausted:
+def _warn_if_ended_early(trial_queue: TrialQueue, deadline: float | None) -> None:
+    done = len(trial_queue.trials())
+    if trial_queue.exhausted:
         reason = "the space holds no configuration that was not tried"
-    elif schedule.is_spent():
-        reason = f"max_tokens={schedule.max_tokens} leaves no room for another trial"
-    elif done < schedule.n_trials and deadline is not None and time.monotonic() > deadline:
+    elif trial_queue.is_spent():
+        reason = f"max_tokens={trial_queue.max_tokens} leaves no room for another trial"
+    elif done < trial_queue.n_trials and deadline is not None and time.monotonic() > deadline:
         reason = "the time is up"
-    elif (untried := schedule.untried()) > 0:
+    elif (untried := trial_queue.untried()) > 0:
         logger.warning(
             "n_trials=%d ends the study before the grid: %d of its configurations were not tried; the same call with "
             "n_trials=%d goes on with them",
-            *(schedule.n_trials, untried, done + untried),
+            *(trial_queue.n_trials, untried, done + untried),
         )
         return
     else:
         return
-    logger.warning("%s: the study ends after %d of %d trials", reason, done, schedule.n_trials)
+    logger.warning("%s: the study ends after %d of %d trials", reason, done, trial_queue.n_trials)

@@ -20,7 +20,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.metrics.metric import MetricError
-from llmsearch_optuna.optimize.evaluation import Rows, prompt_table
+from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
@@ -48,7 +48,7 @@ WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decider:
+class WinnerSelector:
     """Decides a study whose trials have ended.
 
     Attributes:
@@ -66,14 +66,14 @@ class Decider:
     opened: OpenedStudy
     session: Session
     server: RequestHandler
-    rows: Rows
+    rows: SearchRows
     holdout: Sequence[int]
     replicates: int
     margin: float | None
     seed: int
     callback: progress.Callback
 
-    def decide(self) -> None:
+    def select(self) -> None:
         """Store the winner and the verdict; does nothing where the study has not changed since the last one.
 
         A worker that was away for longer than its lease may find that another one has taken this over: it waits for
@@ -102,10 +102,10 @@ class Decider:
         selection = self._select(trials, values, claim)
         shown = selection.to_json()
         if last is not None and last.winner == selection.winner:
-            self.opened.ledger.write_look(replace(last, trials=len(trials), selection=shown), fence=claim)
+            self.opened.records.write_look(replace(last, trials=len(trials), selection=shown), fence=claim)
             return
         look = Look(1 if last is None else last.look + 1, selection.winner, len(trials), shown)
-        self.opened.ledger.write_look(look, fence=claim)
+        self.opened.records.write_look(look, fence=claim)
         self._finish(look, trials, claim)
 
     def _claim(self) -> Claim:
@@ -115,7 +115,7 @@ class Decider:
         return claim
 
     def _last_look(self) -> Look | None:
-        looks = self.opened.ledger.looks()
+        looks = self.opened.records.looks()
         return looks[-1] if looks else None
 
     def _select(self, trials: Sequence[FrozenTrial], values: Mapping[int, float], claim: Claim) -> Selection:
@@ -140,12 +140,12 @@ class Decider:
         self, trials: Sequence[FrozenTrial], numbers: Sequence[int], claim: Claim
     ) -> dict[int, list[RowRecord]]:
         """Fresh rows of finalists that sample; of the others those of the search, which fresh ones would equal."""
-        ledger = self.opened.ledger
+        stored = self.opened.records
         params = {number: params_of(trials[number]) for number in numbers}
         fresh = range(self.rows.replicates, self.rows.replicates + self.replicates)
         drawn = gather(
             self.server,
-            ledger,
+            stored,
             "finalists",
             {
                 number: self.rows.requests(p, ("finalists", number), replicates=fresh)
@@ -160,10 +160,10 @@ class Decider:
                 if number in drawn:
                     found[number] = self._scored("finalists", number, drawn[number], claim)
                 else:
-                    found[number] = ledger.rows("search", number)
+                    found[number] = stored.rows("search", number)
             except MetricError as error:
                 logger.warning("trial %d is no finalist: %s", number, error)
-        return found or {numbers[0]: ledger.rows("search", numbers[0])}
+        return found or {numbers[0]: stored.rows("search", numbers[0])}
 
     def _select_by_corpus_value(self, found: Mapping[int, Sequence[RowRecord]]) -> Selection:
         """The best plain value: what is left where the metric answers for all rows only."""
@@ -183,7 +183,7 @@ class Decider:
         """Take the look that was begun, or say why there is none."""
         verdict = self._verdict(look, trials, claim)
         done = replace(look, verdict=verdict.to_json())
-        self.opened.ledger.write_look(done, fence=claim)
+        self.opened.records.write_look(done, fence=claim)
         return done
 
     def _verdict(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
@@ -200,7 +200,7 @@ class Decider:
             repeats = range(self.replicates if is_random(params) else 1)
             tag: tuple[Phase, int] = ("holdout", number)
             wanted[number] = self.rows.requests(params, tag, order=self.holdout, replicates=repeats)
-        found = gather(self.server, self.opened.ledger, "holdout", wanted, claim)
+        found = gather(self.server, self.opened.records, "holdout", wanted, claim)
         return self._compare(look, trials, found, claim)
 
     def _compare(
@@ -215,7 +215,7 @@ class Decider:
             logger.warning("holdout rows %s could not be scored and do not count", sorted(failed))
         if not order:
             return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
-        kept = {n: [r for r in self.opened.ledger.rows("holdout", n) if r.row not in failed] for n in found}
+        kept = {n: [r for r in self.opened.records.rows("holdout", n) if r.row not in failed] for n in found}
         chances = self._looks_taken() + 1
         try:
             return self._compared(look, trials, kept, order, chances)
@@ -270,7 +270,7 @@ class Decider:
             return math.nan
 
     def _looks_taken(self) -> int:
-        verdicts = [look.verdict for look in self.opened.ledger.looks() if look.verdict is not None]
+        verdicts = [look.verdict for look in self.opened.records.looks() if look.verdict is not None]
         return sum(Verdict.from_json(verdict).difference is not None for verdict in verdicts)
 
     def _rows_without_score(self, number: int, records: Sequence[RowRecord], claim: Claim) -> set[int]:
@@ -291,7 +291,7 @@ class Decider:
         if broken is not None:
             raise MetricError(f"row {broken.row}: {broken.error}", [broken.row])
         scored = self.rows.score(records)
-        self.opened.ledger.set_scores(phase, number, scored, fence=claim)
+        self.opened.records.set_scores(phase, number, scored, fence=claim)
         return scored
 
 

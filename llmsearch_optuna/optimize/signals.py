@@ -24,7 +24,7 @@ IMPATIENT_AFTER_SECONDS = 1.0
 comes sooner says the same thing once more: a terminal and a parent may both pass Ctrl-C on."""
 
 
-class _Request:
+class _StopRequest:
     """Whether the program was asked to end, and whether it may do so now."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class _Request:
 
 
 # Signals belong to the process and its main thread, so this does, too; the last one is that of the innermost block.
-_requests: list[_Request] = []
+_requests: list[_StopRequest] = []
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def held_back() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    request = _Request()
+    request = _StopRequest()
     held = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, request.take) for number in held}
     _requests.append(request)
@@ -111,11 +111,11 @@ class StudyInterrupted(LlmsearchError):  # noqa: N818
 
 
 @contextlib.contextmanager
-def interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
+def interruptible(resume_hint: Callable[[], str]) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into StudyInterrupted, raised where nothing is half done.
 
     Args:
-        how_to_go_on: Asked for the message when it happens.
+        resume_hint: Asked for the message when it happens.
 
     Raises:
         StudyInterrupted: When one of them came.
@@ -125,10 +125,10 @@ def interruptible(how_to_go_on: Callable[[], str]) -> Iterator[None]:
             yield
             stop_if_asked()
         except KeyboardInterrupt:
-            raise StudyInterrupted(how_to_go_on()) from None
+            raise StudyInterrupted(resume_hint()) from None
 
 
-def how_to_go_on(opened: OpenedStudy, n_trials: int) -> str:
+def resume_hint(opened: OpenedStudy, n_trials: int) -> str:
     """How far the study is, and that the same command goes on."""
     ended = sum(t.state.is_finished() for t in opened.study.get_trials(deepcopy=False))
     return (

@@ -42,7 +42,7 @@ class Span:
     end: float = 0.0
 
 
-class MeteredServer:
+class ThroughputMeter:
     """A request server that takes notes; keeps the latest few hundred spans.
 
     Args:
@@ -115,7 +115,7 @@ Counters = dict[str, int | float]
 
 
 @contextlib.contextmanager
-def tallied(study: optuna.Study, session: str, stats: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+def stored_engine_work(study: optuna.Study, session: str, stats: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
     """Store with the study what its engine does in this block, also where the block is interrupted.
 
     After any other error nothing is stored: it may be the database's own.
@@ -131,9 +131,9 @@ def tallied(study: optuna.Study, session: str, stats: Callable[[], Mapping[str, 
     except KeyboardInterrupt:
         # A database that does not take the counters must not hide that somebody is waiting for the end.
         with contextlib.suppress(optuna.exceptions.StorageInternalError):
-            _store(study, session, since(before, stats()))
+            _store(study, session, counters_since(before, stats()))
         raise
-    _store(study, session, since(before, stats()))
+    _store(study, session, counters_since(before, stats()))
 
 
 def engine_work(attributes: Mapping[str, Any]) -> Counters:
@@ -150,7 +150,7 @@ def _store(study: optuna.Study, session: str, work: Counters) -> None:
         study.set_user_attr(f"{ATTRIBUTE}_{session}", work)
 
 
-def since(before: Mapping[str, Any], now: Mapping[str, Any]) -> Counters:
+def counters_since(before: Mapping[str, Any], now: Mapping[str, Any]) -> Counters:
     """What an engine did after an earlier moment: it may have served other studies, and earlier sessions of this."""
     numbers = {name: value for name, value in now.items() if isinstance(value, int | float)}
     return {name: value if _is_level(name) else value - before.get(name, 0) for name, value in numbers.items()}

@@ -1,8 +1,8 @@
-"""One trial: rows come in, looks are taken at fixed places, and one of a few named ends is reached.
+"""One trial: rows are scored step by step until it is complete, pruned or failed.
 
-Rows may arrive in any order and in any company. A look at k rows uses exactly the first k rows of the study's
-permutation, so that nothing here depends on time. The order of writing is ledger, report, artifact, tell; a crash
-between two of them is healed by going through the same looks again, with rows from the ledger.
+Rows may arrive in any order and together with any others. A step of k rows uses exactly the first k rows of the study's
+permutation, so that nothing here depends on time. The order of writing is records, report, artifact, tell; a crash
+between two of them is healed by going through the same steps again, with the rows that are recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmsearch_optuna.engine.memory import gpu_bytes, process_bytes
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.metric import MetricError
-from llmsearch_optuna.optimize.evaluation import Rows
+from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
@@ -36,7 +36,7 @@ Role = Literal["baseline", "greedy", "searched"]
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What a trial is to do; made by the schedule, the same after a crash.
+    """What a trial is to do; made by the trial_queue, the same after a crash.
 
     Attributes:
         number: Its number in the study.
@@ -45,7 +45,7 @@ class TrialJob:
         role: The baseline and greedy run in full, whatever they score.
         incumbent: Number of the trial that it is compared with.
         incumbent_scores: Scores of that trial, one a row, in the permutation; empty for a corpus metric.
-        incumbent_running: What that trial reported at its looks.
+        incumbent_running: What that trial reported at its steps.
         known_as: An earlier trial with the same parameters, whose rows are taken over (a user's own sampler).
         reported: Steps that Optuna knows already (a trial that was interrupted).
     """
@@ -80,12 +80,12 @@ class TrialRun:
         opened: The study.
         claim: Makes the trial ours; losing it ends this run quietly.
         pruner: Ours, or an Optuna pruner that the study has, or None.
-        callback: Is told of looks and of the end.
+        callback: Is told of steps and of the end.
         stats: The engine's counters for this trial, read at its end.
     """
 
     job: TrialJob
-    rows: Rows
+    rows: SearchRows
     opened: OpenedStudy
     claim: Claim
     pruner: PairedPruner | optuna.pruners.BasePruner | None
@@ -96,7 +96,7 @@ class TrialRun:
     _row_scores: list[float] = field(default_factory=list)
     _running: list[float] = field(default_factory=list)
     _folds: list[float] = field(default_factory=list)
-    _looks_done: int = 0
+    _steps_done: int = 0
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -110,7 +110,7 @@ class TrialRun:
         return time.monotonic() - self._started
 
     def start(self) -> list[Request]:
-        """Take over what is known, go through its looks, and return the requests that are left."""
+        """Take over the rows that are stored, go through their steps, and return the requests that are left."""
         self._trial = self.opened.trial(self.job.number)
         params = self.job.params
         self.callback.on(
@@ -130,13 +130,13 @@ class TrialRun:
             return []
         return [r for r in self.rows.requests(params, self.tag) if (r.row, r.replicate) not in self._records]
 
-    def look_of(self, request: Request) -> int:
-        """The number of the look that needs this row, 0 for the first."""
+    def step_of(self, request: Request) -> int:
+        """The number of the step that needs this row, 0 for the first."""
         place = self.rows.places[request.row]
-        return next(number for number, seen in enumerate(self.rows.looks) if place < seen)
+        return next(number for number, seen in enumerate(self.rows.steps) if place < seen)
 
     def feed(self, finished: Sequence[Finished]) -> None:
-        """Take rows that have been decoded, in any order; commits them, and takes the looks that are due.
+        """Take rows that have been decoded, in any order; commits them, and takes the steps that are due.
 
         Raises:
             ClaimLostError: Another worker has taken this trial over.
@@ -144,28 +144,28 @@ class TrialRun:
         if self.end is not None:
             return
         records = [RowRecord.of(f) for f in finished]
-        self.opened.ledger.record("search", self.job.number, records, fence=self.claim)
+        self.opened.records.record("search", self.job.number, records, fence=self.claim)
         self._records.update({(r.row, r.replicate): r for r in records})
         self._advance()
 
     def _take_over_known_rows(self) -> None:
-        ledger, number = self.opened.ledger, self.job.number
+        stored, number = self.opened.records, self.job.number
         if self.job.known_as is not None:
-            ledger.record("search", number, ledger.rows("search", self.job.known_as), fence=self.claim)
-        self._records = {(r.row, r.replicate): r for r in ledger.rows("search", number)}
+            stored.record("search", number, stored.rows("search", self.job.known_as), fence=self.claim)
+        self._records = {(r.row, r.replicate): r for r in stored.rows("search", number)}
 
     def _advance(self) -> None:
-        looks = self.rows.looks
-        while self.end is None and self._looks_done < len(looks):
-            seen = looks[self._looks_done]
-            begun = looks[self._looks_done - 1] if self._looks_done else 0
+        steps = self.rows.steps
+        while self.end is None and self._steps_done < len(steps):
+            seen = steps[self._steps_done]
+            begun = steps[self._steps_done - 1] if self._steps_done else 0
             new = self._keys(begun, seen)
             if any(key not in self._records for key in new):
                 return
-            self._look(seen, new)
-            self._looks_done += 1
+            self._take_step(seen, new)
+            self._steps_done += 1
 
-    def _look(self, seen: int, new: Sequence[tuple[int, int]]) -> None:
+    def _take_step(self, seen: int, new: Sequence[tuple[int, int]]) -> None:
         """Score the new rows, commit, report, and see whether this is an end."""
         failed = next((self._records[key] for key in new if self._records[key].error is not None), None)
         if failed is not None:
@@ -189,7 +189,7 @@ class TrialRun:
 
     def _commit_scores(self, scored: Sequence[RowRecord]) -> None:
         changed = [r for r in scored if self._records[r.row, r.replicate].score is None]
-        self.opened.ledger.set_scores("search", self.job.number, changed, fence=self.claim)
+        self.opened.records.set_scores("search", self.job.number, changed, fence=self.claim)
         self._records.update({(r.row, r.replicate): r for r in scored})
 
     def _value(self, seen: int, scored: Sequence[RowRecord]) -> float:
@@ -199,7 +199,7 @@ class TrialRun:
         return mean(self._row_scores)
 
     def _report(self, value: float, seen: int) -> None:
-        # A trial with several objectives takes no reports; what it had scored by then is in the ledger all the same.
+        # A trial with several objectives takes no reports; what it had scored by then is recorded all the same.
         if seen not in self.job.reported and self.rows.objectives.is_single:
             with self._ours():
                 self._trial.report(value, seen)
@@ -210,7 +210,7 @@ class TrialRun:
                 rows_done=seen,
                 rows_total=len(self.rows.order),
                 mean=value,
-                incumbent_mean=compared[self._looks_done] if self._looks_done < len(compared) else None,
+                incumbent_mean=compared[self._steps_done] if self._steps_done < len(compared) else None,
             )
         )
 
@@ -254,8 +254,8 @@ class TrialRun:
         self.end = end
 
     def _rows_counted(self, end: TrialEnd) -> int:
-        looks = [0, *self.rows.looks]
-        return looks[self._looks_done] if end.state == "failed" else looks[self._looks_done + 1]
+        steps = [0, *self.rows.steps]
+        return steps[self._steps_done] if end.state == "failed" else steps[self._steps_done + 1]
 
     def _attributes(self, end: TrialEnd, counted: int, records: Sequence[RowRecord]) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -285,7 +285,7 @@ class TrialRun:
             raise
 
     def _check_claim(self) -> None:
-        with self.opened.engine.begin() as connection:
+        with self.opened.database.begin() as connection:
             self.claim.check(connection)
 
     def _keys(self, begin: int, end: int) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.evaluation import Rows
+from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, GridSuggester, Suggester, same_point, visible
 from llmsearch_optuna.optimize.trial import Role, TrialJob
 from llmsearch_optuna.space.space import Space, Suggestion
@@ -29,7 +29,7 @@ logger = logging.getLogger("llmsearch_optuna.optimize.trial_queue")
 
 
 @dataclass
-class Schedule:
+class TrialQueue:
     """Hands out trials.
 
     Attributes:
@@ -49,7 +49,7 @@ class Schedule:
 
     opened: OpenedStudy
     session: Session
-    rows: Rows
+    rows: SearchRows
     space: Space
     defaults: Mapping[str, Any]
     baseline: GenerationParams
@@ -200,7 +200,7 @@ class Schedule:
 
     def _row_scores(self, number: int) -> tuple[float, ...]:
         if number not in self._scores:
-            self._scores[number] = tuple(by_row(self.opened.ledger.rows("search", number), self.rows.order))
+            self._scores[number] = tuple(by_row(self.opened.records.rows("search", number), self.rows.order))
         return self._scores[number]
 
 

@@ -26,17 +26,17 @@ from llmsearch_optuna.progress.events import (
 from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time, with_error
 from llmsearch_optuna.progress.terminal import Terminal
 from llmsearch_optuna.progress.time_left import TimeLeft
-from llmsearch_optuna.progress.view import InHand, View, trial_line
+from llmsearch_optuna.progress.view import RunningTrial, View, trial_line
 
 __all__ = [
     "Callback",
     "CallbackList",
     "Event",
     "GuardedCallback",
-    "InHand",
     "PowerKnown",
     "Quiet",
     "RowsScored",
+    "RunningTrial",
     "StudyEnded",
     "StudyForecast",
     "StudyStarted",

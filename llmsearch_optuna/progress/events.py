@@ -47,7 +47,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsScored:
-    """A look: the running mean after `rows_done` rows, and the incumbent's mean over the same rows."""
+    """A pruning step: the running mean after `rows_done` rows, and the incumbent's mean over the same rows."""
 
     number: int
     rows_done: int

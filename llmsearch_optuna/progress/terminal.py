@@ -21,7 +21,7 @@ from llmsearch_optuna.progress.events import (
 )
 from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time
 from llmsearch_optuna.progress.time_left import TimeLeft
-from llmsearch_optuna.progress.view import InHand, View, trial_line
+from llmsearch_optuna.progress.view import RunningTrial, View, trial_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -127,13 +127,13 @@ class Terminal:
             return
         if event.number == 0:
             self._view.baseline = event.params
-        self._view.in_hand[event.number] = InHand(event.number, event.params, event.kind, event.rows)
+        self._view.running[event.number] = RunningTrial(event.number, event.params, event.kind, event.rows)
 
     def _rows_scored(self, event: RowsScored) -> None:
-        if self._view is None or event.number not in self._view.in_hand:
+        if self._view is None or event.number not in self._view.running:
             return
-        self._view.in_hand[event.number] = replace(
-            self._view.in_hand[event.number],
+        self._view.running[event.number] = replace(
+            self._view.running[event.number],
             rows_done=event.rows_done,
             rows_total=event.rows_total,
             mean=event.mean,
@@ -141,13 +141,13 @@ class Terminal:
         )
         # Without a live view a long trial would look like one that hangs.
         if not self._console.is_terminal and self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            trial = self._view.in_hand[event.number]
+            trial = self._view.running[event.number]
             self._line(trial_line(trial, hide=self._view.baseline if trial.number else {}).plain)
 
     def _trial_ended(self, event: TrialEnded) -> None:
         if self._view is None:
             return
-        trial = self._view.in_hand.pop(event.number, InHand(event.number, {}, "", 0))
+        trial = self._view.running.pop(event.number, RunningTrial(event.number, {}, "", 0))
         self._view.ended += 1
         self._time_left.trial_ended()
         if event.is_best and event.value is not None:
@@ -155,7 +155,7 @@ class Terminal:
             self._view.best_trial = trial
         self._line(self._ended_line(trial, event), style={"pruned": "dim", "failed": "red"}.get(event.state))
 
-    def _ended_line(self, trial: InHand, event: TrialEnded) -> str:
+    def _ended_line(self, trial: RunningTrial, event: TrialEnded) -> str:
         view = self._view
         assert view is not None
         score = "      -" if event.value is None else f"{event.value:7.4f}"

@@ -13,13 +13,13 @@ from llmsearch_optuna.progress.time_left import trials_left
 if TYPE_CHECKING:
     from rich.text import Text
 
-MOST_IN_HAND = 4
+MOST_SHOWN = 4
 """Trials in hand that the live view shows; more would make it jump."""
 _BAR = 24
 
 
 @dataclass(frozen=True, slots=True)
-class InHand:
+class RunningTrial:
     """A trial under way: how far it is, its running mean, and the incumbent's over the same rows."""
 
     number: int
@@ -41,7 +41,7 @@ class View:
         best: The best complete trial's number and score.
         best_trial: The same trial, where it was run in this session.
         baseline: Parameters that are not repeated on every line.
-        in_hand: Trials under way, by number.
+        running: Trials under way, by number.
         work: How the work goes; None until that is measured.
         verdict: Set once the winner is being compared with the baseline.
     """
@@ -49,22 +49,22 @@ class View:
     study: StudyStarted
     ended: int
     best: tuple[int, float] | None
-    best_trial: InHand | None = None
+    best_trial: RunningTrial | None = None
     baseline: Mapping[str, Any] = field(default_factory=dict)
-    in_hand: dict[int, InHand] = field(default_factory=dict)
+    running: dict[int, RunningTrial] = field(default_factory=dict)
     work: WorkMeasured | None = None
     verdict: VerdictStarted | None = None
 
     @property
     def remaining(self) -> float:
         """Trials that are left; a trial in hand counts by the rows it still has to do."""
-        shares_done = (t.rows_done / t.rows_total for t in self.in_hand.values() if t.rows_total)
+        shares_done = (t.rows_done / t.rows_total for t in self.running.values() if t.rows_total)
         return trials_left(self.study.n_trials, self.ended, shares_done)
 
     def lines(self, *, seconds: float, seconds_left: float | None) -> list[Text]:
         """The study, the first few trials in hand, the best one so far, and how the work goes; a line each."""
         found = [self._study_line(seconds, seconds_left)]
-        for trial in sorted(self.in_hand.values(), key=lambda t: t.number)[:MOST_IN_HAND]:
+        for trial in sorted(self.running.values(), key=lambda t: t.number)[:MOST_SHOWN]:
             found.append(trial_line(trial, hide=self.baseline if trial.number else {}))
         if self.best is not None:
             found.append(self._best_line(*self.best))
@@ -95,7 +95,7 @@ class View:
         return line
 
 
-def trial_line(trial: InHand, *, hide: Mapping[str, Any]) -> Text:
+def trial_line(trial: RunningTrial, *, hide: Mapping[str, Any]) -> Text:
     """``trial 7  16/42 rows  0.2211 (incumbent 0.2310)  sampling temperature=0.7``.
 
     Args:

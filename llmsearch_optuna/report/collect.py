@@ -248,7 +248,7 @@ def _text(reference: Any) -> str:
 
 
 def _reproduction(opened: OpenedStudy) -> dict[str, Any]:
-    with opened.engine.connect() as connection:
+    with opened.database.connect() as connection:
         t = schema.meta
         fingerprint = connection.execute(sa.select(t.c.fingerprint).where(t.c.study == opened.key)).scalar_one()
     return {

@@ -21,7 +21,7 @@ class TrialPoint:
         params: The searched values only, under their Optuna names.
         rows: How many rows were scored before it ended.
         tokens: Generated tokens a row, on average; None when unknown.
-        curve: (rows seen, running mean) at every look.
+        curve: (rows seen, running mean) at every pruning step.
         role: ``"baseline"``, ``"greedy"`` or empty.
     """
 

@@ -19,13 +19,13 @@ from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from llmsearch_optuna.storage.records import RowRecord
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.optimize.evaluation import Rows
+    from llmsearch_optuna.optimize.evaluation import SearchRows
     from llmsearch_optuna.storage.study import OpenedStudy
 
 _PROMPT_SHOWN = 300
 
 
-def save_rows(opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRecord], rows: Rows) -> None:
+def save_rows(opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRecord], rows: SearchRows) -> None:
     """Write the rows of a trial; a trial without rows gets no artifact."""
     if not records:
         return
@@ -48,7 +48,7 @@ def save_rows(opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRec
         )
 
 
-def _line(record: RowRecord, rows: Rows) -> str:
+def _line(record: RowRecord, rows: SearchRows) -> str:
     prompt = rows.task.prompts[record.row]
     shown: dict[str, Any] = {
         "row": record.row,

@@ -1,6 +1,6 @@
 """What databases and disks say, in words that a user can act on.
 
-Only translation: what is opened, and how, stands in `storage`.
+Only translation: what is opened, and how, stands in `study`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Every completion and every score, by row, beside Optuna's tables in the study's own database.
 
-What is in the ledger is never decoded again. It knows rows and texts; it does not decide anything, and it does not
-touch Optuna's tables.
+What is recorded is never decoded again. Nothing is decided here, and Optuna's tables are not touched.
 """
 
 from __future__ import annotations
@@ -102,12 +101,12 @@ class Fence(Protocol):
         ...
 
 
-class Ledger:
+class StudyRecords:
     """The study's rows.
 
     Args:
         engine: SQLAlchemy engine of the study's database.
-        study_key: The study's random word (see `tables`).
+        study_key: The study's random word (see `schema`).
     """
 
     def __init__(self, engine: sa.Engine, study_key: str) -> None:

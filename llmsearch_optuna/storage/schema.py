@@ -1,6 +1,6 @@
 """The tables that stand beside Optuna's own in a study's database.
 
-Only shapes: who may write what and when is decided in `ledger` and `claims`. All tables carry the study's key, a
+Only shapes: who may write what and when is decided in `records` and `leases`. All tables carry the study's key, a
 random word that Optuna keeps with the study, so that a study that is deleted and made again starts empty.
 """
 

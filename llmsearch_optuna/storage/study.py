@@ -29,7 +29,7 @@ from llmsearch_optuna.storage.address import StorageAddress
 from llmsearch_optuna.storage.errors import BUSY_SECONDS, first_line, storage_errors
 from llmsearch_optuna.storage.locks import study_lock
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
-from llmsearch_optuna.storage.records import Ledger
+from llmsearch_optuna.storage.records import StudyRecords
 from llmsearch_optuna.types import Direction
 
 logger = logging.getLogger("llmsearch_optuna.storage.study")
@@ -48,8 +48,8 @@ class OpenedStudy:
         name: The study's name.
         key: The study's random word; names its rows in our tables.
         study: Optuna's view of it.
-        ledger: Its rows.
-        engine: SQLAlchemy engine of the database, shared with Optuna.
+        records: Its rows: completions, scores and looks at the holdout.
+        database: SQLAlchemy engine of the database, shared with Optuna.
         artifacts: Where its `.jsonl` files go.
         artifacts_folder: The same, as a folder.
         resumed: Whether it had been made before.
@@ -58,8 +58,8 @@ class OpenedStudy:
     name: str
     key: str
     study: optuna.Study
-    ledger: Ledger
-    engine: sa.Engine
+    records: StudyRecords
+    database: sa.Engine
     artifacts: FileSystemArtifactStore
     artifacts_folder: Path
     resumed: bool
@@ -72,20 +72,20 @@ class OpenedStudy:
 
     def creating(self) -> contextlib.AbstractContextManager[None]:
         """The lock under which new trials get their numbers."""
-        return study_lock(self.engine, f"trials of {self.key}")
+        return study_lock(self.database, f"trials of {self.key}")
 
     @property
     def versions(self) -> dict[str, str]:
         """The libraries' versions that it was started with."""
         t = schema.meta
-        with self.engine.connect() as connection:
+        with self.database.connect() as connection:
             stored = connection.execute(sa.select(t.c.versions).where(t.c.study == self.key)).scalar_one()
         return {name: str(version) for name, version in json.loads(stored).items()}
 
     @property
     def address(self) -> StorageAddress:
         """Where it lives."""
-        return StorageAddress(self.engine.url)
+        return StorageAddress(self.database.url)
 
     @property
     def url(self) -> str:
@@ -106,7 +106,7 @@ class OpenedStudy:
     def close(self) -> None:
         """Let go of the database's connections."""
         self.rdb.remove_session()
-        self.engine.dispose()
+        self.database.dispose()
 
 
 def open_study(
@@ -387,8 +387,8 @@ def _opened(
         name=name,
         key=key,
         study=study,
-        ledger=Ledger(engine, key),
-        engine=engine,
+        records=StudyRecords(engine, key),
+        database=engine,
         artifacts=FileSystemArtifactStore(str(folder)),
         artifacts_folder=folder,
         resumed=resumed,

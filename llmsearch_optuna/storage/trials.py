@@ -26,7 +26,7 @@ def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial 
 
 
 def rows_counted(trial: FrozenTrial) -> int:
-    """How many rows of the permutation count for a trial that has ended: those of its last look."""
+    """How many rows of the permutation count for a trial that has ended: those of its last pruning step."""
     return int(str(trial.user_attrs.get("rows", 0)).split()[0])
 
 

@@ -26,7 +26,7 @@ from llmsearch_optuna.options import for_workers
 from llmsearch_optuna.progress import Callback
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.workers.devices import environment, usable_cores, visible_gpus
-from llmsearch_optuna.workers.study_watcher import Follower
+from llmsearch_optuna.workers.study_watcher import StudyWatcher
 from llmsearch_optuna.workers.supervisor import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
 from llmsearch_optuna.workers.worker import Logged, work
 
@@ -49,8 +49,8 @@ def search_with_workers(arguments: Mapping[str, Any], workers: int, observer: Ca
 
 
 @contextlib.contextmanager
-def _placed(arguments: Mapping[str, Any], workers: int, follower: Follower) -> Iterator[_Crew]:
-    with interruptible(follower.how_to_go_on), _started(arguments, workers) as crew:
+def _placed(arguments: Mapping[str, Any], workers: int, watcher: StudyWatcher) -> Iterator[_Crew]:
+    with interruptible(watcher.resume_hint), _started(arguments, workers) as crew:
         yield _Crew(crew)
 
 

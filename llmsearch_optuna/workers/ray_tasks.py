@@ -28,7 +28,7 @@ from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.storage.address import StorageAddress
 from llmsearch_optuna.storage.errors import first_line
 from llmsearch_optuna.workers.ray_worker import INTERRUPTED, Began, Errand, Mailbox, work_on_node
-from llmsearch_optuna.workers.study_watcher import Follower
+from llmsearch_optuna.workers.study_watcher import StudyWatcher
 from llmsearch_optuna.workers.supervisor import LOOK_EVERY_SECONDS, SECONDS_TO_END, pass_on, search_watched
 from llmsearch_optuna.workers.worker import Logged
 
@@ -216,11 +216,11 @@ class _Crew:
 
 
 @contextlib.contextmanager
-def _placed(arguments: Mapping[str, Any], workers: int, address: str, follower: Follower) -> Iterator[_Crew]:
+def _placed(arguments: Mapping[str, Any], workers: int, address: str, watcher: StudyWatcher) -> Iterator[_Crew]:
     with (
         _connected(address),
-        interruptible(follower.how_to_go_on),
-        _started(arguments, workers, follower) as crew,
+        interruptible(watcher.resume_hint),
+        _started(arguments, workers, watcher) as crew,
     ):
         yield crew
 
@@ -259,7 +259,7 @@ def _check_that_somebody_listens(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _started(arguments: Mapping[str, Any], workers: int, follower: Follower) -> Iterator[_Crew]:
+def _started(arguments: Mapping[str, Any], workers: int, watcher: StudyWatcher) -> Iterator[_Crew]:
     """The workers, handed to Ray; whatever happens, none is left behind."""
     import ray
 
@@ -279,7 +279,7 @@ def _started(arguments: Mapping[str, Any], workers: int, follower: Follower) -> 
     )
     crew = _Crew(
         [
-            _Worker(number, functools.partial(task.remote, errand, mailbox), lambda: follower.trials_ended)
+            _Worker(number, functools.partial(task.remote, errand, mailbox), lambda: watcher.trials_ended)
             for number in range(1, workers + 1)
             for errand in [Errand(number, for_workers(arguments), str(Path.cwd()), __version__)]
         ],

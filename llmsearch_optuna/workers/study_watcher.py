@@ -17,7 +17,7 @@ from llmsearch_optuna.analysis.status import incumbent_mean, so_far, work_of
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize.forecast import Forecast
-from llmsearch_optuna.optimize.signals import how_to_go_on
+from llmsearch_optuna.optimize.signals import resume_hint
 from llmsearch_optuna.options import SearchOptions, completed, part
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
@@ -36,7 +36,7 @@ _TOLD: dict[str, Callable[[Any], progress.Event]] = {
 
 
 @dataclass
-class Follower:
+class StudyWatcher:
     """Tells an observer what is new in a study, every time that it looks.
 
     Attributes:
@@ -63,8 +63,8 @@ class Follower:
     _attributes: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], observer: progress.Callback) -> Follower:
-        """The follower of the study that `search` makes from these arguments."""
+    def of(cls, arguments: Mapping[str, Any], observer: progress.Callback) -> StudyWatcher:
+        """The watcher of the study that `search` makes from these arguments."""
         given = completed(SearchOptions, part(SearchOptions, arguments))
         return cls(
             storage=given["storage"],
@@ -75,7 +75,7 @@ class Follower:
             observer=observer,
         )
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Tell what has happened since the last look; a study that is not there yet is waited for."""
         if self._opened is None and self._open():
             self._tell_start(self._study)
@@ -88,11 +88,11 @@ class Follower:
             self._tell_work(self._opened, trials)
         self._tell_verdict(self._opened, trials)
 
-    def how_to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         """What to say when the user ends the study before its time."""
         if self._opened is None and not self._open():
             return "interrupted before the study had begun. Run the same command again to begin."
-        return how_to_go_on(self._study, self._total)
+        return resume_hint(self._study, self._total)
 
     @property
     def trials_ended(self) -> int:
@@ -109,8 +109,8 @@ class Follower:
             opened = read_study(self.storage, self.study_name)
         except StudyError:  # the first worker is about to make it, or says itself why it cannot
             return False
-        self._rows = len(opened.ledger.items("search"))
-        if not self._rows or not opened.ledger.settings():
+        self._rows = len(opened.records.items("search"))
+        if not self._rows or not opened.records.settings():
             opened.close()
             return False
         self._opened = opened
@@ -123,13 +123,13 @@ class Follower:
 
     @property
     def _total(self) -> int:
-        return self.n_trials or int(self._study.ledger.settings()["n_trials"])
+        return self.n_trials or int(self._study.records.settings()["n_trials"])
 
     def _tell_start(self, opened: OpenedStudy) -> None:
-        settings = opened.ledger.settings()
+        settings = opened.records.settings()
         trials = opened.study.get_trials(deepcopy=False)
         self._ended = {t.number for t in trials if t.state.is_finished()}
-        self._looks = len(opened.ledger.looks())
+        self._looks = len(opened.records.looks())
         self._attributes = set(opened.study.user_attrs) if self._ended else set()
         best = best_complete(trials, direction_of(opened.study))
         self.observer.on(
@@ -186,8 +186,8 @@ class Follower:
         return has_new_rows or trial.state.is_finished()
 
     def _tell_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
-        workers = list(live_workers(opened.engine, opened.key).values())
-        self.observer.on(work_of(trials, opened.ledger.row_counts("search"), workers))
+        workers = list(live_workers(opened.database, opened.key).values())
+        self.observer.on(work_of(trials, opened.records.row_counts("search"), workers))
 
     def _tell_attributes(self, opened: OpenedStudy) -> None:
         """What a worker has found out about the study as a whole."""
@@ -197,11 +197,11 @@ class Follower:
                 self.observer.on(tell(value))
 
     def _tell_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
-        looks = opened.ledger.looks()
+        looks = opened.records.looks()
         if len(looks) <= self._looks:
             return
         self._looks = len(looks)
-        rows = len(opened.ledger.items("holdout"))
+        rows = len(opened.records.items("holdout"))
         if rows and looks[-1].winner:
             drawn = any(is_random(params_of(trials[number])) for number in (0, looks[-1].winner))
             replicates = self.holdout_replicates if drawn else 1

@@ -15,7 +15,7 @@ from llmsearch_optuna.options import SearchOptions, completed, part
 from llmsearch_optuna.progress import Callback, StudyEnded
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.study import prepare_database
-from llmsearch_optuna.workers.study_watcher import Follower
+from llmsearch_optuna.workers.study_watcher import StudyWatcher
 from llmsearch_optuna.workers.worker import Logged
 
 logger = logging.getLogger("llmsearch_optuna.workers")
@@ -64,7 +64,7 @@ def search_watched(
     arguments: Mapping[str, Any],
     workers: int,
     observer: Callback,
-    place: Callable[[Follower], contextlib.AbstractContextManager[Crew[Any]]],
+    place: Callable[[StudyWatcher], contextlib.AbstractContextManager[Crew[Any]]],
 ) -> SearchResult:
     """Run a study by workers, and follow it to its end.
 
@@ -79,15 +79,15 @@ def search_watched(
     """
     _warn_of_idle(completed(SearchOptions, part(SearchOptions, arguments))["trials_in_flight"], workers)
     prepare_database(arguments.get("storage"), arguments["study_name"])
-    follower = Follower.of(arguments, observer)
-    with contextlib.closing(follower), place(follower) as crew:
-        watch(crew, follower)
+    watcher = StudyWatcher.of(arguments, observer)
+    with contextlib.closing(watcher), place(watcher) as crew:
+        watch(crew, watcher)
     result = load_result(arguments.get("storage"), arguments["study_name"])
     observer.on(StudyEnded(result_summary=result.summary))
     return result
 
 
-def watch(crew: Crew[W], follower: Follower) -> None:
+def watch(crew: Crew[W], watcher: StudyWatcher) -> None:
     """Follow the study until no worker is left.
 
     Raises:
@@ -99,10 +99,10 @@ def watch(crew: Crew[W], follower: Follower) -> None:
         ended = [worker for worker in at_work if worker.has_ended()]
         crew.listen(at_work)  # also to those that have just ended
         at_work = [worker for worker in at_work if worker not in ended]
-        unsaid += [(worker, follower.trials_ended) for worker in ended if worker.how_it_ended() is not None]
-        follower.look()
+        unsaid += [(worker, watcher.trials_ended) for worker in ended if worker.how_it_ended() is not None]
+        watcher.poll()
         # What stops one worker often stops all: it is not worth a warning before another one has got any further.
-        for worker, before in [item for item in unsaid if at_work and follower.trials_ended > item[1]]:
+        for worker, before in [item for item in unsaid if at_work and watcher.trials_ended > item[1]]:
             logger.warning("worker %d has ended (%s); the others go on", worker.number, worker.how_it_ended())
             unsaid.remove((worker, before))
     if all(worker.how_it_ended() is not None for worker in crew.workers):

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.analysis.status import LATEST, Standing, standing, work_of
+from llmsearch_optuna.analysis.status import LATEST, StudyStatus, read_status, work_of
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.search_result import load_result
@@ -71,12 +71,12 @@ class Watched(TextEngine):
         super().__init__()
         self._storage = storage
         self._rows = rows
-        self.seen: list[Standing] = []
+        self.seen: list[StudyStatus] = []
 
     def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
         if len(self.calls) >= self._rows:
             opened = load_result(self._storage).opened
-            self.seen.append(standing(opened, 10))
+            self.seen.append(read_status(opened, 10))
             opened.close()
             raise KeyboardInterrupt
         return super().generate(prompts, params)
@@ -89,28 +89,28 @@ def test_a_study_that_runs_elsewhere_and_one_that_was_interrupted(tmp_path: Path
         run(tmp_path, engine)
     (now,) = engine.seen
     assert now.workers == 1
-    assert now.in_hand
+    assert now.running
     assert now.seconds_left is not None
     assert now.work.rows_per_second is not None
-    compared = [t for t in now.in_hand if t.incumbent_mean is not None]
+    compared = [t for t in now.running if t.incumbent_mean is not None]
     trials = load_result(storage).trials
     for trial in compared:
         assert trial.incumbent_mean in [t.intermediate_values.get(trial.rows_done) for t in trials[: trial.number]]
-    after = standing(load_result(storage).opened, 10)
+    after = read_status(load_result(storage).opened, 10)
     assert after.workers == 0
-    assert [t.number for t in after.in_hand] == [t.number for t in now.in_hand]
+    assert [t.number for t in after.running] == [t.number for t in now.running]
     assert after.seconds_left is None
 
 
-def test_trials_of_score_and_tokens_are_as_far_as_the_ledger_says(tmp_path: Path) -> None:
+def test_trials_of_score_and_tokens_are_as_far_as_their_records_say(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/s.db"
     with pytest.raises(StudyInterrupted):
         run(tmp_path, Watched(storage, 110), objectives=("score", "tokens"), replicates=2)
     result = load_result(storage)
-    in_hand = standing(result.opened, 10).in_hand
-    assert max(trial.rows_done for trial in in_hand) >= 8
-    for trial in in_hand:
-        scored = [r for r in result.opened.ledger.rows("search", trial.number) if r.score is not None]
+    running = read_status(result.opened, 10).running
+    assert max(trial.rows_done for trial in running) >= 8
+    for trial in running:
+        scored = [r for r in result.opened.records.rows("search", trial.number) if r.score is not None]
         if scored:
             assert trial.rows_done == len({r.row for r in scored})
             assert trial.mean == pytest.approx(sum(r.score or 0.0 for r in scored) / len(scored))
@@ -121,6 +121,6 @@ def test_rows_of_a_metric_of_all_rows_are_counted_without_a_score(tmp_path: Path
     with pytest.raises(StudyInterrupted):
         run(tmp_path, Watched(storage, 60), objectives=("score", "tokens"), metric=_corpus_mean)
     opened = load_result(storage).opened
-    in_hand, counts = standing(opened, 10).in_hand, opened.ledger.row_counts("search")
-    assert [(t.rows_done, t.mean) for t in in_hand] == [(counts.get(t.number, 0), None) for t in in_hand]
-    assert sum(t.rows_done for t in in_hand) > 0
+    running, counts = read_status(opened, 10).running, opened.records.row_counts("search")
+    assert [(t.rows_done, t.mean) for t in running] == [(counts.get(t.number, 0), None) for t in running]
+    assert sum(t.rows_done for t in running) > 0

@@ -64,10 +64,10 @@ def lines(log: Path) -> list[str]:
 
 
 def decoded(result: SearchResult) -> set[str]:
-    """What the ledger holds, as the engine's log writes it."""
+    """What the stored holds, as the engine's log writes it."""
     lines = set()
     for phase in ("search", "finalists", "holdout"):
-        for number, records in result.opened.ledger.all_rows(phase).items():
+        for number, records in result.opened.records.all_rows(phase).items():
             params = GenerationParams.of(result.trial_params(number))
             for r in records:
                 prompt = result.items[r.row].prompt

@@ -82,29 +82,29 @@ def opened_at(url: str) -> OpenedStudy:
 
 def test_work_is_claimed_once_and_a_slow_worker_does_not_write_over_its_successor(url: str) -> None:
     opened = opened_at(url)
-    with Session(opened.engine, opened.key) as a:
+    with Session(opened.database, opened.key) as a:
         old = a.claim(3)
         assert old is not None
-        with Session(opened.engine, opened.key) as b:
+        with Session(opened.database, opened.key) as b:
             assert b.claim(3) is None
-        with opened.engine.begin() as connection:
+        with opened.database.begin() as connection:
             connection.exec_driver_sql("UPDATE llmsearch_workers SET host = 'elsewhere', lease_end = 0")
-        with Session(opened.engine, opened.key) as b:
+        with Session(opened.database, opened.key) as b:
             assert b.claim(3) is not None
         with pytest.raises(ClaimLostError):
-            opened.ledger.record("search", 3, [], fence=old)
+            opened.records.record("search", 3, [], fence=old)
     opened.close()
 
 
 def test_machines_need_not_agree_on_the_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease of a worker elsewhere holds for one whose clock is an hour ahead, and theirs for it."""
     opened, now = opened_at(url), time.time
-    with Session(opened.engine, opened.key) as a:
+    with Session(opened.database, opened.key) as a:
         assert a.claim(3) is not None
-        with opened.engine.begin() as connection:
+        with opened.database.begin() as connection:
             connection.exec_driver_sql("UPDATE llmsearch_workers SET host = 'elsewhere'")
         monkeypatch.setattr(time, "time", lambda: now() + 3600)
-        with Session(opened.engine, opened.key) as b:
+        with Session(opened.database, opened.key) as b:
             assert b.claim(3) is None
             assert b.claim(4) is not None
             monkeypatch.undo()
@@ -116,8 +116,8 @@ def test_machines_need_not_agree_on_the_time(url: str, monkeypatch: pytest.Monke
 def test_text_that_postgres_refuses_is_stored_all_the_same(url: str) -> None:
     opened = opened_at(url)
     request = Request("", 0, "prompt", GenerationParams.of({"max_new_tokens": 4}))
-    opened.ledger.record("search", 0, [RowRecord.of(Finished(request, Completion("a\x00b \ud83d")))])
-    assert [r.text for r in opened.ledger.rows("search", 0)] == ["a\ufffdb ?"]
+    opened.records.record("search", 0, [RowRecord.of(Finished(request, Completion("a\x00b \ud83d")))])
+    assert [r.text for r in opened.records.rows("search", 0)] == ["a\ufffdb ?"]
     opened.close()
 
 

@@ -86,7 +86,7 @@ def test_one_bad_prompt_fails_alone_and_is_named(tmp_path: Path) -> None:
     for trial in failed:
         reason = "row 5: the engine raised SystemExit: cannot read this prompt"
         assert trial.user_attrs["fail_reason"] == reason
-        assert {r.row for r in result.opened.ledger.rows("search", trial.number) if r.error is not None} == {5}
+        assert {r.row for r in result.opened.records.rows("search", trial.number) if r.error is not None} == {5}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from llmsearch_optuna import score
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.metric import Metric
-from llmsearch_optuna.optimize.evaluation import Rows, prompt_table, requests_for
+from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.task.task import PreparedTask, Task
@@ -36,8 +36,8 @@ def task_of(metric: Any = lengths) -> PreparedTask:
     return Task.of([{"prompt": prompt} for prompt in PROMPTS], metric=Metric.of(metric)).prepare()
 
 
-def rows_of(metric: Any = lengths, **changed: Any) -> Rows:
-    return Rows(task_of(metric), (5, 3, 0, 1, 2, 4), Objectives(), **changed)
+def rows_of(metric: Any = lengths, **changed: Any) -> SearchRows:
+    return SearchRows(task_of(metric), (5, 3, 0, 1, 2, 4), Objectives(), **changed)
 
 
 def test_requests_come_row_by_row_with_replicates_together() -> None:
@@ -67,8 +67,8 @@ def test_score_asks_for_what_a_trial_asks_for() -> None:
 
 
 @pytest.mark.parametrize(("first", "every", "seen"), [(8, 8, [6]), (2, 2, [2, 4, 6]), (3, 2, [3, 5, 6]), (6, 1, [6])])
-def test_the_last_checkpoint_is_all_rows(first: int, every: int, seen: list[int]) -> None:
-    assert rows_of(first_look=first, look_every=every).looks == seen
+def test_the_last_step_is_all_rows(first: int, every: int, seen: list[int]) -> None:
+    assert rows_of(first_step=first, step_size=every).steps == seen
 
 
 def test_rows_with_the_same_prompt_count_together() -> None:

@@ -157,7 +157,7 @@ def test_a_new_study_tells_its_forecast_once_and_for_free(tmp_path: Path) -> Non
     assert kinds.index(progress.StudyForecast) < kinds.index(progress.TrialEnded)
     assert len(set(engine.calls)) == len(engine.calls), "no row was decoded for it"
     stored = result.study.user_attrs["forecast"]
-    assert stored["rows"]["low"] <= sum(len(rs) for rs in result.opened.ledger.all_rows("search").values())
+    assert stored["rows"]["low"] <= sum(len(rs) for rs in result.opened.records.all_rows("search").values())
     again = Recorder()
     run(tmp_path, observer=again, n_trials=11)
     assert progress.StudyForecast not in [type(event) for event in again.events]
@@ -175,8 +175,8 @@ def test_a_forecast_holds_what_the_study_takes(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"dataset": dataset(60), "space": SPACE, "metric": number_metric, "n_trials": 16}
     found = forecast(Slow(), **arguments)
     result = run(tmp_path, Slow(), **arguments)
-    ledger = result.opened.ledger
-    records = [r for phase in ("search", "finalists", "holdout") for rs in ledger.all_rows(phase).values() for r in rs]
+    stored = result.opened.records
+    records = [r for phase in ("search", "finalists", "holdout") for rs in stored.all_rows(phase).values() for r in rs]
     assert found.rows.low <= len(records) <= found.rows.high
     assert found.tokens.low <= sum(len(r.token_ids) for r in records) <= found.tokens.high
 

@@ -133,7 +133,7 @@ def test_a_study_of_both_has_a_front_and_a_verdict_about_its_best_score(result):
     assert {tuple(t.values) for t in result.study.best_trials} == {(p.score, p.tokens) for p in result.front}
     assert len(result.front) > 2
     # Nobody but the winner and the baseline was looked at on the holdout, and only the winner claims a verdict.
-    assert set(result.opened.ledger.all_rows("holdout")) <= {0, result.best_trial.number}
+    assert set(result.opened.records.all_rows("holdout")) <= {0, result.best_trial.number}
     assert [p.trial for p in result.front if p.verdict is not None] in ([result.best_trial.number], [])
     chosen = result.pick(max_tokens=result.front[1].tokens)
     assert chosen == result.front[1]

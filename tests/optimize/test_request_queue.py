@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable
 
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.optimize.request_queue import Feeder
+from llmsearch_optuna.optimize.request_queue import RequestQueue
 
 PARAMS = GenerationParams.of({"max_new_tokens": 8})
 
@@ -31,36 +31,36 @@ def request(tag: str, row: int) -> Request:
     return Request(tag, row, "prompt", PARAMS)
 
 
-def drain(feeder: Feeder) -> list[tuple[Hashable, int]]:
+def drain(requests: RequestQueue) -> list[tuple[Hashable, int]]:
     found = []
-    while finished := feeder.poll():
+    while finished := requests.poll():
         found += [(f.request.tag, f.request.row) for f in finished]
     return found
 
 
 def test_what_decides_soonest_goes_first() -> None:
-    feeder = Feeder(OneByOne(), lambda: 2)
-    feeder.add((row // 2, request("a", row)) for row in range(4))
-    feeder.add((row // 2, request("b", row)) for row in range(4))
-    assert drain(feeder) == [(tag, row) for look in (0, 2) for tag in "ab" for row in (look, look + 1)]
+    requests = RequestQueue(OneByOne(), lambda: 2)
+    requests.add((row // 2, request("a", row)) for row in range(4))
+    requests.add((row // 2, request("b", row)) for row in range(4))
+    assert drain(requests) == [(tag, row) for look in (0, 2) for tag in "ab" for row in (look, look + 1)]
 
 
 def test_no_more_than_can_be_used_is_handed_over() -> None:
     server = OneByOne()
-    feeder = Feeder(server, lambda: 3)
-    feeder.add((0, request("a", row)) for row in range(10))
-    assert len(drain(feeder)) == 10
+    requests = RequestQueue(server, lambda: 3)
+    requests.add((0, request("a", row)) for row in range(10))
+    assert len(drain(requests)) == 10
     assert server.most == 3
 
 
 def test_what_is_cancelled_makes_room() -> None:
     server = OneByOne()
-    feeder = Feeder(server, lambda: 3)
-    feeder.add((0, request("a", row)) for row in range(10))
-    feeder.add((1, request("b", row)) for row in range(5))
-    feeder.poll()
-    feeder.cancel("a")
-    assert drain(feeder) == [("b", row) for row in range(5)]
+    requests = RequestQueue(server, lambda: 3)
+    requests.add((0, request("a", row)) for row in range(10))
+    requests.add((1, request("b", row)) for row in range(5))
+    requests.poll()
+    requests.cancel("a")
+    assert drain(requests) == [("b", row) for row in range(5)]
     assert server.most == 3
-    feeder.add([(0, request("a", 7))])
-    assert drain(feeder) == [("a", 7)]
+    requests.add([(0, request("a", 7))])
+    assert drain(requests) == [("a", 7)]

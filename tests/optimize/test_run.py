@@ -206,8 +206,8 @@ def test_the_winner_is_stored_before_the_holdout_is_touched(tmp_path: Path) -> N
 
 
 def test_the_holdout_is_seen_by_nobody_but_winner_and_baseline(whole: SearchResult) -> None:
-    assert set(whole.opened.ledger.all_rows("holdout")) == {0, whole.best_trial.number}
-    searched = {r.row for records in whole.opened.ledger.all_rows("search").values() for r in records}
+    assert set(whole.opened.records.all_rows("holdout")) == {0, whole.best_trial.number}
+    searched = {r.row for records in whole.opened.records.all_rows("search").values() for r in records}
     held = {row for row, item in whole.items.items() if item.part == "holdout"}
     assert not searched & held
     assert len(searched) + len(held) == 40
@@ -218,7 +218,7 @@ def test_too_few_rows_have_no_holdout_and_no_verdict(tmp_path: Path) -> None:
     assert result.verdict is not None
     assert result.verdict.answer == "no evidence"
     assert result.recommended_params == result.baseline_params
-    assert result.opened.ledger.all_rows("holdout") == {}
+    assert result.opened.records.all_rows("holdout") == {}
 
 
 def test_the_baseline_may_win(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_baseline_may_win(tmp_path: Path) -> None:
     assert result.best_trial.number == 0
     assert result.verdict is not None
     assert "baseline itself won" in result.verdict.sentence
-    assert result.opened.ledger.all_rows("holdout") == {}
+    assert result.opened.records.all_rows("holdout") == {}
 
 
 def test_minimizing_and_a_corpus_metric(tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ class Successor:
 
     def take_over(self) -> None:
         opened = load_result(f"{self._folder}/s.db").opened
-        with opened.engine.begin() as connection:
+        with opened.database.begin() as connection:
             connection.execute(sa.update(schema.workers).values(lease_end=0.0))
-        self._session = Session(opened.engine, opened.key)
+        self._session = Session(opened.database, opened.key)
         self._session.__enter__()
         assert self._session.claim(selection.THE_VERDICT) is not None
 

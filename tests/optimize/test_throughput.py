@@ -17,7 +17,7 @@ from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.optimize.signals import StudyInterrupted
-from llmsearch_optuna.optimize.throughput import engine_work, tallied
+from llmsearch_optuna.optimize.throughput import engine_work, stored_engine_work
 from llmsearch_optuna.report import collect
 from llmsearch_optuna.search_result import SearchResult, load_result
 from tests.synthetic import TextEngine, dataset, number_metric
@@ -111,14 +111,14 @@ def test_our_engine_is_counted(
         study_name="study",
         progress=False,
     )
-    assert work_of(tmp_path) == asdict(engine.stats.since(before))
+    assert work_of(tmp_path) == asdict(engine.stats.counters_since(before))
     assert work_of(tmp_path)["forward_tokens"] > 0
 
 
 def test_workers_that_end_at_the_same_time_keep_each_others_counts() -> None:
     study = optuna.create_study()
     one, other = {"tokens": 1, "host_bytes": 5}, {"tokens": 10, "host_bytes": 7}
-    with tallied(study, "a", lambda: dict(one)), tallied(study, "b", lambda: dict(other)):
+    with stored_engine_work(study, "a", lambda: dict(one)), stored_engine_work(study, "b", lambda: dict(other)):
         one["tokens"], other["tokens"] = 3, 40
     assert engine_work(study.user_attrs) == {"tokens": 32, "host_bytes": 7}
 

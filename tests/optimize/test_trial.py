@@ -16,7 +16,7 @@ from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics.metric import Metric
-from llmsearch_optuna.optimize.evaluation import Rows
+from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
@@ -71,12 +71,12 @@ class Bench:
         self.opened: OpenedStudy = open_study(
             f"sqlite:///{folder}/s.db", "s", direction="maximize", fingerprint={}, pruner=changed.get("optuna_pruner")
         )
-        self.session = Session(self.opened.engine, self.opened.key)
+        self.session = Session(self.opened.database, self.opened.key)
         self.session.__enter__()
         self.callback = Recorder()
         order = tuple(reversed(range(TOTAL)))
         metric = Metric.of(changed.get("metric", numbers), bounds=changed.get("bounds"))
-        self.rows = Rows(
+        self.rows = SearchRows(
             task=prepared_task(metric.check(["0.5"] * 2, [{}] * 2)),
             order=order,
             objectives=Objectives(),
@@ -99,7 +99,7 @@ class Bench:
     def again(self, params: GenerationParams, number: int, **job: Any) -> TrialRun:
         """Adopt the trial as a new process would."""
         self.session.__exit__(None, None, None)
-        self.session = Session(self.opened.engine, self.opened.key)
+        self.session = Session(self.opened.database, self.opened.key)
         self.session.__enter__()
         reported = frozenset(self.opened.study.trials[number].intermediate_values)
         return self.run(params, number, reported=reported, **job)
@@ -169,7 +169,7 @@ def test_rows_beyond_the_look_are_kept_but_do_not_count(bench: Bench) -> None:
     assert run.end.state == "pruned"
     assert bench.frozen().user_attrs["rows"] == "8 of 20"
     assert bench.frozen().value == pytest.approx(0.255)
-    assert len(bench.opened.ledger.rows("search", 0)) == TOTAL
+    assert len(bench.opened.records.rows("search", 0)) == TOTAL
 
 
 def test_the_baseline_is_never_pruned(bench: Bench) -> None:
@@ -226,7 +226,7 @@ def test_a_trial_that_was_interrupted_takes_its_rows_along(bench: Bench) -> None
 
 
 def bench_claim(bench: Bench) -> Claim:
-    with bench.opened.engine.connect() as connection:
+    with bench.opened.database.connect() as connection:
         from llmsearch_optuna.storage import schema
 
         row = connection.execute(schema.claims.select()).one()
@@ -302,7 +302,7 @@ def test_replicates_are_averaged_by_row(tmp_path: Path) -> None:
     assert len(bench.rows.requests(GREEDY, ("search", 0))) == TOTAL
     run.feed([finished(r, str(0.1 * (r.replicate + 1))) for r in requests])
     assert bench.frozen().value == pytest.approx(0.2)
-    assert by_row(bench.opened.ledger.rows("search", 0), [3, 1]) == [pytest.approx(0.2)] * 2
+    assert by_row(bench.opened.records.rows("search", 0), [3, 1]) == [pytest.approx(0.2)] * 2
 
 
 def test_a_corpus_metric_has_a_running_value_and_no_row_scores(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_corpus_metric_has_a_running_value_and_no_row_scores(tmp_path: Path) -
     answer_all(run, lambda row: row / 100)
     assert bench.frozen().value == pytest.approx(0.095)
     assert bench.frozen().intermediate_values[8] == pytest.approx(sum(range(12, 20)) / 800)
-    assert {r.score for r in bench.opened.ledger.rows("search", 0)} == {None}
+    assert {r.score for r in bench.opened.records.rows("search", 0)} == {None}
 
 
 FOLDS = tuple(place % 3 for place in range(TOTAL))

@@ -19,7 +19,7 @@ def opened(tmp_path: Path) -> OpenedStudy:
 
 
 def test_work_is_claimed_once(opened: OpenedStudy) -> None:
-    with Session(opened.engine, opened.key) as a, Session(opened.engine, opened.key) as b:
+    with Session(opened.database, opened.key) as a, Session(opened.database, opened.key) as b:
         first = a.claim(3)
         assert first is not None
         assert a.claim(3) is None
@@ -30,10 +30,10 @@ def test_work_is_claimed_once(opened: OpenedStudy) -> None:
 
 
 def test_whoever_says_goodbye_is_followed_at_once(opened: OpenedStudy) -> None:
-    with Session(opened.engine, opened.key) as a:
+    with Session(opened.database, opened.key) as a:
         old = a.claim(0)
     assert old is not None
-    with Session(opened.engine, opened.key) as b:
+    with Session(opened.database, opened.key) as b:
         new = b.claim(0)
         assert new is not None
         assert new.token == old.token + 1
@@ -43,49 +43,49 @@ def test_whoever_says_goodbye_is_followed_at_once(opened: OpenedStudy) -> None:
 def test_a_process_that_is_gone_is_followed_at_once(opened: OpenedStudy) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    with Session(opened.engine, opened.key) as a:
+    with Session(opened.database, opened.key) as a:
         claim = a.claim(0)
         assert claim is not None
-        with opened.engine.begin() as connection:
+        with opened.database.begin() as connection:
             connection.execute(sa.update(schema.workers).values(pid=gone.pid))
-        with Session(opened.engine, opened.key) as b:
+        with Session(opened.database, opened.key) as b:
             assert b.claim(0) is not None
 
 
 def test_a_process_with_the_same_number_but_another_start_is_someone_else(opened: OpenedStudy) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        with Session(opened.engine, opened.key) as a:
+        with Session(opened.database, opened.key) as a:
             assert a.claim(0) is not None
-            with opened.engine.begin() as connection:
+            with opened.database.begin() as connection:
                 connection.execute(sa.update(schema.workers).values(pid=other.pid, started=time.time() - 86_400))
-            with Session(opened.engine, opened.key) as b:
+            with Session(opened.database, opened.key) as b:
                 assert b.claim(0) is not None
     finally:
         other.communicate(b"\n")
 
 
 def test_a_worker_elsewhere_is_followed_when_its_lease_has_ended(opened: OpenedStudy) -> None:
-    with Session(opened.engine, opened.key) as a:
+    with Session(opened.database, opened.key) as a:
         assert a.claim(0) is not None
-        with opened.engine.begin() as connection:
+        with opened.database.begin() as connection:
             connection.execute(sa.update(schema.workers).values(host="another machine", pid=1))
-        with Session(opened.engine, opened.key) as b:
+        with Session(opened.database, opened.key) as b:
             assert b.claim(0) is None
-            with opened.engine.begin() as connection:
+            with opened.database.begin() as connection:
                 ended = sa.update(schema.workers).where(schema.workers.c.owner == a.owner)
                 connection.execute(ended.values(lease_end=time.time() - 1))
             assert b.claim(0) is not None
 
 
 def test_a_heartbeat_renews_the_lease(opened: OpenedStudy) -> None:
-    with Session(opened.engine, opened.key, lease_seconds=30, heartbeat_seconds=0.05) as a:
-        with opened.engine.begin() as connection:
+    with Session(opened.database, opened.key, lease_seconds=30, heartbeat_seconds=0.05) as a:
+        with opened.database.begin() as connection:
             connection.execute(sa.update(schema.workers).values(lease_end=0.0))
         query = sa.select(schema.workers.c.lease_end).where(schema.workers.c.owner == a.owner)
         begun = time.monotonic()
         while time.monotonic() - begun < 20:
-            with opened.engine.connect() as connection:
+            with opened.database.connect() as connection:
                 if connection.execute(query).scalar_one() > time.time():
                     break
             time.sleep(0.05)
@@ -94,18 +94,18 @@ def test_a_heartbeat_renews_the_lease(opened: OpenedStudy) -> None:
 
 
 def test_a_session_of_this_process_that_ended_badly_is_gone(opened: OpenedStudy) -> None:
-    crashed = Session(opened.engine, opened.key)
+    crashed = Session(opened.database, opened.key)
     crashed.__enter__()
     assert crashed.claim(0) is not None
     crashed._ended.set()
     leases._living.discard(crashed.owner)  # as after a crash of the interpreter that got the same process number
-    with Session(opened.engine, opened.key) as b:
+    with Session(opened.database, opened.key) as b:
         assert b.claim(0) is not None
 
 
 def test_studies_in_one_database_do_not_share_claims(opened: OpenedStudy, tmp_path: Path) -> None:
     other = open_study(f"sqlite:///{tmp_path}/s.db", "other", direction="maximize", fingerprint={})
-    with Session(opened.engine, opened.key) as a, Session(other.engine, other.key) as b:
+    with Session(opened.database, opened.key) as a, Session(other.database, other.key) as b:
         assert a.claim(0) is not None
         assert b.claim(0) is not None
         assert a.live_owners() == {a.owner}

@@ -25,23 +25,23 @@ def test_rows_come_back_as_they_were(opened: OpenedStudy) -> None:
         RowRecord(3, 1, "", (), "eos", 17),
         RowRecord(5, 0, None, error="too long"),
     ]
-    opened.ledger.record("search", 2, records)
-    opened.ledger.record("holdout", 2, [RowRecord(3, 0, "other")])
-    assert opened.ledger.rows("search", 2) == records
-    assert opened.ledger.all_rows("search") == {2: records}
-    assert opened.ledger.rows("finalists", 2) == []
+    opened.records.record("search", 2, records)
+    opened.records.record("holdout", 2, [RowRecord(3, 0, "other")])
+    assert opened.records.rows("search", 2) == records
+    assert opened.records.all_rows("search") == {2: records}
+    assert opened.records.rows("finalists", 2) == []
 
 
 def test_a_row_that_is_there_stays(opened: OpenedStudy) -> None:
-    opened.ledger.record("search", 0, [RowRecord(1, 0, "first")])
-    opened.ledger.record("search", 0, [RowRecord(1, 0, "second"), RowRecord(2, 0, "new")])
-    assert [r.text for r in opened.ledger.rows("search", 0)] == ["first", "new"]
+    opened.records.record("search", 0, [RowRecord(1, 0, "first")])
+    opened.records.record("search", 0, [RowRecord(1, 0, "second"), RowRecord(2, 0, "new")])
+    assert [r.text for r in opened.records.rows("search", 0)] == ["first", "new"]
 
 
 def test_scores_are_exact_and_come_later(opened: OpenedStudy) -> None:
-    opened.ledger.record("search", 0, [RowRecord(1, 0, "a"), RowRecord(2, 0, "b")])
-    opened.ledger.set_scores("search", 0, [RowRecord(2, 0, "b").scored(1 / 3), RowRecord(1, 0, "a")])
-    assert [r.score for r in opened.ledger.rows("search", 0)] == [None, 1 / 3]
+    opened.records.record("search", 0, [RowRecord(1, 0, "a"), RowRecord(2, 0, "b")])
+    opened.records.set_scores("search", 0, [RowRecord(2, 0, "b").scored(1 / 3), RowRecord(1, 0, "a")])
+    assert [r.score for r in opened.records.rows("search", 0)] == [None, 1 / 3]
 
 
 def test_a_record_of_a_finished_request(opened: OpenedStudy) -> None:
@@ -50,8 +50,8 @@ def test_a_record_of_a_finished_request(opened: OpenedStudy) -> None:
     bad = RowRecord.of(Finished(request, None, DecodingError("no room")))
     assert (good.row, good.replicate, good.text, good.finish_reason) == (7, 2, "a\ufffdb?", "length")
     assert (bad.text, bad.error) == (None, "no room")
-    opened.ledger.record("search", 0, [good])
-    assert opened.ledger.rows("search", 0) == [good]
+    opened.records.record("search", 0, [good])
+    assert opened.records.rows("search", 0) == [good]
 
 
 def test_items_keep_their_order_and_parts(opened: OpenedStudy) -> None:
@@ -60,38 +60,38 @@ def test_items_keep_their_order_and_parts(opened: OpenedStudy) -> None:
         Item(1, "search", 1, "p1", None, {}, occurrence=1),
         Item(2, "holdout", 0, "p2", "ref", {}),
     ]
-    opened.ledger.write_items(reversed(items))
-    opened.ledger.write_items(items)
-    assert opened.ledger.items() == items
-    assert opened.ledger.items("holdout") == items[2:]
+    opened.records.write_items(reversed(items))
+    opened.records.write_items(items)
+    assert opened.records.items() == items
+    assert opened.records.items("holdout") == items[2:]
 
 
 def test_looks_and_settings_and_batch_sizes(opened: OpenedStudy) -> None:
     look = Look(1, 5, 40, {"scores": [0.5]})
-    opened.ledger.write_look(look)
-    assert opened.ledger.looks() == [look]
+    opened.records.write_look(look)
+    assert opened.records.looks() == [look]
     done = Look(1, 5, 40, {"scores": [0.5]}, {"decision": "better"})
-    opened.ledger.write_look(done)
-    assert opened.ledger.looks() == [done]
-    opened.ledger.write_settings({"n_trials": 40})
-    assert opened.ledger.settings() == {"n_trials": 40}
-    opened.ledger.remember_batch_sizes("cpu", "m", {(128, 1): 32})
-    opened.ledger.remember_batch_sizes("cpu", "m", {(128, 1): 16, (256, 4): 2})
-    assert opened.ledger.batch_sizes("cpu", "m") == {(128, 1): 16, (256, 4): 2}
-    assert opened.ledger.batch_sizes("cuda", "m") == {}
+    opened.records.write_look(done)
+    assert opened.records.looks() == [done]
+    opened.records.write_settings({"n_trials": 40})
+    assert opened.records.settings() == {"n_trials": 40}
+    opened.records.remember_batch_sizes("cpu", "m", {(128, 1): 32})
+    opened.records.remember_batch_sizes("cpu", "m", {(128, 1): 16, (256, 4): 2})
+    assert opened.records.batch_sizes("cpu", "m") == {(128, 1): 16, (256, 4): 2}
+    assert opened.records.batch_sizes("cuda", "m") == {}
 
 
 def test_a_lost_claim_writes_nothing(opened: OpenedStudy) -> None:
-    with Session(opened.engine, opened.key) as slow, Session(opened.engine, opened.key) as quick:
+    with Session(opened.database, opened.key) as slow, Session(opened.database, opened.key) as quick:
         claim = slow.claim(0)
         assert claim is not None
         slow.__exit__(None, None, None)  # its lease is gone, its work goes on
         taken = quick.claim(0)
         assert taken is not None
         with pytest.raises(ClaimLostError):
-            opened.ledger.record("search", 0, [RowRecord(1, 0, "late")], fence=claim)
+            opened.records.record("search", 0, [RowRecord(1, 0, "late")], fence=claim)
         with pytest.raises(ClaimLostError):
-            opened.ledger.set_scores("search", 0, [RowRecord(1, 0, "late", score=1.0)], fence=claim)
-        assert opened.ledger.rows("search", 0) == []
-        opened.ledger.record("search", 0, [RowRecord(1, 0, "in time")], fence=taken)
-    assert [r.text for r in opened.ledger.rows("search", 0)] == ["in time"]
+            opened.records.set_scores("search", 0, [RowRecord(1, 0, "late", score=1.0)], fence=claim)
+        assert opened.records.rows("search", 0) == []
+        opened.records.record("search", 0, [RowRecord(1, 0, "in time")], fence=taken)
+    assert [r.text for r in opened.records.rows("search", 0)] == ["in time"]

@@ -31,17 +31,17 @@ def open_at(folder: Path, **changed: Any) -> study.OpenedStudy:
 def test_a_new_study_is_made_and_an_old_one_is_found(tmp_path: Path) -> None:
     new = open_at(tmp_path)
     assert not new.resumed
-    new.ledger.record("search", 0, [RowRecord(1, 0, "text")])
+    new.records.record("search", 0, [RowRecord(1, 0, "text")])
     new.close()
     old = open_at(tmp_path)
     assert old.resumed
     assert old.key == new.key
-    assert [r.text for r in old.ledger.rows("search", 0)] == ["text"]
+    assert [r.text for r in old.records.rows("search", 0)] == ["text"]
 
 
 def test_sqlite_gets_the_settings_that_let_several_processes_write(tmp_path: Path) -> None:
     opened = open_at(tmp_path)
-    with opened.engine.connect() as connection:
+    with opened.database.connect() as connection:
         found = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout")
@@ -118,8 +118,8 @@ def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
     opened = open_at(tmp_path)
     path = opened.path
     assert path is not None
-    opened.ledger.record("search", 0, [RowRecord(row, 0, "text" * 100) for row in range(500)])
-    with opened.engine.connect() as connection:
+    opened.records.record("search", 0, [RowRecord(row, 0, "text" * 100) for row in range(500)])
+    with opened.database.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     opened.close()
     half = path.read_bytes()[: path.stat().st_size // 2]
@@ -168,16 +168,16 @@ def test_a_study_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     opened = open_at(tmp_path)
-    opened.ledger.record("search", 0, [RowRecord(0, 0, "text")])
-    with opened.engine.begin() as connection:
+    opened.records.record("search", 0, [RowRecord(0, 0, "text")])
+    with opened.database.begin() as connection:
         connection.execute(sa.update(schema.meta).values(schema_version=schema.SCHEMA_VERSION + 1))
     with pytest.raises(StudyError, match="newer llmsearch-optuna.*upgrade with: pip install"):
         open_at(tmp_path)
     with pytest.raises(StudyError, match="newer llmsearch-optuna"):
         study.read_study(f"{opened.path}")
-    with opened.engine.begin() as connection:  # what the newer version finds
+    with opened.database.begin() as connection:  # what the newer version finds
         connection.execute(sa.update(schema.meta).values(schema_version=schema.SCHEMA_VERSION))
-    assert [row.text for row in open_at(tmp_path).ledger.rows("search", 0)] == ["text"]
+    assert [row.text for row in open_at(tmp_path).records.rows("search", 0)] == ["text"]
 
 
 def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_a_locked_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             database_errors.storage_errors(opened.address),
         ):
             again = open_at(tmp_path)
-            again.ledger.record("search", 0, [RowRecord(0, 0, "text")])
+            again.records.record("search", 0, [RowRecord(0, 0, "text")])
 
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_reading_finds_the_only_study_and_asks_when_there_are_more(tmp_path: Pat
 
 def test_a_study_that_is_just_being_made_is_not_read_yet(tmp_path: Path) -> None:
     opened = open_at(tmp_path)
-    with opened.engine.begin() as connection:
+    with opened.database.begin() as connection:
         connection.execute(sa.delete(schema.meta))
     with pytest.raises(StudyError, match="just being made; try again in a moment"):
         study.read_study(f"{opened.path}")

@@ -8,20 +8,20 @@ import pytest
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.api import search
-from llmsearch_optuna.workers.study_watcher import Follower
+from llmsearch_optuna.workers.study_watcher import StudyWatcher
 from tests.optimize.test_run import SPACE, Recorder, run
 from tests.synthetic import TextEngine, dataset, number_metric
 
 
-def follower(folder: Path, observer: progress.Callback, name: str = "s") -> Follower:
+def watcher(folder: Path, observer: progress.Callback, name: str = "s") -> StudyWatcher:
     arguments = {"storage": f"sqlite:///{folder}/{name}.db", "study_name": "study", "n_trials": 10}
-    return Follower.of(arguments, observer)
+    return StudyWatcher.of(arguments, observer)
 
 
 class LookingAtEveryEvent(Recorder):
     """Looks at the database whenever the search itself says something."""
 
-    def __init__(self, watched: Follower) -> None:
+    def __init__(self, watched: StudyWatcher) -> None:
         super().__init__()
         self._watched = watched
 
@@ -32,7 +32,7 @@ class LookingAtEveryEvent(Recorder):
 
 def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
     seen = Recorder()
-    watched = follower(tmp_path, seen)
+    watched = watcher(tmp_path, seen)
     said = LookingAtEveryEvent(watched)
     search(
         TextEngine(),
@@ -77,7 +77,7 @@ def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
 
 def test_trials_of_two_objectives_are_told_as_they_go(tmp_path: Path) -> None:
     seen = Recorder()
-    watched = follower(tmp_path, seen)
+    watched = watcher(tmp_path, seen)
     run(tmp_path, objectives=("score", "tokens"), observer=LookingAtEveryEvent(watched))
     watched.close()
     looks = [event for event in seen.events if isinstance(event, progress.RowsScored)]
@@ -93,16 +93,16 @@ def _timeless(event: progress.Event) -> object:
 
 def test_a_study_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     seen = Recorder()
-    watched = follower(tmp_path, seen)
+    watched = watcher(tmp_path, seen)
     watched.look()
     assert seen.events == []
-    assert "before the study had begun" in watched.how_to_go_on()
+    assert "before the study had begun" in watched.resume_hint()
 
 
 def test_a_resumed_study_begins_with_what_is_there(tmp_path: Path) -> None:
     whole = run(tmp_path)
     seen = Recorder()
-    watched = follower(tmp_path, seen)
+    watched = watcher(tmp_path, seen)
     watched.look()
     watched.look()
     watched.close()
