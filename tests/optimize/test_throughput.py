@@ -111,7 +111,7 @@ def test_our_engine_is_counted(
         study_name="study",
         progress=False,
     )
-    assert work_of(tmp_path) == asdict(engine.stats.counters_since(before))
+    assert work_of(tmp_path) == asdict(engine.stats.since(before))
     assert work_of(tmp_path)["forward_tokens"] > 0
 
 

@@ -27,7 +27,7 @@ class LookingAtEveryEvent(Recorder):
 
     def on(self, event: progress.Event) -> None:
         super().on(event)
-        self._watched.look()
+        self._watched.poll()
 
 
 def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
         study_name="study",
         observer=said,
     )
-    watched.look()
+    watched.poll()
     watched.close()
     kinds = (
         progress.StudyStarted,
@@ -94,7 +94,7 @@ def _timeless(event: progress.Event) -> object:
 def test_a_study_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     seen = Recorder()
     watched = watcher(tmp_path, seen)
-    watched.look()
+    watched.poll()
     assert seen.events == []
     assert "before the study had begun" in watched.resume_hint()
 
@@ -103,8 +103,8 @@ def test_a_resumed_study_begins_with_what_is_there(tmp_path: Path) -> None:
     whole = run(tmp_path)
     seen = Recorder()
     watched = watcher(tmp_path, seen)
-    watched.look()
-    watched.look()
+    watched.poll()
+    watched.poll()
     watched.close()
     (started,) = seen.events
     assert isinstance(started, progress.StudyStarted)
