@@ -2,7 +2,7 @@
 
 Two models, two prompts, two spaces. Nothing is decoded: the rows that both have are paired. Rows of the holdout are
 taken where every study has them for what it recommends. Where one has none, the best trials are compared on the search
-rows, whose scores flatter whoever searched.
+rows, whose scores are biased upwards, since they were searched on.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Comparison:
             return None
         return (
             f"{prompts} different prompts are too few to show anything ({FEWEST_CLUSTERS} are the least): give the "
-            "studies the same seed and holdout, so that they lock the same rows away"
+            "studies the same seed and holdout, so that they hold out the same rows"
         )
 
 

@@ -1,6 +1,6 @@
-"""How a study stands, read from its database: what is in hand, how the work goes, how long it will take.
+"""The status of a study, read from its database: running trials, throughput, time left.
 
-For whoever watches from another process; nothing is decided or written here.
+For other processes than those that work on it; nothing is decided or written here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _RESUMED_AFTER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class StudyStatus:
-    """How a study stands.
+    """The status of a study.
 
     Attributes:
         workers: Processes that are at work on it.
-        running: Trials under way, or interrupted, by number.
+        running: Trials that are running or were interrupted, by number.
         work: How the work goes.
         seconds_left: What the remaining trials will take; None where nobody is at work, or too little is known.
     """
@@ -41,7 +41,7 @@ class StudyStatus:
 
 
 def read_status(opened: OpenedStudy, n_trials: int) -> StudyStatus:
-    """Read how a study stands at this moment."""
+    """Read the status of a study at this moment."""
     trials = opened.study.get_trials(deepcopy=False)
     begun = list(live_workers(opened.database, opened.key).values())
     counts = opened.records.row_counts("search")
@@ -139,7 +139,7 @@ def _ended(trials: Sequence[FrozenTrial], counts: Mapping[int, int]) -> list[Int
 def _under_way(
     trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_begun: Sequence[float]
 ) -> list[Interval]:
-    """Trials in hand that were begun by processes which still are at work."""
+    """Running trials that were begun by processes which still are at work."""
     if not workers_begun:
         return []
     now, first = time.time(), min(workers_begun)

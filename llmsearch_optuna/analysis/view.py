@@ -1,4 +1,4 @@
-"""What a search hands over: the winner, the verdict, every completion, and files to share or ship.
+"""Small readings of a study that its result is made of.
 
 Reads the study and its records, never decodes, and needs neither the model nor the process that searched.
 """

@@ -1,7 +1,7 @@
 """Puts notes, the objective's name and our figures into a study, while it runs and when it ends.
 
-A trial's note is written before the trial is told, so that a crash in between writes it again. Everything else can
-be made from the study at any time.
+A trial's note is written before the trial is stored as ended, so that a crash in between writes it again. Everything
+else can be made from the study at any time.
 """
 
 from __future__ import annotations

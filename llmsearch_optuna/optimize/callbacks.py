@@ -1,6 +1,6 @@
 """Callbacks of a search: throughput, batch sizes, power, forecast, and the study file of a study that has one.
 
-Each is one entry of the list that is told of a study's events. What it finds out goes back to the list as an event.
+Each is one entry of the list that takes a study's events. What it finds out goes back to the list as an event.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class ThroughputCallback:
     """Measures the work after every pruning step and at the end of every trial.
 
     Attributes:
-        server: Has measured the work.
+        meter: Has measured the work.
     """
 
-    server: ThroughputMeter
+    meter: ThroughputMeter
 
     def on(self, event: progress.Event) -> progress.WorkMeasured | None:
         """Return the throughput where rows were scored or a trial ended."""
         if not isinstance(event, progress.RowsScored | progress.TrialEnded):
             return None
         return progress.WorkMeasured(
-            rows_per_second=self.server.rows_per_second,
-            replayed_share=self.server.replayed_share,
+            rows_per_second=self.meter.rows_per_second,
+            replayed_share=self.meter.replayed_share,
             memory=process_bytes(),
             gpu_memory=gpu_bytes(),
         )
@@ -119,14 +119,14 @@ class ForecastCallback:
     Attributes:
         opened: The study.
         prepared: The study before it began.
-        server: Has measured the work.
+        meter: Has measured the work.
         n_trials: See `search`.
         holdout_replicates: See `search`.
     """
 
     opened: OpenedStudy
     prepared: Prepared
-    server: ThroughputMeter
+    meter: ThroughputMeter
     n_trials: int
     holdout_replicates: int
     _started: set[int] = field(default_factory=set)
@@ -154,7 +154,7 @@ class ForecastCallback:
         records = {params_of(trials[n]): self.opened.records.rows("search", n) for n in sorted(self._started)}
         cached = int(self.prepared.served.stats.get("cache_bytes", 0))
         forecast = make_forecast(
-            Probe(records, list(self.server.spans), cached),
+            Probe(records, list(self.meter.spans), cached),
             self.prepared,
             n_trials=self.n_trials,
             holdout_replicates=self.holdout_replicates,

@@ -31,7 +31,7 @@ class SearchRows:
     Attributes:
         task: Prompts, references and the metric, by row number.
         order: Row numbers of the task, permuted.
-        objectives: What trials are told with, and in which directions.
+        objectives: The values of a trial, and their directions.
         folds: The fold of each row of the order; empty where there are none.
         replicates: How often a row is decoded when something is sampled.
         first_step: Rows before the first pruning step.

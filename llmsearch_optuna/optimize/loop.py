@@ -1,7 +1,6 @@
-"""The loop between the trial_queue, the engine and the trials.
+"""The loop of a study: start trials, decode their requests, give each trial its completions.
 
-Trials are started as soon as they may, rows are handed to whoever asked for them, and waiting for other workers
-happens here and nowhere else. Which trial does what is decided in `schedule` and `trial`.
+Waiting for other workers happens here and nowhere else. Which trial does what is decided in `trial_queue` and `trial`.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ MOST_EQUAL_FAILURES = 8
 MOST_EQUAL_FAILURES_AT_FIRST = 4
 """As long as no trial of the study is complete."""
 
-LOOK_FOR_WORK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 WAIT_SECONDS = 0.2
 
 
 def run_trials(
     trial_queue: TrialQueue,
-    queue: RequestQueue,
+    request_queue: RequestQueue,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     callback: progress.Callback,
     *,
@@ -47,10 +46,10 @@ def run_trials(
     """Work until the study has all its trials and none is under way, here or elsewhere.
 
     Args:
-        trial_queue: Hands out trials.
-        queue: Decodes their rows.
-        make_run: Makes a run of a job.
-        callback: Is told of every trial that ends here.
+        trial_queue: Says which trial is next.
+        request_queue: Decodes their rows.
+        make_run: Makes the run of a trial.
+        callback: Gets an event for every trial that ends here.
         deadline: Reading of ``time.monotonic`` after which no new trial is begun.
 
     Raises:
@@ -59,27 +58,27 @@ def run_trials(
     """
     runs: dict[Hashable, TrialRun] = {}
     failures = EqualFailures()
-    looked = -LOOK_FOR_WORK_SECONDS
+    polled = -POLL_SECONDS
     try:
         while True:
-            if len(runs) == 0 or time.monotonic() - looked >= LOOK_FOR_WORK_SECONDS:
-                _start_trials(trial_queue, queue, make_run, runs, callback, deadline)
-                looked = time.monotonic()
+            if len(runs) == 0 or time.monotonic() - polled >= POLL_SECONDS:
+                _start_trials(trial_queue, request_queue, make_run, runs, callback, deadline)
+                polled = time.monotonic()
             if not runs:
                 if _is_done(trial_queue, deadline):
                     return
                 with stoppable():
                     time.sleep(WAIT_SECONDS)
                 continue
-            ended = _serve(queue, runs)
+            ended = _serve(request_queue, runs)
             for run in ended:
-                _close(run, queue, runs, trial_queue, callback)
+                _close(run, request_queue, runs, trial_queue, callback)
             failures.check(ended, trial_queue)
             if ended:
-                looked = -LOOK_FOR_WORK_SECONDS
+                polled = -POLL_SECONDS
     finally:
         for tag in runs:
-            queue.cancel(tag)
+            request_queue.cancel(tag)
 
 
 @dataclass
@@ -165,7 +164,7 @@ def gather(
 
 def _start_trials(
     trial_queue: TrialQueue,
-    queue: RequestQueue,
+    request_queue: RequestQueue,
     make_run: Callable[[TrialJob, Claim], TrialRun],
     runs: dict[Hashable, TrialRun],
     callback: progress.Callback,
@@ -185,13 +184,13 @@ def _start_trials(
             _tell_end(run, trial_queue, callback)
             continue
         runs[run.tag] = run
-        queue.add((run.step_of(request), request) for request in requests)
+        request_queue.add((run.step_of(request), request) for request in requests)
 
 
-def _serve(queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
-    """Hand out what has been decoded; returns the runs that have ended, or been lost, by it."""
+def _serve(request_queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:
+    """Give each run what has been decoded for it; returns the runs that have ended, or been lost, by it."""
     with stoppable():
-        finished = queue.poll()
+        finished = request_queue.poll()
     if not finished:
         waiting = ", ".join(str(run.job.number) for run in runs.values())
         raise DecodingError(f"the engine has nothing left to do, but rows of trial {waiting} have not come back")
@@ -216,12 +215,12 @@ def _serve(queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[TrialRun
 
 def _close(
     run: TrialRun,
-    queue: RequestQueue,
+    request_queue: RequestQueue,
     runs: dict[Hashable, TrialRun],
     trial_queue: TrialQueue,
     callback: progress.Callback,
 ) -> None:
-    queue.cancel(run.tag)
+    request_queue.cancel(run.tag)
     del runs[run.tag]
     if run.end is not None:
         _tell_end(run, trial_queue, callback)

@@ -22,7 +22,7 @@ _ALLOWED: tuple[tuple[Objective, ...], ...] = (("score",), ("score", "tokens"))
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """What a trial is told with.
+    """The values of a trial.
 
     Attributes:
         names: ``("score",)`` or ``("score", "tokens")``.
@@ -60,7 +60,7 @@ class Objectives:
         return [metric, TOKENS_LABEL][: len(self.names)]
 
     def values(self, score: float | None, records: Sequence[RowRecord]) -> list[float]:
-        """What a complete trial is told with."""
+        """The values of a complete trial."""
         assert score is not None
         return [score, tokens_a_row(records)][: len(self.names)]
 

@@ -111,7 +111,7 @@ def make_plan(
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
     task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
-    order, locked = split_rows(task.distinct, options["holdout"], seed)
+    order, held_out = split_rows(task.distinct, options["holdout"], seed)
     rows = SearchRows(
         task=task,
         order=order,
@@ -120,9 +120,9 @@ def make_plan(
         replicates=options["replicates"],
         **({"first_step": pruner.min_rows, "step_size": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
-    if options["holdout"] and not locked:
-        logger.warning("%d rows are too few to lock some away; there will be no verdict", len(task))
-    return Plan(task, rows, locked, first, None if greedy == first else greedy)
+    if options["holdout"] and not held_out:
+        logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
+    return Plan(task, rows, held_out, first, None if greedy == first else greedy)
 
 
 def readable(values: Mapping[str, Any]) -> dict[str, Any]:

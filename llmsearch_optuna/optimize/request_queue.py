@@ -28,7 +28,7 @@ class RequestQueue:
         self._server = server
         self._capacity = capacity
         self._waiting: list[tuple[int, int, Request]] = []
-        self._handed: Counter[Hashable] = Counter()
+        self._submitted: Counter[Hashable] = Counter()
         self._arrivals = count()
 
     def add(self, requests: Iterable[tuple[int, Request]]) -> None:
@@ -38,17 +38,17 @@ class RequestQueue:
 
     def poll(self) -> list[Finished]:
         """Keep the server busy until at least one request has ended; empty when there is none left."""
-        room = self._capacity() - self._handed.total()
+        room = self._capacity() - self._submitted.total()
         chosen = [heapq.heappop(self._waiting)[2] for _ in range(min(room, len(self._waiting)))]
-        self._handed.update(request.tag for request in chosen)
+        self._submitted.update(request.tag for request in chosen)
         self._server.submit(chosen)
         finished = self._server.poll()
-        self._handed.subtract(item.request.tag for item in finished)
+        self._submitted.subtract(item.request.tag for item in finished)
         return finished
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag."""
         self._waiting = [item for item in self._waiting if item[2].tag != tag]
         heapq.heapify(self._waiting)
-        del self._handed[tag]
+        del self._submitted[tag]
         self._server.cancel(tag)

@@ -59,7 +59,7 @@ def run_study(
     Args:
         prepared: The study before it begins.
         options: Of `search`, those with defaults too.
-        callbacks: Are told of every event first, in this order.
+        callbacks: Take every event first, in this order.
         study_callbacks: Makes the callbacks that need the opened study; they come after those of every search.
         result_of: Makes the result of the study.
 
@@ -79,25 +79,25 @@ def run_study(
     ):
         plan.write(opened, served, n_trials=total, seed=options["seed"])
         trial_queue = _trial_queue(prepared, options, opened, session, total)
-        server = ThroughputMeter(served.backend, lambda: served.stats)
-        told = events.CallbackList(
+        meter = ThroughputMeter(served.backend, lambda: served.stats)
+        all_callbacks = events.CallbackList(
             [
                 *callbacks,
-                ThroughputCallback(server),
+                ThroughputCallback(meter),
                 BatchSizeCallback(opened.records, served),
                 PowerCallback(opened, plan, options["holdout_replicates"]),
                 *study_callbacks(opened, plan),
-                ForecastCallback(opened, prepared, server, total, options["holdout_replicates"]),
+                ForecastCallback(opened, prepared, meter, total, options["holdout_replicates"]),
             ]
         )
-        told.on(_study_started(trial_queue))
+        all_callbacks.on(_study_started(trial_queue))
         with stored_engine_work(opened.study, session.owner, lambda: served.stats):
-            make_run = functools.partial(_trial_run, prepared, opened, told)
-            run_trials(trial_queue, RequestQueue(server, served.capacity), make_run, told, deadline=deadline)
+            make_run = functools.partial(_trial_run, prepared, opened, all_callbacks)
+            run_trials(trial_queue, RequestQueue(meter, served.capacity), make_run, all_callbacks, deadline=deadline)
             _warn_if_ended_early(trial_queue, deadline)
-            _winner_selector(prepared, options, opened, session, told).select()
+            _winner_selector(prepared, options, opened, session, all_callbacks).select()
         result = result_of(opened, plan)
-        told.on(events.StudyEnded(result_summary=result.summary))
+        all_callbacks.on(events.StudyEnded(result_summary=result.summary))
     return result
 
 

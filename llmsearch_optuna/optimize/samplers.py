@@ -2,7 +2,7 @@
 
 Every suggestion is made on an in-memory study that holds exactly that view, by a sampler seeded for n alone, so a
 study that was killed goes on as if nothing had happened. A configuration that is known already is drawn again.
-Nothing here decodes, stores or looks at a clock.
+Nothing here decodes, stores or reads a clock.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def make_suggester(
         sampler: ``"tpe"``, ``"random"`` or ``"grid"``.
         space: Where configurations come from.
         seed: The study's seed.
-        direction: ``"maximize"`` or ``"minimize"``; one a value where trials are told with several.
+        direction: ``"maximize"`` or ``"minimize"``; one a value where trials have several.
         defaults: The model's generation configuration, laid under every configuration.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From the last trial to the verdict: finalists are scored again, the winner is stored, the holdout is looked at.
+"""Selects the winner: finalists are scored again, the winner is stored, and then compared on the holdout.
 
 The order is what makes the verdict honest, so it is kept through crashes: the winner is in the database before the
 first holdout row is decoded, and an interrupted look is the one that is finished. How scores are compared stands in
@@ -41,7 +41,7 @@ from llmsearch_optuna.storage.trials import params_of, score_of
 logger = logging.getLogger("llmsearch_optuna.optimize.selection")
 
 FINALISTS = 3
-THE_VERDICT = -1
+VERDICT_CLAIM = -1
 """The claim's number: one worker decides, the others wait."""
 
 WAIT_SECONDS = 0.5
@@ -49,18 +49,18 @@ WAIT_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class WinnerSelector:
-    """Decides a study whose trials have ended.
+    """Selects the winner of a study whose trials have ended, and makes the verdict.
 
     Attributes:
         opened: The study.
         session: This worker.
-        server: Decodes.
+        server: The backend that decodes.
         rows: The search rows.
         holdout: Row numbers that no trial has seen.
         replicates: How often a row is decoded for this when something is sampled.
         margin: See `search`.
         seed: Of the sampled permutations.
-        callback: Is told when the holdout is looked at.
+        callback: Gets an event when the holdout is decoded.
     """
 
     opened: OpenedStudy
@@ -109,7 +109,7 @@ class WinnerSelector:
         self._finish(look, trials, claim)
 
     def _claim(self) -> Claim:
-        while (claim := self.session.claim(THE_VERDICT)) is None:
+        while (claim := self.session.claim(VERDICT_CLAIM)) is None:
             with stoppable():
                 time.sleep(WAIT_SECONDS)
         return claim

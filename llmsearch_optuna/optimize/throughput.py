@@ -1,7 +1,4 @@
-"""Measures what an engine does, from outside: rows, tokens and seconds between one answer and the next.
-
-Stands between whoever asks and whoever decodes, and changes nothing on the way.
-"""
+"""Measures the throughput of an engine from outside: rows, tokens and seconds between one answer and the next."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ class Span:
 
 
 class ThroughputMeter:
-    """A request server that takes notes; keeps the latest few hundred spans.
+    """Passes requests to an engine, and measures the latest few hundred polls.
 
     Args:
         server: Decodes.

@@ -80,7 +80,7 @@ class TrialRun:
         opened: The study.
         claim: Makes the trial ours; losing it ends this run quietly.
         pruner: Ours, or an Optuna pruner that the study has, or None.
-        callback: Is told of steps and of the end.
+        callback: Gets an event for every step and for the end.
         stats: The engine's counters for this trial, read at its end.
     """
 
@@ -235,7 +235,7 @@ class TrialRun:
         return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"
 
     def _finish(self, end: TrialEnd) -> None:
-        """Write what people want to read, the artifact, and then the end itself: nothing can be added after it."""
+        """Write attributes, artifact, and then the state itself: nothing can be added after it."""
         counted = self._rows_counted(end)
         records = [self._records[key] for key in (self._keys(0, counted) if counted else ())]
         with self._ours():

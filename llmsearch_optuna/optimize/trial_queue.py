@@ -30,7 +30,7 @@ logger = logging.getLogger("llmsearch_optuna.optimize.trial_queue")
 
 @dataclass
 class TrialQueue:
-    """Hands out trials.
+    """The trials of a study that this worker may work on.
 
     Attributes:
         opened: The study.

@@ -1,6 +1,6 @@
-"""The events of a study, and callbacks that are told of them.
+"""The events of a study, and callbacks that take them.
 
-The search tells a list of callbacks one frozen event at a time; it never prints. `Terminal` shows them to a person,
+The search gives a list of callbacks one frozen event at a time; it never prints. `Terminal` shows them to a person,
 `Quiet` drops them. Nothing in here knows a study, a model or a database.
 """
 

@@ -1,4 +1,4 @@
-"""Tells a list of callbacks of the events of a study, in order."""
+"""A list of callbacks that takes an event like one, and a guard for callbacks of users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("llmsearch_optuna.progress.callback_list")
 
 
 class CallbackList:
-    """A list of callbacks that is told of an event like one.
+    """Callbacks that are called in order.
 
     Args:
         callbacks: Called in this order. The events that they return go to all of them afterwards.
@@ -24,7 +24,7 @@ class CallbackList:
         self._callbacks = tuple(callbacks)
 
     def on(self, event: Event) -> None:
-        """Tell every callback of the event, and then of the events that they returned."""
+        """Call every callback with the event, and then with the events that they returned."""
         waiting: deque[Event] = deque([event])
         while waiting:
             current = waiting.popleft()
@@ -46,7 +46,7 @@ class GuardedCallback:
         self._has_failed = False
 
     def on(self, event: Event) -> None:
-        """Tell the user's callback of the event."""
+        """Call the user's callback with the event."""
         try:
             self._callback.on(event)
         except Exception as error:

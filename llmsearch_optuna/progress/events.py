@@ -1,4 +1,4 @@
-"""The events of a study, and the callbacks that are told of them.
+"""The events of a study, and the protocol of the callbacks that take them.
 
 Events carry plain data only: no study, no model, no text from a model.
 """
@@ -61,7 +61,7 @@ class WorkMeasured:
     """How the work goes at the moment; None where it is not known.
 
     Attributes:
-        rows_per_second: Rows that were decoded a second of late, for all trials in hand together.
+        rows_per_second: Rows that were decoded a second of late, for all running trials together.
         replayed_share: The share of all tokens that were picked from scores known before, not computed.
         memory: Bytes of main memory that the process takes; of several, the one that ended a trial last.
         gpu_memory: Bytes that it takes on its CUDA devices; None where it has none.
@@ -144,13 +144,13 @@ Event: TypeAlias = (
 
 
 class Callback(Protocol):
-    """Is told of the events of a study, one after the other, by the thread of the search: be quick."""
+    """Takes the events of a study, one after the other, in the thread of the search: be quick."""
 
     def on(self, event: Event) -> Event | None:
         """Take note of one event.
 
         Returns:
-            Another event that all callbacks of the list are told of next, or None. What a user's callback returns is
+            Another event that goes to all callbacks of the list next, or None. What a user's callback returns is
             ignored.
 
         Raises:

@@ -50,7 +50,7 @@ def trials_left(n_trials: int, ended: int, shares_done: Iterable[float]) -> floa
 
 
 class TimeLeft:
-    """The time left for whoever is told when trials end.
+    """The time left of a study, from the moments at which its trials end.
 
     Args:
         clock: Seconds that only grow.

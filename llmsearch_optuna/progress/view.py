@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MOST_SHOWN = 4
-"""Trials in hand that the live view shows; more would make it jump."""
+"""Running trials that the live view shows; more would make it jump."""
 _BAR = 24
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTrial:
-    """A trial under way: how far it is, its running mean, and the incumbent's over the same rows."""
+    """A running trial: how far it is, its running mean, and the incumbent's over the same rows."""
 
     number: int
     params: Mapping[str, Any]
@@ -41,7 +41,7 @@ class View:
         best: The best complete trial's number and score.
         best_trial: The same trial, where it was run in this session.
         baseline: Parameters that are not repeated on every line.
-        running: Trials under way, by number.
+        running: Running trials, by number.
         work: How the work goes; None until that is measured.
         verdict: Set once the winner is being compared with the baseline.
     """
@@ -57,12 +57,12 @@ class View:
 
     @property
     def remaining(self) -> float:
-        """Trials that are left; a trial in hand counts by the rows it still has to do."""
+        """Trials that are left; a running trial counts by the rows it still has to do."""
         shares_done = (t.rows_done / t.rows_total for t in self.running.values() if t.rows_total)
         return trials_left(self.study.n_trials, self.ended, shares_done)
 
     def lines(self, *, seconds: float, seconds_left: float | None) -> list[Text]:
-        """The study, the first few trials in hand, the best one so far, and how the work goes; a line each."""
+        """The study, the first few running trials, the best one so far, and how the work goes; a line each."""
         found = [self._study_line(seconds, seconds_left)]
         for trial in sorted(self.running.values(), key=lambda t: t.number)[:MOST_SHOWN]:
             found.append(trial_line(trial, hide=self.baseline if trial.number else {}))

@@ -1,7 +1,7 @@
 """A trial's rows as one `.jsonl` artifact, which optuna-dashboard shows as a table.
 
-Written before the trial is told, since a finished trial takes no artifacts. Writing twice gives one artifact: a crash
-between its entry in the study and its file is healed by writing the file again under the same id.
+Stored before the trial is stored as ended, since a finished trial takes no artifacts. Twice gives one artifact:
+a crash between its entry in the study and its file is healed by writing the file again under the same id.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What databases and disks say, in words that a user can act on.
+"""Errors of databases and disks, as a StudyError that says what to do.
 
 Only translation: what is opened, and how, stands in `study`.
 """
@@ -25,7 +25,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextlib.contextmanager
 def storage_errors(address: StorageAddress) -> Iterator[None]:
-    """Turn what databases and disks say into a StudyError that says what to do."""
+    """Turn errors of databases and disks into a StudyError that says what to do."""
     try:
         yield
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:

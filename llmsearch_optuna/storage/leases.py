@@ -1,10 +1,10 @@
-"""Who works on what: one lease a process, one claim a trial, and a token that tells a successor from a predecessor.
+"""Leases of workers and their claims on trials, with a fencing token that tells a successor from a predecessor.
 
-A claim belongs to a worker. It is taken over when its worker has let its lease run out, has said goodbye, or is a
+A claim belongs to a worker. It is taken over when its worker has let its lease run out, has closed its session, or is a
 process of this machine that is gone. Leases are read by the database's clock, so that machines need not agree on the
-time. Whoever takes over counts the token up, and every commit of a trial's rows checks the token first: a worker that
-was only slow finds its claim lost and drops its trial, it never writes over its successor. Nothing here knows what a
-trial is, and nothing that a study decides may depend on it.
+time. The worker that takes over increments the token, and every commit of a trial's rows checks the token first: a
+worker that was only slow finds its claim lost and drops its trial, it never writes over its successor. Nothing here
+knows what a trial is, and nothing that a study decides may depend on it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _living: set[str] = set()
 
 
 class ClaimLostError(Exception):
-    """The work was taken over by another worker; whoever meets this drops the work and says nothing."""
+    """The work was taken over by another worker; the work is dropped here without a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Session:
 
     Args:
         engine: SQLAlchemy engine of the study's database.
-        study_key: The study's random word.
+        study_key: The study's random key.
     """
 
     def __init__(

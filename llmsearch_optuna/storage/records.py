@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class RowRecord:
-    """What one row gave under one configuration: a text and, once its look is done, a score; or an error."""
+    """The completion of one row under one configuration and, once its pruning step is done, its score; or an error."""
 
     row: int
     replicate: int
@@ -106,7 +106,7 @@ class StudyRecords:
 
     Args:
         engine: SQLAlchemy engine of the study's database.
-        study_key: The study's random word (see `schema`).
+        study_key: The study's random key (see `schema`).
     """
 
     def __init__(self, engine: sa.Engine, study_key: str) -> None:
@@ -197,11 +197,11 @@ class StudyRecords:
             connection.execute(statement, values)
 
     def rows(self, phase: Phase, number: int) -> list[RowRecord]:
-        """Everything that one trial gave in one phase, by row and replicate."""
+        """All records of one trial in one phase, by row and replicate."""
         return self._select_rows(phase, number).get(number, [])
 
     def all_rows(self, phase: Phase) -> dict[int, list[RowRecord]]:
-        """Trial number -> everything that it gave in this phase."""
+        """Trial number -> all its records in this phase."""
         return self._select_rows(phase, None)
 
     def _select_rows(self, phase: Phase, number: int | None) -> dict[int, list[RowRecord]]:

@@ -1,7 +1,7 @@
 """The tables that stand beside Optuna's own in a study's database.
 
 Only shapes: who may write what and when is decided in `records` and `leases`. All tables carry the study's key, a
-random word that Optuna keeps with the study, so that a study that is deleted and made again starts empty.
+random one that Optuna keeps with the study, so that a study that is deleted and made again starts empty.
 """
 
 from __future__ import annotations

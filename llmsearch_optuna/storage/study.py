@@ -1,7 +1,7 @@
 """Opens, creates and resumes a study in SQLite or PostgreSQL, and refuses what is not this study.
 
-Optuna's tables are touched through Optuna only; ours are made beside them, once, under a lock. What goes wrong with
-a database is told here in words that a user can act on.
+Optuna's tables are touched through Optuna only; ours are made beside them, once, under a lock. Errors of a
+database say what a user can do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OpenedStudy:
 
     Attributes:
         name: The study's name.
-        key: The study's random word; names its rows in our tables.
+        key: The study's random key; names its rows in our tables.
         study: Optuna's view of it.
         records: Its rows: completions, scores and looks at the holdout.
         database: SQLAlchemy engine of the database, shared with Optuna.
@@ -124,7 +124,7 @@ def open_study(
     Args:
         storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
         study_name: The study's name.
-        direction: ``"maximize"`` or ``"minimize"``; one a value where trials are told with several.
+        direction: ``"maximize"`` or ``"minimize"``; one a value where trials have several.
         fingerprint: All that the study's results depend on, as JSON-able values under readable names.
         settings: What people may want to read later; not compared.
         sampler: The user's own sampler, when there is one.

@@ -1,4 +1,4 @@
-"""What Optuna's trials say: parameters, score, tokens, rows."""
+"""Parameters, score, tokens and rows of Optuna's trials."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def direction_of(study: optuna.Study) -> Direction:
 
 
 def score_of(trial: FrozenTrial) -> float | None:
-    """The score that a trial ended with, whatever else it was told with; None where it has none."""
+    """The score that a trial ended with, None where it has none."""
     return trial.values[0] if trial.values else None
 
 
 def tokens_of(trial: FrozenTrial) -> float | None:
-    """The generated tokens a row that a trial was told with; None where they were no objective."""
+    """The generated tokens a row of a trial; None where they are no objective."""
     return trial.values[1] if trial.values and len(trial.values) > 1 else None

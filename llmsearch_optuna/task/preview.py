@@ -1,4 +1,4 @@
-"""A look at prepared inputs before anything is decoded: as text, in colour on a terminal, as HTML in a notebook.
+"""A preview of prepared inputs before anything is decoded: as text, in colour on a terminal, as HTML in a notebook.
 
 Texts of datasets are escaped wherever markup is made of them.
 """

@@ -41,11 +41,11 @@ class TokenCounter:
 
     @property
     def truncates(self) -> bool:
-        """Whether the tokenizer itself was told to cut."""
+        """Whether the tokenizer itself is set to truncate."""
         return self.encode_args.get("truncation") not in (None, False, "do_not_truncate")
 
     def whole(self) -> TokenCounter:
-        """A counter of all tokens, those included that the tokenizer was told to cut."""
+        """A counter of all tokens, those included that the tokenizer is set to truncate."""
         kept = {name: value for name, value in self.encode_args.items() if name not in ("truncation", "max_length")}
         return TokenCounter(self.tokenizer, kept)
 

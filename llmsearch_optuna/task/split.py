@@ -1,4 +1,4 @@
-"""Which rows are searched on, which are locked away, and which belong to which fold: a pure function of the seed."""
+"""Which rows are searched on, which are held out, and which belong to which fold: a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def split_rows(
     Args:
         distinct_ids: One id a row; rows with the same prompt have the same id.
         holdout: The share of distinct prompts to lock away, from 0 to below 1. With fewer than 20 rows, or a single
-            prompt, nothing is locked away.
+            prompt, nothing is held out.
         seed: Which split, and which order.
 
     Returns:

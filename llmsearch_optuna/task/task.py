@@ -121,7 +121,7 @@ class Task:
         direction: Whether a higher score is better (``"maximize"``) or a lower one.
         postprocess: ``callable(text)`` applied to every completion before it is scored.
         system: A system message before the prompt (without a chat template: a first paragraph).
-        chat_template: Wrap prompts in the tokenizer's chat template where it has one. A dict is handed to the
+        chat_template: Wrap prompts in the tokenizer's chat template where it has one. A dict is passed to the
             template as its variables, such as ``{"enable_thinking": False}``.
         name: For the study's name; the data's own name otherwise.
         max_prompt_tokens: Cut rows whose prompt is longer: the longest text among their columns loses its

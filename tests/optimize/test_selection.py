@@ -82,7 +82,7 @@ class Successor:
             connection.execute(sa.update(schema.workers).values(lease_end=0.0))
         self._session = Session(opened.database, opened.key)
         self._session.__enter__()
-        assert self._session.claim(selection.THE_VERDICT) is not None
+        assert self._session.claim(selection.VERDICT_CLAIM) is not None
 
     def die(self) -> None:
         self._session.__exit__(None, None, None)
