@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name
 from llmsearch_optuna.task.dataset import missing_column
+from llmsearch_optuna.types import Chat
 
 Message = dict[str, Any]
 
@@ -26,10 +27,12 @@ class ReadyPrompt:
     Attributes:
         text: What is tokenized.
         from_chat_template: Whether its special tokens are in the text already: tokenize it without adding any.
+        chat: The messages, where whatever decodes applies a chat template of its own; the text is then for people.
     """
 
     text: str
     from_chat_template: bool
+    chat: Chat | None = None
 
 
 class Prompter(Protocol):
@@ -98,6 +101,30 @@ def ready(
         reason = "there is no tokenizer" if tokenizer is None else reason
         raise InputError(f"chat messages need a chat template, and {reason}; give the prompt as one text")
     return ReadyPrompt(content if system is None else f"{system}\n\n{content}", from_chat_template=False)
+
+
+def as_messages(
+    content: str | list[Message] | ReadyPrompt, *, system: str | None, chat_template: bool | Mapping[str, Any]
+) -> ReadyPrompt:
+    """Keep a prompter's content as messages, for what applies its model's chat template itself.
+
+    Raises:
+        InputError: Messages where the chat template is switched off.
+    """
+    if isinstance(content, ReadyPrompt) or chat_template is False:
+        return ready(content, None, system=system, chat_template=chat_template)
+    messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
+    if system is not None:
+        messages = [{"role": "system", "content": system}, *messages]
+    extra = dict(chat_template) if isinstance(chat_template, Mapping) else {}
+    return ReadyPrompt(_shown(messages), from_chat_template=True, chat=Chat(tuple(messages), extra))
+
+
+def _shown(messages: Sequence[Message]) -> str:
+    """Messages as a text for people; one of the user alone is its content."""
+    if len(messages) == 1 and messages[0]["role"] == "user" and isinstance(messages[0]["content"], str):
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def depends_on_the_date(tokenizer: Any) -> bool:

@@ -22,10 +22,17 @@ from llmsearch_optuna.models.tokenization import Positions, check_encode_args
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
 from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
-from llmsearch_optuna.task.prompts import Prompter, ReadyPrompt, depends_on_the_date, make_prompter, ready
+from llmsearch_optuna.task.prompts import (
+    Prompter,
+    ReadyPrompt,
+    as_messages,
+    depends_on_the_date,
+    make_prompter,
+    ready,
+)
 from llmsearch_optuna.task.references import references_of
 from llmsearch_optuna.task.split import split_rows
-from llmsearch_optuna.types import Direction
+from llmsearch_optuna.types import Chat, Direction
 
 __all__ = ["Direction", "PreparedTask", "Task", "split_rows"]
 
@@ -49,6 +56,8 @@ class PreparedTask:
         cut_rows: The numbers of the rows whose prompts were shortened, by max_prompt_tokens or by the tokenizer.
         encode_args: What the tokenizer is to be called with beside add_special_tokens.
         description: What counts in a study's fingerprint; JSON-able.
+        chats: The prompts as messages, where the engine asked for these; None for a prompt that is a text, and empty
+            where all are.
     """
 
     name: str
@@ -63,6 +72,11 @@ class PreparedTask:
     cut_rows: tuple[int, ...]
     encode_args: Mapping[str, Any]
     description: Mapping[str, Any]
+    chats: tuple[Chat | None, ...] = ()
+
+    def chat(self, row: int) -> Chat | None:
+        """Return a row's prompt as messages, where the engine asked for these."""
+        return self.chats[row] if self.chats else None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -182,11 +196,12 @@ class Task:
         make_prompter(self.prompt, columns)
         return replace(self, dataset=list(rows), name=self.study_part, split=None, subset=None, limit=None)
 
-    def prepare(self, tokenizer: Any = None) -> PreparedTask:
+    def prepare(self, tokenizer: Any = None, *, takes_messages: bool = False) -> PreparedTask:
         """Read the data, make all prompts and references, and try the metric.
 
         Args:
             tokenizer: For its chat template and for max_prompt_tokens; None where an engine takes plain text.
+            takes_messages: Whether the engine applies its model's chat template itself. A tokenizer takes precedence.
 
         Raises:
             InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
@@ -201,7 +216,7 @@ class Task:
                 "this tokenizer's chat template may write today's date into every prompt, and a study cannot go on "
                 "with other prompts tomorrow; fix it with chat_template={'date_string': '26 Jul 2024'}"
             )
-        prompts, cut = self._prompts(prompter, rows, tokenizer)
+        prompts, cut = self._prompts(prompter, rows, tokenizer, takes_messages)
         texts = [prompt.text for prompt in prompts]
         checked = metric.check(references, rows)
         return PreparedTask(
@@ -216,7 +231,8 @@ class Task:
             distinct=_distinct(texts),
             cut_rows=cut,
             encode_args=check_encode_args(self.tokenizer_encode_args or {}),
-            description=self._description(texts, references, rows, prompter, checked),
+            description=self._description(prompts, references, rows, prompter, checked),
+            chats=tuple(prompt.chat for prompt in prompts) if any(prompt.chat for prompt in prompts) else (),
         )
 
     def preview(self, n: int = 3, tokenizer: Any = None) -> Preview:
@@ -265,7 +281,7 @@ class Task:
         return metric if self.postprocess is None else metric.after(self.postprocess)
 
     def _prompts(
-        self, prompter: Prompter, rows: Sequence[Row], tokenizer: Any
+        self, prompter: Prompter, rows: Sequence[Row], tokenizer: Any, takes_messages: bool = False
     ) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
         """Return the ready prompts and the numbers of the rows that had to be cut for them."""
         if tokenizer is None and self.max_prompt_tokens is not None:
@@ -275,7 +291,7 @@ class Task:
         prompts = []
         for number, row in enumerate(rows):
             with _naming_row(number):
-                prompts.append(self._prompt(prompter, row, tokenizer))
+                prompts.append(self._prompt(prompter, row, tokenizer, takes_messages))
         if tokenizer is None:
             return prompts, ()
         cut = self._cut(prompts, prompter, rows, tokenizer)
@@ -284,9 +300,12 @@ class Task:
     def _counter(self, tokenizer: Any) -> TokenCounter:
         return TokenCounter(tokenizer, check_encode_args(self.tokenizer_encode_args or {}))
 
-    def _prompt(self, prompter: Prompter, row: Row, tokenizer: Any) -> ReadyPrompt:
+    def _prompt(self, prompter: Prompter, row: Row, tokenizer: Any, takes_messages: bool = False) -> ReadyPrompt:
         content = prompter.content(row, tokenizer)
-        made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template)
+        if takes_messages and tokenizer is None:
+            made = as_messages(content, system=self.system, chat_template=self.chat_template)
+        else:
+            made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template)
         if not made.text:
             raise InputError("its prompt is an empty text")
         return made
@@ -336,7 +355,7 @@ class Task:
 
     def _description(
         self,
-        texts: Sequence[str],
+        prompts: Sequence[ReadyPrompt],
         references: Sequence[Any],
         rows: Sequence[Row],
         prompter: Prompter,
@@ -345,8 +364,8 @@ class Task:
         """What counts in a fingerprint. A prompt function counts by the prompts it made, not by its source."""
         described = {
             "name": self.study_part,
-            "rows": len(texts),
-            "prompts": _hash(texts),
+            "rows": len(prompts),
+            "prompts": _hash([prompt.text for prompt in prompts]),
             "references": _hash(references),
             "prompt": prompter.description,
             "system": self.system,
@@ -356,6 +375,8 @@ class Task:
             "metric": {"name": metric.name, "bounds": metric.bounds and list(metric.bounds), **metric.description},
             "direction": self.direction,
         }
+        if any(prompt.chat for prompt in prompts):
+            described["messages"] = _hash([prompt.chat and prompt.chat.messages for prompt in prompts])
         if self.tokenizer_encode_args:
             described["tokenizer_encode_args"] = check_encode_args(self.tokenizer_encode_args)
         if "built_in" not in metric.description:  # a user's scorer may read any column
