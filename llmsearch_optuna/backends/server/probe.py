@@ -1,0 +1,125 @@
+"""Asks a server a few short texts before a study, to see what its settings do and whether it repeats itself.
+
+A server may take a parameter with a friendly 200 and ignore it; a study on such a parameter tunes nothing. And most
+servers draw other texts from the same seed when other requests are computed beside it; scores then carry that noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from llmsearch_optuna.engine.request import Completion, Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+
+PROBE_TOKENS = 24
+PROBE_ROWS = 4
+
+Effect = Literal["has an effect", "ignored", "refused", "cannot tell"]
+
+
+class Asked(Protocol):
+    """Answers requests at once."""
+
+    def ask(self, requests: Sequence[Request]) -> list[Completion | None]:
+        """Return a completion for each; None where it is refused."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Two configurations that differ in one parameter only.
+
+    Attributes:
+        name: Of the parameter.
+        low: With its lowest or first value.
+        high: With its highest or last.
+    """
+
+    name: str
+    low: GenerationParams
+    high: GenerationParams
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """How many rows had the same text again under the same seed.
+
+    Attributes:
+        rows: How many were asked.
+        alone: The same text again, asked one by one.
+        beside_others: The same text when asked together with other requests.
+    """
+
+    rows: int
+    alone: int
+    beside_others: int
+
+    def __str__(self) -> str:
+        return f"same seed, same text: {self.alone} of {self.rows} alone, {self.beside_others} of {self.rows} beside others"
+
+
+def effects(server: Asked, rows: Sequence[Request], ends: Sequence[Ends]) -> dict[str, Effect]:
+    """Say what each parameter does: the same rows with the same seeds, under both of its ends.
+
+    Args:
+        server: Is asked.
+        rows: Any rows of the task; a few are taken.
+        ends: The parameters, each with its two ends.
+    """
+    found: dict[str, Effect] = {}
+    for end in ends:
+        low, again, high = (_texts(server, rows, params) for params in (end.low, end.low, end.high))
+        if low is None or again is None or high is None:
+            found[end.name] = "refused"
+        elif low == high == again:
+            found[end.name] = "ignored"
+        elif low != again:
+            found[end.name] = "cannot tell"
+        else:
+            found[end.name] = "has an effect"
+    return found
+
+
+def repetition(server: Asked, rows: Sequence[Request], params: GenerationParams) -> Repetition:
+    """Count how many rows have the same text again under the same seed, alone and beside others.
+
+    Args:
+        server: Is asked.
+        rows: Any rows of the task; a few are taken.
+        params: Something sampled.
+    """
+    taken = _short(rows, params)
+    alone = [server.ask([row])[0] for row in taken]
+    again = [server.ask([row])[0] for row in taken]
+    beside = server.ask([*taken, *(replace(row, replicate=row.replicate + n) for row in taken for n in (1, 2))])
+    return Repetition(len(taken), _equal(alone, again), _equal(alone, beside[: len(taken)]))
+
+
+def ignored_warning(found: Mapping[str, Effect], server: str) -> str | None:
+    """Return the warning that names what a server ignores; None where it ignores nothing."""
+    names = sorted(name for name, effect in found.items() if effect == "ignored")
+    if not names:
+        return None
+    return (
+        f"{server} answers the same texts whatever {', '.join(names)} {'is' if len(names) == 1 else 'are'}: it seems to "
+        "ignore it, so that searching it tunes nothing"
+    )
+
+
+def _texts(server: Asked, rows: Sequence[Request], params: GenerationParams) -> list[str] | None:
+    answers = server.ask(_short(rows, params))
+    texts = [answer.text for answer in answers if answer is not None]
+    return texts if len(texts) == len(answers) else None
+
+
+def _short(rows: Sequence[Request], params: GenerationParams) -> list[Request]:
+    length = min(PROBE_TOKENS, params.max_new_tokens)
+    short = GenerationParams.of({**params.canonical, "max_new_tokens": length})
+    return [replace(row, params=short, replicate=0) for row in rows[:PROBE_ROWS]]
+
+
+def _equal(first: Sequence[Completion | None], second: Sequence[Completion | None]) -> int:
+    pairs = zip(first, second, strict=True)
+    return sum(a is not None and b is not None and a.text == b.text for a, b in pairs)
