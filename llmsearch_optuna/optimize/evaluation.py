@@ -146,6 +146,7 @@ def requests_for(
             replicate=replicate,
             add_special_tokens=task.add_special_tokens[row],
             encode_args=task.encode_args,
+            chat=task.chat(row),
         )
         for row in order
         for replicate in replicates
