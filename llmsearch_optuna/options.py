@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
+    from llmsearch_optuna.backends.server.dialect import DialectName
     from llmsearch_optuna.progress import Callback
 
 
@@ -127,12 +128,13 @@ class Inputs(TypedDict):
     model: Annotated[
         Any,
         Option(
-            "A Hugging Face model, its folder or hub id, an Engine, or an object with ``generate(prompts, params)``.",
+            "A Hugging Face model, its folder or hub id, the address of a server with OpenAI's interface, an Engine, "
+            "or an object with ``generate(prompts, params)``.",
             key=Key(
                 "model",
                 "name",
                 type=str,
-                text='Folder or hub id of a model; "demo" is the bundled chat model.',
+                text='Folder or hub id of a model, or the address of a server; "demo" is the bundled chat model.',
                 filled="demo",
                 is_required=True,
             ),
@@ -328,8 +330,62 @@ class LoadOptions(TypedDict, total=False):
     ]
 
 
-class ModelOptions(EngineOptions, LoadOptions, total=False):
-    """How a model is loaded and decodes."""
+class ServerOptions(TypedDict, total=False):
+    """How a server with OpenAI's interface is asked, where the model is the address of one."""
+
+    served_model: Annotated[
+        str | None,
+        Option(
+            "What the server calls its model; the default is the only one that it lists.",
+            key=Key("model", example="my-model"),
+        ),
+    ]
+    dialect: Annotated[
+        "DialectName | None",
+        Option(
+            "What kind of server it is: vllm, sglang, llama.cpp, ollama, transformers or openai; found by asking.",
+            key=Key(
+                "model", type=Literal["vllm", "sglang", "llama.cpp", "ollama", "transformers", "openai"], example="vllm"
+            ),
+        ),
+    ]
+    api_key_env: Annotated[
+        str | None,
+        Option(
+            "The environment variable that holds the server's key.",
+            more="A key itself is never given: arguments are stored. api.openai.com gets OPENAI_API_KEY by default.",
+            key=Key("model", example="OPENAI_API_KEY"),
+        ),
+    ]
+    concurrency: Annotated[
+        int | Literal["auto"],
+        Option(
+            'Most requests in flight; "auto" finds what makes the server fastest.',
+            "auto",
+            limits=COUNT,
+            key=Key("model"),
+        ),
+    ]
+    retry_for: Annotated[
+        float | None,
+        Option(
+            "Seconds for which a server that does not answer is asked again, before the study ends to go on later.",
+            limits=Limits(words="a number of seconds from 0 on", ge=0, whole=False),
+            key=Key("model"),
+            left_out=600.0,
+        ),
+    ]
+    price: Annotated[
+        Mapping[str, float] | None,
+        Option(
+            "What a million tokens cost: input, output, and cached_input where that differs.",
+            key=Key("model", type=dict[str, float], example={"input": 0.5, "output": 1.5}),
+        ),
+    ]
+
+
+class ModelOptions(EngineOptions, LoadOptions, ServerOptions, total=False):
+    """How a model is loaded, or a server asked, and how it decodes."""
 
 
 class ReplicateOptions(TypedDict, total=False):

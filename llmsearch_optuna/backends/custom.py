@@ -83,6 +83,11 @@ class CustomBackend(EngineBackend):
         given = self._member("description")
         return dict(given) if isinstance(given, Mapping) else {"engine": type(self.custom).__qualname__}
 
+    def refusal(self, params: Mapping[str, Any]) -> str | None:
+        """What of these parameters the object says that it cannot apply."""
+        refusal = self._member("refusal")
+        return refusal(params) if callable(refusal) else super().refusal(params)
+
     @property
     def capacity(self) -> int:
         """How many requests it can make use of at the moment."""

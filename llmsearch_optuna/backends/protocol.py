@@ -52,6 +52,8 @@ class ModelDescription:
         tokenizer: Applies chat templates and counts the tokens of prompts; None where there is none.
         default_params: What holds where a configuration is silent: the baseline.
         positions: How many tokens the model has room for.
+        takes_messages: Whether the backend applies the model's chat template itself, so that prompts reach it as
+            messages where there is no tokenizer here.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelDescription:
     tokenizer: Any = None
     default_params: Mapping[str, Any] = field(default_factory=dict)
     positions: Positions = field(default_factory=Positions)
+    takes_messages: bool = False
 
     @classmethod
     def of_loaded(
@@ -107,6 +110,18 @@ class EngineBackend(ABC):
             tokenizer: The user's, instead of the backend's own.
         """
         return ModelDescription(type(self).__name__, {"engine": type(self).__qualname__}, tokenizer)
+
+    def refusal(self, params: Mapping[str, Any]) -> str | None:
+        """Say what of these parameters the backend cannot apply; None where it applies all. Default: None."""
+        return None
+
+    def notes(self, rows: Sequence[Request]) -> Sequence[str]:
+        """Try a few rows of a new study, and return what its owner should know of the backend. Default: nothing.
+
+        Args:
+            rows: Search rows under the baseline.
+        """
+        return ()
 
     @property
     def capacity(self) -> int:

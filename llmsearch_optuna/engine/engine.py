@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, 
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder, common_prefix
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.gumbel import row_key
-from llmsearch_optuna.engine.sampling.params import GenerationParams, model_defaults
+from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
 from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pick_from_logits, supports
 from llmsearch_optuna.engine.sampling.settings import Candidates
 from llmsearch_optuna.engine.sampling.stop import Stopper, check_decode_args
@@ -48,6 +48,10 @@ from llmsearch_optuna.engine.sequence import BeamSequence, RunningSequence, Toke
 from llmsearch_optuna.engine.stats import Counters, EngineStats
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.models.tokenization import Positions, TokenIds
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.backends.server.backend import ServerBackend
+    from llmsearch_optuna.backends.server.dialect import DialectName
 
 logger = logging.getLogger("llmsearch_optuna.engine")
 
@@ -169,6 +173,49 @@ class Engine(EngineBackend):
             tokenizer_decode_args=self.tokenizer_decode_args,
         )
 
+    @staticmethod
+    def from_server(
+        url: str,
+        *,
+        model: str | None = None,
+        tokenizer: Any = None,
+        dialect: DialectName | None = None,
+        api_key_env: str | None = None,
+        concurrency: int | Literal["auto"] = "auto",
+        retry_for: float | None = None,
+        price: Mapping[str, float] | None = None,
+    ) -> ServerBackend:
+        """Make an engine of a server with OpenAI's interface; `search` and `score` take it as a model.
+
+        ``search("http://127.0.0.1:8000/v1", ...)`` does the same, and works from a study file and with workers, too.
+
+        Args:
+            url: The server's address.
+            model: What the server calls its model; by default the only one that it lists.
+            tokenizer: The model's, for text that is templated here instead of messages.
+            dialect: What kind of server it is; found by asking.
+            api_key_env: The environment variable that holds the server's key.
+            concurrency: Most requests in flight; ``"auto"`` finds what makes the server fastest.
+            retry_for: Seconds for which a server that does not answer is asked again; 600 by default.
+            price: What a million tokens cost: ``{"input": 0.5, "output": 1.5}``.
+
+        Raises:
+            InputError: The openai package is missing, or an argument cannot be used.
+            EngineUnavailableError: The server does not answer.
+        """
+        from llmsearch_optuna.backends.server import connect
+
+        return connect(
+            url,
+            model=model,
+            tokenizer=tokenizer,
+            dialect=dialect,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            retry_for=retry_for,
+            price=price,
+        )
+
     @property
     def capabilities(self) -> str:
         """What this model gets, in words."""
@@ -248,9 +295,17 @@ class Engine(EngineBackend):
             self._counters.forget(tag)
         return [completions[row] for row in range(len(requests))]
 
+    def refusal(self, params: Mapping[str, Any]) -> str | None:
+        """Say which of these parameters only servers apply; None where there is none."""
+        found = ", ".join(name for name in SERVER_NAMES if name in params)
+        return f"only servers apply {found}; leave it out, or search a server" if found else None
+
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
         for request in requests:
+            if (reason := self.refusal(request.params)) is not None:
+                self._fail(request, DecodingError(reason))
+                continue
             try:
                 self._queue.append((request, self._encoder.encode(request)))
             except DecodingError as error:

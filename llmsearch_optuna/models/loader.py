@@ -154,6 +154,16 @@ def _named_device(device: str | torch.device) -> torch.device:
     return named
 
 
+def load_tokenizer(place: str | Path) -> Any:
+    """Return a tokenizer from a folder or hub id, for a model that decodes elsewhere.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    with _load_errors(f"the tokenizer {str(place)!r}"):
+        return AutoTokenizer.from_pretrained(place)
+
+
 def ready_tokenizer(tokenizer: Any, *, is_encoder_decoder: bool) -> Any:
     """Return a copy of a tokenizer with a pad token and the padding side that decoding needs.
 

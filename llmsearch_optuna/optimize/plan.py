@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
 from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_suggester
-from llmsearch_optuna.options import EngineOptions, ForecastOptions, LoadOptions, PlanOptions, TaskOptions, part
+from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
@@ -180,9 +180,10 @@ def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: Forec
     checked = Space.of(space)
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
-    served = resolve_engine(model, tokenizer, engine=part(EngineOptions, options), loading=part(LoadOptions, options))
-    ready = task.prepare(served.tokenizer)
+    served = resolve_engine(model, tokenizer, options)
+    ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
     plan = make_plan(ready, served, checked, pruner, options)
+    check_supported(checked, served, plan.baseline)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):
@@ -210,6 +211,24 @@ def _pruner(pruner: Any, objectives: Sequence[str]) -> Pruner:
     raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")
 
 
+def check_supported(space: Space, served: ResolvedEngine, *configurations: Mapping[str, Any]) -> None:
+    """Make sure that what decodes can apply what is going to be tried.
+
+    Args:
+        space: What is searched.
+        served: What decodes.
+        configurations: Tried in any case: the baseline.
+
+    Raises:
+        InputError: It cannot; names every such parameter, and who takes it.
+    """
+    points = [point for _, point in _points(space, served.defaults)]
+    problems = {served.backend.refusal(params): None for params in [*configurations, *points]}
+    told = [problem for problem in problems if problem is not None]
+    if told:
+        raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")
+
+
 POINTS = 32
 """Points that are drawn for each branch."""
 
@@ -225,19 +244,24 @@ def inert_by_branch(space: Space, defaults: Mapping[str, Any]) -> dict[str, tupl
         space: What is searched.
         defaults: The model's generation configuration.
     """
-    rng = np.random.default_rng(0)
     inert: dict[str, set[str]] = defaultdict(set)
     useful: dict[str, set[str]] = defaultdict(set)
+    for branch, params in _points(space, defaults):
+        inert[branch].update(params.inert)
+        useful[branch].update(params)
+    return {branch: tuple(sorted(inert[branch] - useful[branch])) for branch in sorted(inert)}
+
+
+def _points(space: Space, defaults: Mapping[str, Any]) -> Iterator[tuple[str, GenerationParams]]:
+    """Points of every branch, each with the branch's name; the same ones every time."""
+    rng = np.random.default_rng(0)
     for _ in range(POINTS * max(1, len(space.branches))):
         try:
             point = space.at_random(rng)
             params = GenerationParams.of(point.values, defaults)
         except InputError:  # a combination that is refused fails its own trial
             continue
-        branch = str(point.params.get(BRANCH, ""))
-        inert[branch].update(params.inert)
-        useful[branch].update(params)
-    return {branch: tuple(sorted(inert[branch] - useful[branch])) for branch in sorted(inert)}
+        yield str(point.params.get(BRANCH, "")), params
 
 
 def inert_warning(by_place: Mapping[str, Iterable[str]]) -> str | None:

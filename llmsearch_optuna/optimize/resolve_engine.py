@@ -1,7 +1,8 @@
 """Whatever the user gives as a model, made into a backend that serves requests.
 
-A backend is taken as it is, a user's own engine gets the members it lacks, anything with a `generate(prompts, params)`
-gets a queue in front, and a Hugging Face model (or its name) is loaded and put into our engine.
+A server's address is asked, a backend is taken as it is, a user's own engine gets the members it lacks, anything with a
+`generate(prompts, params)` gets a queue in front, and a Hugging Face model (or its name) is loaded and put into our
+engine.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any
 from llmsearch_optuna.backends.custom import CustomBackend, is_request_handler
 from llmsearch_optuna.backends.function import FunctionBackend
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
+from llmsearch_optuna.backends.server import connect, is_address
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions, part
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,24 @@ class ResolvedEngine:
         return self.backend.capacity
 
 
-def resolve_engine(
-    model: Any,
-    tokenizer: Any = None,
-    *,
-    engine: Mapping[str, Any] | None = None,
-    loading: Mapping[str, Any] | None = None,
-) -> ResolvedEngine:
+def resolve_engine(model: Any, tokenizer: Any = None, options: ModelOptions | None = None) -> ResolvedEngine:
     """Return the backend that decodes for what the user gives as a model.
 
     Args:
         model: An engine (`EngineBackend`, or another object with `submit`, `poll` and `cancel`), an object with
-            `generate(prompts, params)`, a Hugging Face model, or a path or hub id of one.
+            `generate(prompts, params)`, a Hugging Face model, a path or hub id of one, or the address of a server.
         tokenizer: Its tokenizer; found from the model where it can be.
-        engine: Keyword arguments of `Engine`, for a Hugging Face model. None is as if the argument were left out.
-        loading: Keyword arguments of `load`, for a Hugging Face model. None is as if the argument were left out.
+        options: How the model is loaded or asked, and decodes. None is as if an option were left out.
 
     Raises:
-        InputError: The object is none of these, or an argument could not have an effect on it.
+        InputError: The object is none of these, or an option could not have an effect on it.
     """
-    engine, loading = _given(engine), _given(loading)
+    given = options if options is not None else ModelOptions()
+    engine, loading, server = (_given(part(kind, given)) for kind in (EngineOptions, LoadOptions, ServerOptions))
+    if is_address(model):
+        _refuse(engine | loading, "model= is a server, which has loaded its model and decodes by itself")
+        return _connect(model, tokenizer, server)
+    _refuse(server, "model= is no server's address, such as http://127.0.0.1:8000/v1")
     if isinstance(model, EngineBackend) or is_request_handler(model):
         _refuse(engine | loading, "model= is an engine already; give it to the engine, or to what loads its model")
         backend = model if isinstance(model, EngineBackend) else CustomBackend(model)
@@ -108,6 +109,16 @@ def resolve_engine(
     if not isinstance(model, str | Path):
         _refuse({n: v for n, v in loading.items() if n in _FROM_FILES}, "model= is loaded already")
     return _load(model, tokenizer, engine, loading)
+
+
+def _connect(url: str, tokenizer: Any, server: Mapping[str, Any]) -> ResolvedEngine:
+    options = {"model" if name == "served_model" else name: value for name, value in server.items()}
+    if isinstance(tokenizer, str | Path):
+        from llmsearch_optuna.models.loader import load_tokenizer
+
+        tokenizer = load_tokenizer(tokenizer)
+    backend = connect(url, tokenizer=tokenizer, **options)
+    return ResolvedEngine(backend, backend.describe())
 
 
 _FROM_FILES = ("dtype", "device_map", "gguf_file")

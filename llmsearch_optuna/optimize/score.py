@@ -16,7 +16,7 @@ from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.plan import inert_warning
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
-from llmsearch_optuna.options import EngineOptions, LoadOptions, ScoreOptions, TaskOptions, part
+from llmsearch_optuna.options import ScoreOptions, TaskOptions, part
 from llmsearch_optuna.storage.records import RowRecord, mean
 from llmsearch_optuna.task.task import PreparedTask, Task
 
@@ -57,12 +57,14 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     task = Task.of(dataset, **part(TaskOptions, options))
     _refuse_space(params)
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
-    served = resolve_engine(model, tokenizer, engine=part(EngineOptions, options), loading=part(LoadOptions, options))
+    served = resolve_engine(model, tokenizer, options)
     checked = GenerationParams.of(params, served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):
         logger.warning("%s", warning)
-    prepared = task.prepare(served.tokenizer)
+    if (problem := served.backend.refusal(checked)) is not None:
+        raise InputError(problem)
+    prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
     prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
     return _score(prepared, served.backend, checked, options["replicates"], options["on_row"])
 

@@ -56,7 +56,7 @@ def all_of(backend: ServerBackend, asked: list[Request]) -> dict[int, Finished]:
 def test_requests_come_back_with_the_servers_text_and_count(stub: StubServer) -> None:
     backend = ServerBackend(stub.url)
     found = all_of(backend, requests(backend, 12))
-    assert backend.name == "stub"
+    assert backend.describe().name == "stub"
     assert stub.most_at_once > 1
     for body in stub.bodies():
         completion = found[int(body["prompt"].split()[1])].completion
@@ -172,7 +172,7 @@ def test_keys_come_from_the_environment_and_go_nowhere_else(stub: StubServer, mo
     backend = ServerBackend(stub.url, api_key_env="MY_KEY")
     all_of(backend, requests(backend, 1))
     assert stub.headers[0]["authorization"] == "Bearer sk-secret"
-    assert "sk-" not in json.dumps([backend.description, backend.stats, backend.name, repr(backend)])
+    assert "sk-" not in json.dumps([backend.describe().fingerprint, backend.stats, repr(backend)])
     plain = ServerBackend(stub.url)
     all_of(plain, requests(plain, 1, tag="plain"))
     assert "sk-openai" not in json.dumps(stub.headers)
@@ -234,9 +234,9 @@ def test_what_identifies_the_model_does_not_hold_the_address(stub: StubServer) -
     stub.owner, stub.model = "vllm", "/data/models/llama-8b"
     with StubServer(owner="vllm", model="/mnt/llama-8b").running() as elsewhere:
         here, there = ServerBackend(stub.url), ServerBackend(elsewhere.url)
-        assert here.description == there.description
-        assert here.name == "llama-8b"
-        assert "127.0.0.1" not in json.dumps(here.description)
+        assert here.describe().fingerprint == there.describe().fingerprint
+        assert here.describe().name == "llama-8b"
+        assert "127.0.0.1" not in json.dumps(here.describe().fingerprint)
 
 
 def test_llama_cpp_says_its_slots_and_defaults(stub: StubServer) -> None:

@@ -26,11 +26,11 @@ def test_what_says_nothing_is_no_argument(
     nothing = {"batch_size": "auto", "cache_budget": "auto", "tokenizer_decode_args": None}
     silent = {"device": None, "dtype": "auto", "trust_remote_code": False, "adapter": None}
     for model in (TextEngine(), ShuffledServer(TextEngine(), 0)):
-        backend = resolve_engine(model, engine=nothing, loading=silent).backend
+        backend = resolve_engine(model, options=nothing | silent).backend
         assert isinstance(backend, CustomBackend)
         assert backend.custom is model
     engine = Engine(tiny_llama, tiny_tokenizer)
-    assert resolve_engine(engine, engine=nothing, loading=silent).backend is engine
+    assert resolve_engine(engine, options=nothing | silent).backend is engine
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_an_argument_that_could_have_no_effect_is_refused(
         "model": lambda: tiny_llama,
     }[kind]()
     with pytest.raises(InputError) as caught:
-        resolve_engine(model, tiny_tokenizer, engine=engine, loading=loading)
+        resolve_engine(model, tiny_tokenizer, engine | loading)
     assert said in str(caught.value)
 
 
@@ -79,7 +79,7 @@ def test_everything_about_loading_reaches_the_loader(
     }  # fmt: skip
     decode_args = {"skip_special_tokens": False}
     engine = {"batch_size": 3, "cache_budget": 10**6, "tokenizer_decode_args": decode_args}
-    served = resolve_engine("some/model", engine=engine, loading=loading)
+    served = resolve_engine("some/model", options=engine | loading)
     assert seen == {"model": "some/model", **loading}
     served.backend.generate([f"Anna asks Ben {n} times" for n in range(7)], {"max_new_tokens": 4, "min_new_tokens": 4})
     assert 1 < served.backend.stats.rows_per_step <= 3
@@ -119,9 +119,9 @@ def test_a_peft_adapter_decodes_as_peft_itself(
 def test_what_is_no_model_is_shown_in_short() -> None:
     rows = [{"dialogue": "x" * 50}] * 50
     with pytest.raises(InputError, match=r"^model=\[\{'dialogue': 'x+.{0,200}… cannot be searched: give a Hugging"):
-        resolve_engine(rows, None, engine={}, loading={})
+        resolve_engine(rows)
 
 
 def test_a_batch_size_is_a_number(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(InputError, match="batch_size is '16'; give"):
-        resolve_engine(tiny_llama, tiny_tokenizer, engine={"batch_size": "16"}, loading={})
+        resolve_engine(tiny_llama, tiny_tokenizer, {"batch_size": "16"})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
+from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.backends.server.backoff import Backoff
 from llmsearch_optuna.backends.server.concurrency import ConcurrencyLimit
 from llmsearch_optuna.backends.server.connection import Address, Connection, api_key
@@ -77,7 +78,7 @@ class Price:
         return (fresh * self.input + cached_tokens * cached + completion_tokens * self.output) / 1e6
 
 
-class ServerBackend:
+class ServerBackend(EngineBackend):
     """An engine that asks a server; `Engine.from_server` makes it.
 
     Args:
@@ -88,7 +89,8 @@ class ServerBackend:
         dialect: What kind of server it is; found by asking.
         api_key_env: The environment variable that holds the key.
         concurrency: Most requests in flight; ``"auto"`` finds out what makes the server fastest.
-        retry_for: Seconds for which a request that failed for now is tried again before the study ends.
+        retry_for: Seconds for which a request that failed for now is tried again before the study ends; 600 by
+            default.
         timeout: Seconds to wait for one answer.
         price: What a million tokens cost: ``{"input": 0.5, "output": 1.5}``.
 
@@ -96,8 +98,6 @@ class ServerBackend:
         InputError: An argument cannot be used, or the server has no such model.
         EngineUnavailableError: The server does not answer.
     """
-
-    takes_messages = True
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class ServerBackend:
         dialect: DialectName | None = None,
         api_key_env: str | None = None,
         concurrency: int | Literal["auto"] = "auto",
-        retry_for: float = RETRY_SECONDS,
+        retry_for: float | None = None,
         timeout: float = TIMEOUT_SECONDS,
         price: Mapping[str, float] | None = None,
     ) -> None:
@@ -116,6 +116,7 @@ class ServerBackend:
             isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
         ):
             raise InputError(f'concurrency={concurrency!r} must be "auto" or a number of requests from 1 on')
+        retry_for = RETRY_SECONDS if retry_for is None else retry_for
         if not retry_for >= 0:
             raise InputError(f"retry_for={retry_for!r} must be a number of seconds from 0 on")
         self._address = Address.of(url)
@@ -146,15 +147,21 @@ class ServerBackend:
 
     # What a search asks about
 
-    @property
-    def name(self) -> str:
-        """The model's, for people."""
-        return base_name(self.identity.model)
+    def describe(self, tokenizer: Any = None) -> ModelDescription:
+        """Describe the model by what the server says of it; neither the address nor a key is part of that.
 
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """What identifies the model; neither the address nor a key."""
-        return {"server": dict(self.identity.description)}
+        Args:
+            tokenizer: Instead of the backend's own, from now on.
+        """
+        if tokenizer is not None:
+            self.tokenizer = tokenizer
+        return ModelDescription(
+            name=base_name(self.identity.model),
+            fingerprint={"server": dict(self.identity.description)},
+            tokenizer=self.tokenizer,
+            default_params=dict(self.identity.defaults),
+            takes_messages=True,
+        )
 
     @property
     def default_params(self) -> Mapping[str, Any]:

@@ -58,11 +58,6 @@ class Address:
         return self.url.removesuffix("/v1")
 
 
-def is_address(model: object) -> bool:
-    """Tell whether what a user calls a model is the address of a server."""
-    return isinstance(model, str) and model.startswith(("http://", "https://"))
-
-
 def api_key(address: Address, api_key_env: str | None) -> str | None:
     """Return the key for a server; only OpenAI's own is given one that was not asked for.
 

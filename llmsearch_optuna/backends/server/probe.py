@@ -57,7 +57,8 @@ class Repetition:
     beside_others: int
 
     def __str__(self) -> str:
-        return f"same seed, same text: {self.alone} of {self.rows} alone, {self.beside_others} of {self.rows} beside others"
+        beside = f"{self.beside_others} of {self.rows} beside others"
+        return f"the same seed gives the same text for {self.alone} of {self.rows} rows alone, and for {beside}"
 
 
 def effects(server: Asked, rows: Sequence[Request], ends: Sequence[Ends]) -> dict[str, Effect]:
@@ -103,8 +104,8 @@ def ignored_warning(found: Mapping[str, Effect], server: str) -> str | None:
     if not names:
         return None
     return (
-        f"{server} answers the same texts whatever {', '.join(names)} {'is' if len(names) == 1 else 'are'}: it seems to "
-        "ignore it, so that searching it tunes nothing"
+        f"{server} answers with the same texts at both ends of {', '.join(names)}: it seems to ignore "
+        f"{'it' if len(names) == 1 else 'them'}, so that searching tunes nothing"
     )
 
 
