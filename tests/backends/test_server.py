@@ -54,6 +54,7 @@ def all_of(backend: ServerBackend, asked: list[Request]) -> dict[int, Finished]:
 
 
 def test_requests_come_back_with_the_servers_text_and_count(stub: StubServer) -> None:
+    stub.seconds = 0.05
     backend = ServerBackend(stub.url)
     found = all_of(backend, requests(backend, 12))
     assert backend.describe().name == "stub"

@@ -37,11 +37,16 @@ def test_what_says_nothing_is_no_argument(
     ("kind", "engine", "loading", "said"),
     [
         ("engine", {"cache_budget": 0}, {}, "cache_budget=0 has no effect here: model= is an engine already"),
-        ("engine", {}, {"adapter": "a", "dtype": "float32"}, "adapter='a', dtype='float32' has no effect here"),
+        ("engine", {}, {"adapter": "a", "dtype": "float32"}, "dtype='float32', adapter='a' has no effect here"),
         ("server", {"batch_size": 3}, {}, "batch_size=3 has no effect here: model= is an engine already"),
         ("one method", {"tokenizer_decode_args": {"x": 1}}, {}, "model= decodes by its own generate"),
         ("model", {}, {"dtype": "float16"}, "dtype='float16' has no effect here: model= is loaded already"),
-        ("model", {}, {"device_map": "auto", "gguf_file": "x.gguf"}, "gguf_file='x.gguf' has no effect here"),
+        (
+            "model",
+            {},
+            {"device_map": "auto", "gguf_file": "x.gguf"},
+            "gguf_file='x.gguf', device_map='auto' has no effect here",
+        ),
     ],
 )
 def test_an_argument_that_could_have_no_effect_is_refused(

@@ -1,0 +1,140 @@
+"""A study on a server: the same as without faults, and none of its rows asked twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+
+from llmsearch_optuna import Engine, score, search
+from llmsearch_optuna.backends.server import backoff
+from llmsearch_optuna.errors import EngineUnavailableError, InputError
+from llmsearch_optuna.search_result import SearchResult
+from tests.backends.stub_server import FAULTS, StubServer
+from tests.synthetic import dataset, number_metric
+
+SPACE = {"max_new_tokens": 16, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)}
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(backoff, "LONGEST_SECONDS", 0.05)
+
+
+@pytest.fixture
+def stub() -> Iterator[StubServer]:
+    with StubServer().running() as server:
+        yield server
+
+
+def study(folder: Path, model: Any, **changed: Any) -> SearchResult:
+    arguments: dict[str, Any] = {"n_trials": 4, "storage": f"sqlite:///{folder}/s.db", "study_name": "s"} | changed
+    return search(model, dataset(24), SPACE, metric=number_metric, progress=False, **arguments)
+
+
+def told(result: SearchResult) -> list[Any]:
+    """What a study has found: trials, their scores, and every text that counts."""
+    trials = [(t.number, t.state, t.value, t.params, t.user_attrs.get("rows")) for t in result.trials]
+    texts = [
+        result.completions(trial.number)[["row", "completion", "score"]].values.tolist() for trial in result.trials
+    ]
+    return [trials, result.summary, texts]
+
+
+def test_an_address_is_a_model(tmp_path: Path, stub: StubServer) -> None:
+    result = study(tmp_path, stub.url, concurrency=4, n_trials=6)
+    assert abs(result.best_params["temperature"] - 0.7) < abs(1.0 - 0.7)
+    assert result.settings["model"] == "stub"
+    assert {body["messages"][0]["role"] for body in stub.bodies()} == {"user"}
+    assert set(stub.answered.values()) == {1}
+    sampled = [body for body in stub.bodies() if body["temperature"] > 0]
+    assert len({body["seed"] for body in sampled}) > 17  # one a row; the finalists and the holdout have replicates
+    tokens = sum(trial.user_attrs["tokens"] for trial in result.trials)
+    assert tokens > 40
+    assert result.trials[0].user_attrs["engine"]["tokens"] == result.trials[0].user_attrs["tokens"]
+    assert stub.url.split("/")[2].encode() not in b"".join(p.read_bytes() for p in tmp_path.glob("*.db"))
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(faults=st.lists(st.one_of(st.none(), st.sampled_from(FAULTS)), max_size=40))
+def test_faults_do_not_change_a_study(tmp_path_factory: pytest.TempPathFactory, faults: list[Any]) -> None:
+    with StubServer().running() as quiet:
+        expected = told(study(tmp_path_factory.mktemp("quiet"), quiet.url, concurrency=4))
+    with StubServer(schedule=lambda number: faults[number] if number < len(faults) else None).running() as faulty:
+        assert told(study(tmp_path_factory.mktemp("faulty"), faulty.url, concurrency=4)) == expected
+    assert max(faulty.answered.values()) == 1
+
+
+def test_a_server_that_goes_away_ends_the_study_and_the_same_call_goes_on(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with StubServer().running() as quiet:
+        expected = told(study(tmp_path_factory.mktemp("quiet"), quiet.url, concurrency=4))
+    first = StubServer(schedule=lambda number: "503" if number >= 30 else None)
+    with first.running(), pytest.raises(EngineUnavailableError, match="same command again when it is back"):
+        study(tmp_path, first.url, concurrency=4, retry_for=0.1)
+    with sqlite3.connect(tmp_path / "s.db") as database:
+        (errors,) = database.execute("select count(*) from llmsearch_rows where error is not null").fetchone()
+        (kept,) = database.execute("select count(*) from llmsearch_rows").fetchone()
+    assert errors == 0
+    assert kept == sum(first.answered.values()) == 30
+    with StubServer().running() as second:
+        assert told(study(tmp_path, second.url, concurrency=4)) == expected
+    assert not set(+first.answered) & set(second.asked)
+
+
+def test_what_the_server_does_not_take_is_refused_before_the_first_row(tmp_path: Path, stub: StubServer) -> None:
+    space = SPACE | {"typical_p": FloatDistribution(0.1, 0.9), "top_k": 50}
+    with pytest.raises(InputError, match=r"openai does not take top_k \(vllm,.*; openai does not take typical_p"):
+        search(stub.url, dataset(20), space, metric=number_metric, storage=f"sqlite:///{tmp_path}/s.db")
+    assert not stub.asked
+
+
+def test_objectives_and_budgets_count_the_servers_tokens(tmp_path: Path, stub: StubServer) -> None:
+    result = study(tmp_path, stub.url, objectives=("score", "tokens"), n_trials=4)
+    assert all(trial.values[1] > 1 for trial in result.trials if trial.values)
+    spent = study(tmp_path, stub.url, study_name="budget", max_tokens=200, n_trials=30)
+    assert len(spent.trials) < 15
+
+
+def test_messages_and_template_variables_reach_the_server(stub: StubServer) -> None:
+    found = score(
+        stub.url,
+        dataset(2),
+        {"max_new_tokens": 4},
+        metric=number_metric,
+        prompt=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say {prompt}"}],
+        chat_template={"enable_thinking": False},
+    )
+    assert found.prompts[0] == "system: Be brief.\n\nuser: Say row 0"
+    for body in stub.bodies():
+        assert [message["role"] for message in body["messages"]] == ["system", "user"]
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_text_goes_to_the_plain_interface(stub: StubServer) -> None:
+    score(stub.url, dataset(2), {"max_new_tokens": 4}, metric=number_metric, chat_template=False)
+    assert sorted(body["prompt"] for body in stub.bodies()) == ["row 0", "row 1"]
+
+
+def test_options_of_a_server_need_one_and_those_of_a_model_do_not(stub: StubServer) -> None:
+    with pytest.raises(InputError, match=r"concurrency=4 has no effect here: model= is no server's address"):
+        score(lambda prompts, params: prompts, dataset(2), {"max_new_tokens": 4}, metric=number_metric, concurrency=4)
+    with pytest.raises(InputError, match=r"batch_size=4 has no effect here: model= is a server"):
+        score(stub.url, dataset(2), {"max_new_tokens": 4}, metric=number_metric, batch_size=4)
+
+
+def test_an_engine_of_a_server_is_made_once_for_several_calls(stub: StubServer) -> None:
+    engine = Engine.from_server(stub.url, concurrency=2, price={"input": 1.0, "output": 1.0})
+    for temperature in (0.5, 0.7):
+        params = {"max_new_tokens": 4, "temperature": temperature}
+        score(engine, dataset(3), params, metric=number_metric)
+    assert engine.stats["requests"] == 6
+    assert engine.stats["cost"] > 0
