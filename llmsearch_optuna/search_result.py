@@ -1,33 +1,16 @@
-"""The result of a search: the best parameters, the verdict, every trial, and the ways to write them down."""
+"""The result of a search: a study that can be read, and the ways to show it and to write it down."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import optuna
-import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING
 
 from llmsearch_optuna.analysis.export import save_generation_config
 from llmsearch_optuna.analysis.pareto import FrontPoint, front_of, pick
-from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.metrics.metric import Metric
-from llmsearch_optuna.progress import with_error
-from llmsearch_optuna.stats.finalists import Selection, VarianceSplit, split_variance
-from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
+from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
-from llmsearch_optuna.storage.trials import best_complete, direction_of, score_of
 from llmsearch_optuna.task.task import PreparedTask
-from llmsearch_optuna.types import Direction
-
-if TYPE_CHECKING:
-    from llmsearch_optuna.report import Plots
-from llmsearch_optuna.analysis.view import _first_failure, _has_no_errors, _rows_counted, _scored
 
 if TYPE_CHECKING:
     from llmsearch_optuna.report import Plots
@@ -46,8 +29,8 @@ def load_result(storage: str | None, study_name: str | None = None) -> SearchRes
     return SearchResult.of(read_study(storage, study_name))
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(StudyView):
     """The result of a search; see `search` and `load_result`.
 
     Attributes:
@@ -55,142 +38,10 @@ class SearchResult:
         task: What was searched on, while it is in memory; references and rows are read from the study otherwise.
     """
 
-    opened: OpenedStudy
-    task: PreparedTask | None = None
-
     @classmethod
     def of(cls, opened: OpenedStudy, task: PreparedTask | None = None) -> SearchResult:
         """The result of an opened study."""
         return cls(opened, task)
-
-    def __repr__(self) -> str:
-        return f"SearchResult({self.study.study_name!r}: {self.summary})"
-
-    @property
-    def study(self) -> optuna.Study:
-        """The Optuna study."""
-        return self.opened.study
-
-    @cached_property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, as they were when the result was made."""
-        return self.study.get_trials(deepcopy=False)
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What the study was started with: model, data, metric, direction, n_trials, baseline …"""
-        return self.opened.records.settings()
-
-    @cached_property
-    def looks(self) -> list[Look]:
-        """Every choice of a winner, with its verdict; the last one counts."""
-        return self.opened.records.looks()
-
-    @property
-    def has_best(self) -> bool:
-        """Whether there is a best trial: one that is complete."""
-        return any(t.state is TrialState.COMPLETE for t in self.trials)
-
-    @property
-    def best_trial(self) -> FrozenTrial:
-        """The winner: chosen among the finalists where that has happened, else the best complete trial.
-
-        Raises:
-            StudyError: No trial is complete.
-        """
-        if self.looks:
-            return self.trials[self.looks[-1].winner]
-        best = best_complete(self.trials, self.direction)
-        if best is None:
-            raise StudyError(
-                f"no trial of the study {self.study.study_name!r} is complete; "
-                f"{_first_failure(self.trials) or 'run it on'}"
-            )
-        return best
-
-    @property
-    def best_params(self) -> dict[str, Any]:
-        """Everything that the winner decodes with, fixed values and the model's defaults included."""
-        return dict(self.best_trial.user_attrs["params"])
-
-    @property
-    def best_score(self) -> float:
-        """The winner's score on the search rows: it won there, so expect less (see `expected_score`, `verdict`)."""
-        value = score_of(self.best_trial)
-        assert value is not None
-        return value
-
-    @property
-    def best_score_error(self) -> float | None:
-        """Standard error of the winner's mean on fresh replicates of the search rows (see `selection`), rows included.
-
-        It says how far that mean may be from the score on all rows like these; that the winner was chosen for a high
-        score is not in it (see `expected_score`). None until the finalists have been compared, and where a metric of
-        all rows cannot be computed on parts of them.
-        """
-        selection = self._selection_with_errors
-        return None if selection is None else selection.standard_error
-
-    @property
-    def expected_score(self) -> float | None:
-        """What to expect of the winner on the search rows, luck taken out: its shrunken mean (see `selection`).
-
-        None where `best_score_error` is: without errors nothing tells luck from merit.
-        """
-        selection = self._selection_with_errors
-        return None if selection is None else selection.score
-
-    @property
-    def selection(self) -> Selection | None:
-        """The finalists on fresh replicates, with shrunken means and their errors; None until they are compared."""
-        return Selection.from_json(self.looks[-1].selection) if self.looks else None
-
-    @property
-    def power(self) -> str | None:
-        """What a comparison on so many rows can find at all, from the baseline's scores; None without them."""
-        found = self.study.user_attrs.get("power")
-        return None if found is None else str(found)
-
-    @property
-    def variance(self) -> VarianceSplit | None:
-        """How much of the winner's spread lies in the rows and how much in sampling; None for corpus metrics."""
-        number = self.best_trial.number
-        records = self.opened.records.rows("finalists", number) or self.records(number)
-        table = score_table(records, list(dict.fromkeys(r.row for r in records)))
-        return split_variance(table) if table and all(table) else None
-
-    @property
-    def advice(self) -> str | None:
-        """Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled."""
-        found = self.variance
-        return None if found is None or found.sampling_variance is None else found.advice
-
-    @property
-    def baseline_params(self) -> dict[str, Any]:
-        """Everything that the baseline decodes with."""
-        return dict(self.settings["baseline"])
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """Whether the winner beats the baseline on rows that no trial has seen; None until that has been looked at."""
-        if not self.looks or self.looks[-1].verdict is None:
-            return None
-        return Verdict.from_json(self.looks[-1].verdict)
-
-    @property
-    def recommended_params(self) -> dict[str, Any]:
-        """The winner's parameters where there is evidence for them, else the baseline's."""
-        verdict = self.verdict
-        return self.best_params if verdict is not None and verdict.recommends_winner else self.baseline_params
-
-    @property
-    def failures(self) -> dict[str, list[int]]:
-        """Reason -> numbers of the trials that failed for it; the study went on without them."""
-        found: dict[str, list[int]] = {}
-        for t in self.trials:
-            if t.state is TrialState.FAIL:
-                found.setdefault(str(t.user_attrs.get("fail_reason") or "no reason is known"), []).append(t.number)
-        return found
 
     @property
     def front(self) -> list[FrontPoint]:
@@ -212,111 +63,6 @@ class SearchResult:
             StudyError: The study has one objective.
         """
         return pick(self.front, max_tokens)
-
-    @property
-    def direction(self) -> Direction:
-        """``"maximize"`` or ``"minimize"``: the metric's."""
-        return direction_of(self.study)
-
-    @property
-    def summary(self) -> str:
-        """One or two sentences for people."""
-        if not self.has_best:
-            return f"no trial of {len(self.trials)} is complete. {_first_failure(self.trials) or ''}".strip()
-        score = with_error(self.best_score, self.best_score_error)
-        best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {score}"
-        baseline = score_of(self.trials[0])
-        if baseline is not None:
-            best += f" (baseline {baseline:.4f})"
-        return f"{best} on the search rows. {self.verdict.sentence if self.verdict else 'There is no verdict yet.'}"
-
-    def trial_params(self, number: int) -> dict[str, Any]:
-        """Everything that a trial decodes with."""
-        return dict(self._trial(number).user_attrs.get("params", {}))
-
-    def row_scores(self, number: int, part: Part = "search") -> dict[int, float]:
-        """Row number -> score (mean over the replicates) of the rows that count for this trial."""
-        records = self.records(number, part)
-        order = [r.row for r in records]
-        return dict(zip(dict.fromkeys(order), by_row(records, order), strict=True)) if _scored(records) else {}
-
-    def records(self, number: int, part: Part = "search") -> list[RowRecord]:
-        """The rows that count for this trial, in the study's permutation."""
-        return self._records(part).get(self._trial(number).number, [])
-
-    def completions(self, trial: int | None = None, part: Part = "search") -> pd.DataFrame:
-        """One line a row and replicate: prompt, reference, completion, score, finish reason, tokens.
-
-        Args:
-            trial: Its number; the winner by default.
-            part: ``"search"`` or ``"holdout"`` (which only the winner and the baseline have).
-        """
-        number = self.best_trial.number if trial is None else self._trial(trial).number
-        items = self.items
-        return pd.DataFrame(
-            [
-                {
-                    "row": r.row,
-                    "replicate": r.replicate,
-                    "prompt": items[r.row].prompt,
-                    "reference": items[r.row].reference,
-                    "completion": r.text,
-                    "score": r.score,
-                    "finish_reason": r.finish_reason,
-                    "tokens": len(r.token_ids),
-                    "error": r.error,
-                }
-                for r in self.records(number, part)
-            ],
-            columns=[
-                "row", "replicate", "prompt", "reference", "completion", "score", "finish_reason", "tokens", "error"
-            ],
-        )  # fmt: skip
-
-    def trials_dataframe(self) -> pd.DataFrame:
-        """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, folds, and parameters."""
-        lines = []
-        for t in self.trials:
-            attributes = t.user_attrs
-            line = {
-                "number": t.number,
-                "role": attributes.get("role", ""),
-                "state": t.state.name.lower(),
-                "value": score_of(t),
-                "kind": attributes.get("kind", ""),
-                "rows": attributes.get("rows", ""),
-                "tokens": attributes.get("tokens"),
-                "seconds": attributes.get("seconds"),
-                "reason": attributes.get("prune_reason") or attributes.get("fail_reason") or "",
-            }
-            line |= {f"fold_{fold}": score for fold, score in enumerate(attributes.get("fold_scores", ()))}
-            lines.append(line | {f"params_{k}": v for k, v in attributes.get("params", {}).items()})
-        return pd.DataFrame(lines)
-
-    def rescore(self, metric: Any, *, part: Part = "search") -> pd.DataFrame:
-        """Score the stored completions with another metric; nothing is decoded.
-
-        Args:
-            metric: As for `search`.
-            part: ``"search"`` or ``"holdout"``.
-
-        Returns:
-            One line for every trial that did all its rows: number, role, value (the study's metric), and a column
-            with the other metric's name.
-
-        Raises:
-            InputError: The metric cannot be used.
-        """
-        items = [item for item in self.items.values() if item.part == part]
-        other = Metric.of(metric).check([i.reference for i in items], [i.columns for i in items])
-        lines = []
-        for t in self.trials:
-            records = self.records(t.number, part)
-            if t.state is TrialState.COMPLETE and records and all(r.error is None for r in records):
-                value = self._value(other, records)
-                role = t.user_attrs.get("role", "")
-                lines.append({"number": t.number, "role": role, "value": score_of(t), other.name: value})
-        return pd.DataFrame(lines, columns=["number", "role", "value", other.name])
 
     @property
     def plots(self) -> Plots:
@@ -345,58 +91,3 @@ class SearchResult:
             The path of the `generation_config.json`.
         """
         return save_generation_config(self, folder)
-
-    @property
-    def _selection_with_errors(self) -> Selection | None:
-        selection = self.selection
-        return None if selection is None or _has_no_errors(selection) else selection
-
-    @cached_property
-    def items(self) -> dict[int, Item]:
-        """Row number -> prompt, reference and columns."""
-        return {item.row: item for item in self._live_items(self.opened.records.items())}
-
-    def _live_items(self, items: Sequence[Item]) -> Sequence[Item]:
-        """References as the metric knows them, where they are in memory."""
-        if self.task is None:
-            return items
-        task = self.task
-        return [
-            Item(i.row, i.part, i.position, i.prompt, task.references[i.row], task.rows[i.row], i.occurrence)
-            for i in items
-        ]
-
-    def _records(self, part: Part) -> dict[int, list[RowRecord]]:
-        return self._search_records if part == "search" else self._holdout_records
-
-    @cached_property
-    def _search_records(self) -> dict[int, list[RowRecord]]:
-        return {
-            number: self._ordered(records, _rows_counted(self.trials[number]))
-            for number, records in self.opened.records.all_rows("search").items()
-            if number < len(self.trials)
-        }
-
-    @cached_property
-    def _holdout_records(self) -> dict[int, list[RowRecord]]:
-        return {number: self._ordered(rs, None) for number, rs in self.opened.records.all_rows("holdout").items()}
-
-    def _ordered(self, records: Sequence[RowRecord], count: int | None) -> list[RowRecord]:
-        items = self.items
-        known = [r for r in records if count is None or items[r.row].position < count]
-        return sorted(known, key=lambda r: (items[r.row].position, r.replicate))
-
-    def _value(self, metric: Metric, records: Sequence[RowRecord]) -> float:
-        references = [self.items[r.row].reference for r in records]
-        columns: list[Mapping[str, Any]] = [self.items[r.row].columns for r in records]
-        texts, numbers = [r.text or "" for r in records], [r.row for r in records]
-        if metric.per_row is False:
-            return metric.score_corpus(texts, references, columns, numbers=numbers)
-        scores = metric.score_rows(texts, references, columns, numbers=numbers)
-        rescored = [r.scored(score) for r, score in zip(records, scores, strict=True)]
-        return mean(by_row(rescored, numbers))
-
-    def _trial(self, number: int) -> FrozenTrial:
-        if not 0 <= number < len(self.trials):
-            raise InputError(f"there is no trial {number}; the study has {len(self.trials)}")
-        return self.trials[number]

@@ -12,6 +12,10 @@ Direction = Literal["maximize", "minimize"]
 Bounds = tuple[float, float]
 
 
+FinishReason = Literal["eos", "stop", "length"]
+"""Why a completion ended: the model's own token, a stop string, or its length."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chat:
     """A prompt as messages, for what applies a chat template of its own.

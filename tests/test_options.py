@@ -80,7 +80,7 @@ def test_a_new_option_is_one_field_in_one_place() -> None:
     assert "# Trials without a better one after which the study ends.\n# patience = 10" in table_text(
         "study", "", known
     )
-    app = typer.Typer()
+    app = typer.Typer(rich_markup_mode=None)
 
     @app.command()
     def run(patience: Annotated[int | None, flag("--patience", "patience", known)] = None) -> None:

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
 from llmsearch_optuna.stats.verdict import Verdict, compare
 from llmsearch_optuna.storage.records import Part
@@ -33,7 +33,7 @@ class Compared:
     """
 
     name: str
-    result: SearchResult
+    result: StudyView
     trial: int
     scores: Mapping[int, float]
 
@@ -74,7 +74,7 @@ class Comparison:
         )
 
 
-def compare_studies(results: Sequence[SearchResult]) -> Comparison:
+def compare_studies(results: Sequence[StudyView]) -> Comparison:
     """Pair what studies recommend by row; their best trials where only search rows are common to them.
 
     Args:
@@ -115,14 +115,14 @@ def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) ->
     return Comparison(str(first.settings["metric"]), minimize, part, tuple(rows), tuple(studies), tuple(pairs))
 
 
-def _compared(result: SearchResult, name: str, part: Part) -> Compared:
+def _compared(result: StudyView, name: str, part: Part) -> Compared:
     winner = result.best_trial.number
     verdict = result.verdict
     compared = winner if part == "search" or (verdict is not None and verdict.recommends_winner) else 0
     return Compared(name, result, compared, result.row_scores(compared, part))
 
 
-def _check_alike(results: Sequence[SearchResult]) -> None:
+def _check_alike(results: Sequence[StudyView]) -> None:
     first, *others = results
     for other in others:
         for what in ("metric", "direction"):
@@ -134,7 +134,7 @@ def _check_alike(results: Sequence[SearchResult]) -> None:
         _check_data(first, other)
 
 
-def _check_data(first: SearchResult, other: SearchResult) -> None:
+def _check_data(first: StudyView, other: StudyView) -> None:
     ours, theirs = first.items, other.items
     for row in sorted(ours.keys() & theirs.keys()):
         mine, their = ours[row], theirs[row]
@@ -150,10 +150,10 @@ def _content(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _name(result: SearchResult) -> str:
+def _name(result: StudyView) -> str:
     return repr(result.study.study_name)
 
 
-def _names(results: Sequence[SearchResult]) -> list[str]:
+def _names(results: Sequence[StudyView]) -> list[str]:
     names = [result.study.study_name for result in results]
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]

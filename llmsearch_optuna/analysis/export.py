@@ -12,12 +12,12 @@ from transformers import GenerationConfig
 from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.search_result import SearchResult
+    from llmsearch_optuna.analysis.view import StudyView
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
-def save_generation_config(result: SearchResult, folder: str | Path) -> Path:
+def save_generation_config(result: StudyView, folder: str | Path) -> Path:
     """Write `generation_config.json` and `evidence.json` into a folder; returns the path of the first.
 
     The configuration holds what plain ``model.generate(**inputs)`` applies. The rest (stop strings, which need the
@@ -35,7 +35,7 @@ def save_generation_config(result: SearchResult, folder: str | Path) -> Path:
     return target / "generation_config.json"
 
 
-def _evidence(result: SearchResult, params: GenerationParams) -> dict[str, Any]:
+def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:
     verdict = result.verdict
     elsewhere = {name: value for name, value in params.canonical.items() if name in OWN_NAMES + SERVER_NAMES}
     return {

@@ -18,7 +18,7 @@ from llmsearch_optuna.storage.trials import score_of, tokens_of
 from llmsearch_optuna.types import Direction
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.search_result import SearchResult
+    from llmsearch_optuna.analysis.view import StudyView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class FrontPoint:
     verdict: Verdict | None = None
 
 
-def front_of(result: SearchResult) -> list[FrontPoint]:
+def front_of(result: StudyView) -> list[FrontPoint]:
     """The front of a result, fewest tokens first.
 
     Raises:

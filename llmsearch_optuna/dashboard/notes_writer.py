@@ -18,13 +18,13 @@ from typing import Any
 import optuna
 
 from llmsearch_optuna import progress
+from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
-from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import score_of
 
@@ -70,7 +70,7 @@ def describe_study(study: optuna.Study, data: ReportData) -> None:
             optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=f"llmsearch-{name}")
 
 
-def describe_all(result: SearchResult) -> None:
+def describe_all(result: StudyView) -> None:
     """Describe a study that exists, and those of its trials that ended where the dashboard was not installed."""
     if not is_installed():
         return
@@ -133,7 +133,7 @@ class StudyPageCallback:
         result: Makes the result of the study as it is now.
     """
 
-    result: Callable[[], SearchResult]
+    result: Callable[[], StudyView]
     _due: float = field(default=0.0)
 
     def on(self, event: progress.Event) -> None:

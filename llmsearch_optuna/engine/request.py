@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.types import Chat
-
-FinishReason = Literal["eos", "stop", "length"]
+from llmsearch_optuna.types import FinishReason as FinishReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ class TrialRun:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         values = self.rows.objectives.values(end.value, records) if end.state == "complete" else None
         with self._ours():
-            save_rows(self.opened, self._trial, records, self.rows)
+            save_rows(self.opened, self._trial, records, self.rows.task, replicates=self.rows.replicates)
             self.callback.on(
                 progress.TrialEnding(
                     number=self.job.number, state=end.state, value=end.value, reason=end.reason, rows_done=counted

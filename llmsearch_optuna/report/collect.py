@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from llmsearch_optuna.analysis.pareto import front_of
 from llmsearch_optuna.fingerprint.diff import digest
 from llmsearch_optuna.optimize.objectives import tokens_a_row
 from llmsearch_optuna.optimize.throughput import engine_work
@@ -28,7 +29,7 @@ from llmsearch_optuna.storage.trials import rows_counted, score_of
 from llmsearch_optuna.types import Direction
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.search_result import SearchResult
+    from llmsearch_optuna.analysis.view import StudyView
     from llmsearch_optuna.stats.verdict import Verdict
     from llmsearch_optuna.storage.study import OpenedStudy
 
@@ -38,7 +39,7 @@ _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSt
 _MIN_TRIALS_FOR_IMPORTANCE = 8
 
 
-def collect(result: SearchResult) -> ReportData:
+def collect(result: StudyView) -> ReportData:
     """Return everything that a report on this result shows."""
     settings = result.settings
     metric = str(settings.get("metric", "score"))
@@ -70,14 +71,14 @@ def collect(result: SearchResult) -> ReportData:
         importances=_importances(finished, result.direction),
         failures=result.failures,
         costs=_costs(engine_work(result.study.user_attrs), trials),
-        front=tuple(p.trial for p in result.front) if len(result.study.directions) > 1 else (),
+        front=tuple(p.trial for p in front_of(result)) if len(result.study.directions) > 1 else (),
         first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),
         **_reproduction(result.opened),
     )
 
 
-def rescored(result: SearchResult, metric: Any) -> Rescored:
+def rescored(result: StudyView, metric: Any) -> Rescored:
     """Return what another metric says of the stored completions; nothing is decoded.
 
     Raises:
@@ -131,7 +132,7 @@ def _holdout(verdict: Verdict | None) -> Holdout | None:
     )
 
 
-def _sentence(result: SearchResult, best: FrozenTrial | None, metric: str) -> str:
+def _sentence(result: StudyView, best: FrozenTrial | None, metric: str) -> str:
     if best is None:
         return "No trial is complete yet."
     if result.verdict is not None:
@@ -216,7 +217,7 @@ def _costs(engine: Mapping[str, Any], trials: Sequence[TrialPoint]) -> tuple[tup
     return tuple(lines)
 
 
-def _examples(result: SearchResult, best: FrozenTrial | None) -> dict[str, Any]:
+def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
     """Rows that both the baseline (trial 0) and the best trial have: of the holdout when it was decoded."""
     if best is None or best.number == 0:
         return {}

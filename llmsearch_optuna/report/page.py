@@ -22,7 +22,7 @@ from llmsearch_optuna.report.html_text import clip_tail, marked_words, safe
 from llmsearch_optuna.report.style import CSS, SCRIPT
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.search_result import SearchResult
+    from llmsearch_optuna.analysis.view import StudyView
 
 MAX_EXAMPLES = 200
 PROMPT_TAIL = 1200
@@ -362,7 +362,7 @@ def _one_line(params: Mapping[str, Any]) -> str:
     return ", ".join(items)
 
 
-def write_report(result: SearchResult, path: str | Path, others: Sequence[Rescored] = ()) -> Path:
+def write_report(result: StudyView, path: str | Path, others: Sequence[Rescored] = ()) -> Path:
     """Write the page of a result and return its path.
 
     Args:

@@ -19,18 +19,20 @@ from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from llmsearch_optuna.storage.records import RowRecord
 
 if TYPE_CHECKING:
-    from llmsearch_optuna.optimize.evaluation import SearchRows
     from llmsearch_optuna.storage.study import OpenedStudy
+    from llmsearch_optuna.task.task import PreparedTask
 
 _PROMPT_SHOWN = 300
 
 
-def save_rows(opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRecord], rows: SearchRows) -> None:
+def save_rows(
+    opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRecord], task: PreparedTask, *, replicates: int
+) -> None:
     """Write the rows of a trial; a trial without rows gets no artifact."""
     if not records:
         return
     name = f"trial-{trial.number:04d}.jsonl"
-    text = "".join(_line(record, rows) for record in records)
+    text = "".join(_line(record, task, replicates) for record in records)
     opened.artifacts_folder.mkdir(parents=True, exist_ok=True)
     for known in get_all_artifact_meta(trial, storage=opened.rdb):
         if known.filename == name:
@@ -48,18 +50,18 @@ def save_rows(opened: OpenedStudy, trial: optuna.Trial, records: Sequence[RowRec
         )
 
 
-def _line(record: RowRecord, rows: SearchRows) -> str:
-    prompt = rows.task.prompts[record.row]
+def _line(record: RowRecord, task: PreparedTask, replicates: int) -> str:
+    prompt = task.prompts[record.row]
     shown: dict[str, Any] = {
         "row": record.row,
         "score": record.score,
         "completion": record.text,
-        "reference": rows.task.references[record.row],
+        "reference": task.references[record.row],
         "finish_reason": record.finish_reason,
         "tokens": len(record.token_ids),
         "prompt": prompt if len(prompt) <= _PROMPT_SHOWN else f"…{prompt[-_PROMPT_SHOWN:]}",
     }
-    if rows.replicates > 1:
+    if replicates > 1:
         shown["replicate"] = record.replicate
     if record.error is not None:
         shown["error"] = record.error

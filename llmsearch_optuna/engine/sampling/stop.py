@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
-from llmsearch_optuna.engine.request import FinishReason
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_value
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.types import FinishReason
 
 MARGIN_TOKENS = 8
 """Tokens before a possible match that are decoded with it, since decoders treat the start of a text differently."""
