@@ -20,8 +20,13 @@ from llmsearch_optuna.fingerprint.functions import callable_name, describe_calla
 from llmsearch_optuna.metrics import text_scores as text_scores
 from llmsearch_optuna.metrics.adapters import ScoreFunction, adapted, computing
 from llmsearch_optuna.metrics.checks import bad_places, count_of, is_number, listed, score_problem, short
+from llmsearch_optuna.metrics.references import plain_reference, problems_of, reference_texts
+from llmsearch_optuna.types import Direction
 
 _log = logging.getLogger("llmsearch_optuna.metrics.metric")
+
+TRIED_REFERENCES = 64
+"""So many references of a built-in metric are scored against themselves before a study."""
 
 
 class MetricError(DecodingError):
@@ -47,6 +52,8 @@ class Metric:
         per_row: True for one score a row, False for a corpus metric, None for a function that was not tried yet
             (``check`` settles it).
         description: JSON-able, stable: how the metric counts in a study's fingerprint.
+        check_text: Raises ValueError for the text of a reference that it cannot use; None for a user's function, of
+            whose references nothing is known.
     """
 
     name: str
@@ -54,6 +61,12 @@ class Metric:
     bounds: tuple[float, float] | None = None
     per_row: bool | None = None
     description: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    check_text: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it compares texts, and therefore knows what a reference must be."""
+        return self.check_text is not None
 
     @staticmethod
     def of(
@@ -94,14 +107,27 @@ class Metric:
         described = {**self.description, "postprocess": describe_callable(postprocess)}
         return replace(self, function=function, description=described)
 
-    def check(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> Metric:
+    def check(
+        self,
+        references: Sequence[Any],
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        direction: Direction | None = "maximize",
+    ) -> Metric:
         """Try the metric on the first two rows, with the references as predictions, and return it with its form known.
 
+        Args:
+            references: What it is to compare with, one a row; those of a built-in metric are all looked at.
+            rows: The rows themselves.
+            direction: Whether a higher score is better; None where nobody said.
+
         Raises:
-            InputError: It raised, returned a wrong number of scores, or something that is no finite number.
+            InputError: It raised, returned a wrong number of scores, or something that is no finite number; it cannot
+                use the references of some rows; or a lower score seems to be better, and nobody said so.
         """
         if not references:
             raise InputError(f"metric {self.name!r} has no rows to be tried on; give at least one row")
+        self._check_references(references)
         tried = [references[0], references[min(1, len(references) - 1)]]
         tried_rows = [rows[0], rows[min(1, len(rows) - 1)]]
         predictions = [_as_prediction(reference) for reference in tried]
@@ -122,8 +148,70 @@ class Metric:
                 f"metric {self.name!r} cannot be used: on the first two rows it {problem}. "
                 "It must return a list with one finite number a row, or one finite number for all rows."
             )
-        checked._warn_on_empty_text(tried, tried_rows)
+        of_empty = checked._try_empty_text(tried, tried_rows)
+        if direction is None and of_empty is not None and any(reference is not None for reference in tried):
+            checked._refuse_to_guess(_mean(answer), of_empty)
+        checked._warn_of_lost_scripts(references, rows)
         return checked
+
+    def _check_references(self, references: Sequence[Any]) -> None:
+        if self.check_text is None:
+            return
+        problems = problems_of(references, self.check_text)
+        if len(problems) == len(references) and len(set(problems.values())) == 1:
+            raise InputError(f"metric {self.name!r} cannot use the references: {next(iter(problems.values()))}")
+        if problems:
+            places = list(problems)
+            shown = "; ".join(f"row {place}: {problems[place]}" for place in places[:4])
+            others = f"; and row {', '.join(map(str, places[4:24]))}" if len(places) > 4 else ""
+            more = f" and {len(places) - 24} more" if len(places) > 24 else ""
+            raise InputError(
+                f"metric {self.name!r} cannot use the references of {len(places)} of {len(references)} rows: "
+                f"{shown}{others}{more}. Leave these rows out, or let a function mend them (reference=lambda row: ...)."
+            )
+
+    def _refuse_to_guess(self, of_references: float, of_empty: float) -> None:
+        if of_references < of_empty:
+            raise InputError(
+                f"metric {self.name!r} gives the references themselves {of_references:g} and empty texts {of_empty:g}, "
+                "so a lower score seems to be better: say direction='minimize', or direction='maximize' if it is not"
+            )
+
+    def _warn_of_lost_scripts(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Say where a built-in metric reads so little of the references that no text can score."""
+        if not self.is_built_in:
+            return
+        step = max(1, len(references) // TRIED_REFERENCES)
+        places = list(range(0, len(references), step))[:TRIED_REFERENCES]
+        keeps_latin_only = f"{self.name}_multilingual" in BUILT_IN
+        if keeps_latin_only:
+            lost = [p for p in places if not any(map(text_scores.is_latin, reference_texts(references[p])))]
+            reason, other = "keeps the letters a-z and digits only", f"{self.name}_multilingual"
+        elif self.per_row is False:
+            score = self._own_score([references[p] for p in places], [rows[p] for p in places])
+            lost = places if score == 0.0 else []
+            reason, other = "counts four words in a row, told apart by spaces", "chrf"
+        else:
+            lost = [p for p in places if self._own_score([references[p]], [rows[p]]) == 0.0]
+            reason, other = "finds no words in them", "sentence_chrf"
+        if lost:
+            _log.warning(
+                "metric %r cannot read %d of %d references (row %s): it %s, so that not even the reference itself "
+                "would score as it should; use %s",
+                self.name,
+                len(lost),
+                len(places),
+                ", ".join(map(str, lost[:8])) + (", …" if len(lost) > 8 else ""),
+                reason,
+                other,
+            )
+
+    def _own_score(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+        """The score of references against themselves; None where a postprocess takes no such text."""
+        try:
+            return _mean(self.function([_as_prediction(reference) for reference in references], references, rows))
+        except FOREIGN_ERRORS:
+            return None
 
     def score_rows(
         self,
@@ -231,17 +319,26 @@ class Metric:
         shown = f" (its prediction: {short(predictions[places[0]])})" if len(named) == 1 else ""
         return MetricError(f"metric {self.name!r} {problem} on {where}{more}{shown}", named)
 
-    def _warn_on_empty_text(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    def _try_empty_text(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+        """The mean score of empty texts; None, and a warning, where there is none."""
         try:
-            problem = self._problem(self.function(["", ""], references, rows), 2)
+            answer = self.function(["", ""], references, rows)
+            problem = self._problem(answer, 2)
         except FOREIGN_ERRORS as error:
-            problem = f"raises {describe_error(error)}"
-        if problem:
-            _log.warning(
-                "metric %r %s when predictions are empty; a trial whose model answers nothing will fail on such rows",
-                self.name,
-                problem,
-            )
+            answer, problem = None, f"raises {describe_error(error)}"
+        if problem is None:
+            return _mean(answer)
+        _log.warning(
+            "metric %r %s when predictions are empty; a trial whose model answers nothing will fail on such rows",
+            self.name,
+            problem,
+        )
+        return None
+
+
+def _mean(answer: Any) -> float:
+    scores = [float(answer)] if is_number(answer) else [float(score) for score in listed(answer)]
+    return math.fsum(scores) / len(scores)
 
 
 def _processed(postprocess: Callable[[str], str], text: str) -> str:
@@ -254,54 +351,91 @@ def _processed(postprocess: Callable[[str], str], text: str) -> str:
     return processed
 
 
-def _by_row(name: str, score: Callable[[str, str], float], upper: float, **options: Any) -> Metric:
+def _any_text(_: str) -> None:
+    """Most metrics can use any text."""
+
+
+def _by_row(
+    name: str,
+    score: Callable[[str, str], float],
+    upper: float,
+    *,
+    check_text: Callable[[str], None] = _any_text,
+    **options: Any,
+) -> Metric:
     """Make a built-in metric by row; where a row has several references the best counts."""
 
     def function(predictions: Sequence[str], references: Sequence[Any], rows: object) -> list[float]:
         return [
-            max(score(prediction, text) for text in _reference_texts(reference))
+            max(score(prediction, text) for text in reference_texts(reference))
             for prediction, reference in zip(predictions, references, strict=True)
         ]
 
-    return _built_in(name, function, upper, per_row=True, **options)
+    return _built_in(name, function, upper, per_row=True, check_text=check_text, **options)
 
 
-def _built_in(name: str, function: ScoreFunction, upper: float, *, per_row: bool, **options: Any) -> Metric:
-    description = {"built_in": name, **options}
-    return Metric(name=name, function=function, bounds=(0.0, upper), per_row=per_row, description=description)
+def _built_in(
+    name: str,
+    function: ScoreFunction,
+    upper: float,
+    *,
+    per_row: bool,
+    check_text: Callable[[str], None] = _any_text,
+    **options: Any,
+) -> Metric:
+    return Metric(
+        name=name,
+        function=function,
+        bounds=(0.0, upper),
+        per_row=per_row,
+        description={"built_in": name, **options},
+        check_text=check_text,
+    )
 
 
-def rouge(kind: str, *, use_stemmer: bool = True) -> Metric:
-    """Return ``rouge1``, ``rouge2`` or ``rougeL`` by row, with or without stemming (the built-in names stem)."""
+def rouge(kind: str, *, use_stemmer: bool = True, multilingual: bool = False) -> Metric:
+    """Return ``rouge1``, ``rouge2`` or ``rougeL`` by row.
+
+    Args:
+        kind: Which of the three.
+        use_stemmer: Stem English words (the built-in names do).
+        multilingual: Split texts into the words of any script, instead of keeping the letters a-z only; nothing is
+            stemmed then (``rouge1_multilingual`` and so on).
+    """
     if kind not in ("rouge1", "rouge2", "rougeL"):
         raise InputError(f"unknown ROUGE {kind!r}; give rouge1, rouge2 or rougeL")
 
     def score(prediction: str, reference: str) -> float:
-        return text_scores.rouge(kind, use_stemmer=use_stemmer)(prediction, reference)
+        return text_scores.rouge(kind, use_stemmer=use_stemmer, multilingual=multilingual)(prediction, reference)
 
+    if multilingual:
+        return _by_row(f"{kind}_multilingual", score, 1.0)
     return _by_row(kind, score, 1.0, use_stemmer=use_stemmer)
 
 
 def _last_number() -> Metric:
-    def score(prediction: str, reference: str) -> float:
+    def check_text(reference: str) -> None:
         if text_scores.find_last_number(reference) is None:
             raise ValueError(f"the reference {short(reference)} has no number")
+
+    def score(prediction: str, reference: str) -> float:
+        check_text(reference)
         return text_scores.last_number(prediction, reference)
 
-    return _by_row("last_number", score, 1.0)
+    return _by_row("last_number", score, 1.0, check_text=check_text)
 
 
 def _sentence(name: str, score: Callable[[str, Sequence[str]], float]) -> Metric:
     def function(predictions: Sequence[str], references: Sequence[Any], rows: object) -> list[float]:
         pairs = zip(predictions, references, strict=True)
-        return [score(prediction, _reference_texts(reference)) for prediction, reference in pairs]
+        return [score(prediction, reference_texts(reference)) for prediction, reference in pairs]
 
     return _built_in(name, function, 100.0, per_row=True)
 
 
 def _corpus(name: str, score: Callable[[Sequence[str], Sequence[Sequence[str]]], float]) -> Metric:
     def function(predictions: Sequence[str], references: Sequence[Any], rows: object) -> float:
-        return score(predictions, [_reference_texts(reference) for reference in references])
+        return score(predictions, [reference_texts(reference) for reference in references])
 
     return _built_in(name, function, 100.0, per_row=False)
 
@@ -313,6 +447,9 @@ BUILT_IN: Mapping[str, Metric] = MappingProxyType(
             rouge("rouge1"),
             rouge("rouge2"),
             rouge("rougeL"),
+            rouge("rouge1", multilingual=True),
+            rouge("rouge2", multilingual=True),
+            rouge("rougeL", multilingual=True),
             _corpus("bleu", text_scores.corpus_bleu),
             _corpus("chrf", text_scores.corpus_chrf),
             _sentence("sentence_bleu", text_scores.sentence_bleu),
@@ -382,25 +519,11 @@ def _from_compute(module: Any, name: str | None, per_row: bool | None, key: str 
     )
 
 
-def _reference_texts(reference: Any) -> list[str]:
-    if isinstance(reference, Mapping):
-        raise TypeError(
-            f"this built-in metric compares with one text, but the reference has the columns {', '.join(reference)}; "
-            "name one column, let a function pick the text (reference=lambda row: ...), or give a function as metric"
-        )
-    if reference is None:
-        raise TypeError("there is no reference to compare with; give reference= (a column or a function of the row)")
-    if isinstance(reference, list | tuple):
-        if not reference:
-            raise ValueError("the list of references is empty")
-        return [str(text) for text in reference]
-    return [str(reference)]
-
-
 def _as_prediction(reference: Any) -> str:
+    reference = plain_reference(reference)
     if isinstance(reference, Mapping):
         return " ".join(str(value) for value in reference.values())
-    if isinstance(reference, list | tuple) and reference:
+    if isinstance(reference, list) and reference:
         return str(reference[0])
     return "a text" if reference is None else str(reference)
 

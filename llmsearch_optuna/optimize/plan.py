@@ -25,6 +25,7 @@ from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, 
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.task.prompts import chat_markers
 from llmsearch_optuna.task.split import assign_folds, split_rows
 from llmsearch_optuna.task.task import PreparedTask, Task
 
@@ -111,6 +112,8 @@ def make_plan(
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
     task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
+    if warning := endless_warning(task, served.tokenizer, first):
+        logger.warning("%s", warning)
     order, held_out = split_rows(task.distinct, options["holdout"], seed)
     rows = SearchRows(
         task=task,
@@ -123,6 +126,28 @@ def make_plan(
     if options["holdout"] and not held_out:
         logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
     return Plan(task, rows, held_out, first, None if greedy == first else greedy)
+
+
+def endless_warning(task: PreparedTask, tokenizer: Any, params: GenerationParams) -> str | None:
+    """Return what is said where no answer can end by itself; None where answers can.
+
+    Args:
+        task: Its prompts may be wrapped in the chat template.
+        tokenizer: Has the template.
+        params: How the baseline decodes.
+    """
+    markers = None if all(task.add_special_tokens) else chat_markers(tokenizer)
+    if markers is None or markers.last is None or markers.last in params.stop:
+        return None
+    token = tokenizer.convert_tokens_to_ids(markers.last)
+    known = list(params.eos_token_ids)
+    if token is None or token in known or [token] in [list(ids) for ids in params.stop_token_sequences]:
+        return None
+    return (
+        f"the chat template ends an answer with {markers.last!r}, which is token {token} and not among the baseline's "
+        f"eos_token_id ({', '.join(map(str, known)) or 'none'}): no answer ends by itself, and every row may run to "
+        f"max_new_tokens. Add it to baseline and space: eos_token_id={[*known, token]}"
+    )
 
 
 def readable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -266,6 +266,8 @@ class TrialRun:
         }
         if (on_gpus := gpu_bytes()) is not None:
             found["gpu_memory"] = f"{on_gpus / 1e9:.2f} GB"
+        if records:
+            found["cut_by_length"] = f"{sum(r.finish_reason == 'length' for r in records) / len(records):.0%}"
         if end.reason is not None:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
         if self._folds and end.state == "complete":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
+from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import callable_name
 from llmsearch_optuna.task.dataset import missing_column
 from llmsearch_optuna.types import Chat
@@ -28,11 +28,97 @@ class ReadyPrompt:
         text: What is tokenized.
         from_chat_template: Whether its special tokens are in the text already: tokenize it without adding any.
         chat: The messages, where whatever decodes applies a chat template of its own; the text is then for people.
+        was_in_chat_format: Whether it was left as it is, since it begins as the chat template's own texts do.
+        holds_special_tokens: Whether the text that was wrapped has special tokens that the chat template writes.
     """
 
     text: str
     from_chat_template: bool
     chat: Chat | None = None
+    was_in_chat_format: bool = False
+    holds_special_tokens: bool = False
+
+
+@dataclass(frozen=True)
+class ChatMarkers:
+    """What a chat template writes around texts.
+
+    Attributes:
+        beginnings: How a conversation begins, with and without the token that begins every text.
+        tokens: Special tokens anywhere in a conversation.
+        first: The token that begins every text, where the template writes it; else empty.
+        last: The special token that ends an answer; None where there is none.
+    """
+
+    beginnings: tuple[str, ...]
+    tokens: tuple[str, ...]
+    first: str = ""
+    last: str | None = None
+
+    def begin(self, text: str) -> bool:
+        """Whether a text begins as a conversation does."""
+        return bool(self.beginnings) and text.lstrip().startswith(self.beginnings)
+
+    def occur_in(self, content: str | list[Message]) -> bool:
+        """Whether a text, or a text of messages, has a special token of the template."""
+        texts = [content] if isinstance(content, str) else [str(message.get("content")) for message in content]
+        return any(token in text for text in texts for token in self.tokens)
+
+
+_PROBE = "\N{PILCROW SIGN}text\N{PILCROW SIGN}"
+
+
+def chat_markers(tokenizer: Any) -> ChatMarkers | None:
+    """Return what the tokenizer's chat template writes around a user's text; None where it has no template."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        text = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True
+            )
+        )
+    except FOREIGN_ERRORS:  # a template that wants other roles, or variables
+        return None
+    head = text.partition(_PROBE)[0] if _PROBE in text else ""
+    special = {str(token) for token in getattr(tokenizer, "all_special_tokens", ()) if token}
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special |= {str(token) for token in added.values() if getattr(token, "special", False)}
+    first = str(getattr(tokenizer, "bos_token", None) or "")
+    # A system message that the template writes by itself stands before the user's: its beginning is enough.
+    openings = {head.strip(), head.strip().removeprefix(first).strip()}
+    openings |= {opening[: _end_of_marker(opening, special)] for opening in openings}
+    return ChatMarkers(
+        beginnings=tuple(sorted(opening for opening in openings if opening and opening != first)),
+        tokens=tuple(sorted(token for token in special if token in text and token != first)),
+        first=first if first and head.startswith(first) else "",
+        last=_end_of_answer(tokenizer, special),
+    )
+
+
+def _end_of_answer(tokenizer: Any, special: set[str]) -> str | None:
+    messages = [{"role": "user", "content": "text"}, {"role": "assistant", "content": _PROBE}]
+    try:
+        tail = str(tokenizer.apply_chat_template(messages, tokenize=False)).partition(_PROBE)[2]
+    except FOREIGN_ERRORS:
+        return None
+    found = {tail.find(token): token for token in special if token in tail}
+    return found[min(found)] if found else None
+
+
+def _end_of_marker(opening: str, special: set[str]) -> int:
+    """Where the special token ends that a text begins with; its whole length where it begins with none."""
+    return max((len(token) for token in special if opening.startswith(token)), default=len(opening))
+
+
+def check_chat_template(chat_template: Any) -> None:
+    """Raise InputError unless this says whether prompts are wrapped, or with which variables."""
+    if chat_template is None or isinstance(chat_template, bool | Mapping):
+        return
+    raise InputError(
+        f"chat_template={short(chat_template, 80)} must be True, False, or a dict of variables for the tokenizer's "
+        "chat template; another template goes in as {'chat_template': '...'}, which takes a template's text or its name"
+    )
 
 
 class Prompter(Protocol):
@@ -82,9 +168,17 @@ def ready(
     tokenizer: Any,
     *,
     system: str | None,
-    chat_template: bool | Mapping[str, Any],
+    chat_template: bool | Mapping[str, Any] | None,
+    markers: ChatMarkers | None = None,
 ) -> ReadyPrompt:
     """Wrap a prompter's content in the tokenizer's chat template, where there is one and it is wanted.
+
+    Args:
+        content: What the prompter made of a row.
+        tokenizer: Has the template.
+        system: A system message before it.
+        chat_template: Whether to wrap, or variables for the template; None wraps what is not in the chat's format yet.
+        markers: What the template itself writes.
 
     Raises:
         InputError: Messages without a chat template, or a chat template that refuses them.
@@ -92,10 +186,15 @@ def ready(
     if isinstance(content, ReadyPrompt):
         return content
     if chat_template is not False and getattr(tokenizer, "chat_template", None):
+        says_nothing = chat_template is None and system is None
+        if says_nothing and markers is not None and isinstance(content, str) and markers.begin(content):
+            has_first = content.startswith(markers.first)  # else tokenizing adds it
+            return ReadyPrompt(content, from_chat_template=has_first, was_in_chat_format=True)
         messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
-        return ReadyPrompt(_wrapped(messages, tokenizer, chat_template), from_chat_template=True)
+        holds = markers is not None and markers.occur_in(content)
+        return ReadyPrompt(_wrapped(messages, tokenizer, chat_template), True, holds_special_tokens=holds)
     if isinstance(content, list):
         reason = "chat_template=False turns it off" if chat_template is False else "this tokenizer has none"
         reason = "there is no tokenizer" if tokenizer is None else reason
@@ -104,7 +203,7 @@ def ready(
 
 
 def as_messages(
-    content: str | list[Message] | ReadyPrompt, *, system: str | None, chat_template: bool | Mapping[str, Any]
+    content: str | list[Message] | ReadyPrompt, *, system: str | None, chat_template: bool | Mapping[str, Any] | None
 ) -> ReadyPrompt:
     """Keep a prompter's content as messages, for what applies its model's chat template itself.
 
@@ -132,8 +231,9 @@ def depends_on_the_date(tokenizer: Any) -> bool:
     return "strftime_now" in str(getattr(tokenizer, "chat_template", None) or "")
 
 
-def _wrapped(messages: list[Message], tokenizer: Any, chat_template: bool | Mapping[str, Any]) -> str:
+def _wrapped(messages: list[Message], tokenizer: Any, chat_template: bool | Mapping[str, Any] | None) -> str:
     extra = dict(chat_template) if isinstance(chat_template, Mapping) else {}
+    _check_template_name(extra.get("chat_template"), tokenizer)
     continued = messages[-1]["role"] == "assistant"  # the model goes on with an answer that was begun for it
     try:
         text = tokenizer.apply_chat_template(
@@ -148,6 +248,14 @@ def _wrapped(messages: list[Message], tokenizer: Any, chat_template: bool | Mapp
             f"the tokenizer's chat template refuses the messages ({', '.join(m['role'] for m in messages)}): {problem}"
         ) from problem
     return str(text)
+
+
+def _check_template_name(template: Any, tokenizer: Any) -> None:
+    """Raise InputError for a name that the tokenizer has no template of; it would be taken for a template's text."""
+    named = tokenizer.chat_template if isinstance(tokenizer.chat_template, Mapping) else {}
+    if isinstance(template, str) and "{" not in template and template not in named:
+        known = f"its templates are {', '.join(map(repr, named))}" if named else "it has one template without a name"
+        raise InputError(f"chat_template: this tokenizer has no template {short(template, 80)}; {known}")
 
 
 class _Template:

@@ -18,14 +18,18 @@ from typing import Any
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.metric import BUILT_IN, Metric
+from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.models.tokenization import Positions, check_encode_args
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
 from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
 from llmsearch_optuna.task.prompts import (
+    ChatMarkers,
     Prompter,
     ReadyPrompt,
     as_messages,
+    chat_markers,
+    check_chat_template,
     depends_on_the_date,
     make_prompter,
     ready,
@@ -132,11 +136,12 @@ class Task:
         reference: A column, several columns (the metric then gets a dict a row), or ``callable(row)``. None: the
             column ``reference`` where there is one, else no references.
         metric: A built-in name, a function, or an ``evaluate`` module; see ``Metric.of``.
-        direction: Whether a higher score is better (``"maximize"``) or a lower one.
+        direction: Whether a higher score is better (``"maximize"``, the default) or a lower one (``"minimize"``).
         postprocess: ``callable(text)`` applied to every completion before it is scored.
         system: A system message before the prompt (without a chat template: a first paragraph).
         chat_template: Wrap prompts in the tokenizer's chat template where it has one. A dict is passed to the
-            template as its variables, such as ``{"enable_thinking": False}``.
+            template as its variables, such as ``{"enable_thinking": False}``. By default prompts are wrapped, but for
+            those that are in the chat's format already.
         name: For the study's name; the data's own name otherwise.
         max_prompt_tokens: Cut rows whose prompt is longer: the longest text among their columns loses its
             beginning. A number between 0 and 1 is that quantile of the prompts' lengths. Default: nothing is cut.
@@ -152,10 +157,10 @@ class Task:
     prompt: Any = None
     reference: Any = None
     metric: Any = None
-    direction: Direction = "maximize"
+    direction: Direction | None = None
     postprocess: Callable[[str], str] | None = None
     system: str | None = None
-    chat_template: bool | Mapping[str, Any] = True
+    chat_template: bool | Mapping[str, Any] | None = None
     name: str | None = None
     max_prompt_tokens: float | None = None
     tokenizer_encode_args: Mapping[str, Any] | None = None
@@ -164,10 +169,11 @@ class Task:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.direction not in ("maximize", "minimize"):
+        if self.direction not in ("maximize", "minimize", None):
             raise InputError(f"direction={self.direction!r} must be 'maximize' or 'minimize'")
         if self.postprocess is not None and not callable(self.postprocess):
             raise InputError(f"postprocess={self.postprocess!r} must be a function from text to text")
+        check_chat_template(self.chat_template)
         check_limit(self.max_prompt_tokens)
         check_encode_args(self.tokenizer_encode_args or {})
 
@@ -210,15 +216,17 @@ class Task:
         columns = list(rows[0])
         metric = self._metric()
         references = tuple(references_of(self.reference, rows, columns))
+        if metric.is_built_in:
+            references = tuple(map(plain_reference, references))
         prompter = make_prompter(self.prompt, columns)
-        if self.chat_template is True and depends_on_the_date(tokenizer):
+        if self.chat_template in (True, None) and depends_on_the_date(tokenizer):
             _log.warning(
                 "this tokenizer's chat template may write today's date into every prompt, and a study cannot go on "
                 "with other prompts tomorrow; fix it with chat_template={'date_string': '26 Jul 2024'}"
             )
         prompts, cut = self._prompts(prompter, rows, tokenizer, takes_messages)
         texts = [prompt.text for prompt in prompts]
-        checked = metric.check(references, rows)
+        checked = metric.check(references, rows, direction=self.direction)
         return PreparedTask(
             name=self.study_part,
             prompts=tuple(texts),
@@ -226,7 +234,7 @@ class Task:
             references=references,
             rows=rows,
             metric=checked,
-            direction=self.direction,
+            direction=self.direction or "maximize",
             occurrences=_occurrences(texts),
             distinct=_distinct(texts),
             cut_rows=cut,
@@ -288,29 +296,62 @@ class Task:
             raise InputError("max_prompt_tokens counts tokens, and there is no tokenizer; give tokenizer=")
         if tokenizer is None and self.tokenizer_encode_args:
             raise InputError("tokenizer_encode_args are for a tokenizer, and there is none; give tokenizer=")
+        markers = chat_markers(tokenizer)
         prompts = []
         for number, row in enumerate(rows):
             with _naming_row(number):
-                prompts.append(self._prompt(prompter, row, tokenizer, takes_messages))
+                prompts.append(self._prompt(prompter, row, tokenizer, takes_messages, markers))
+        self._warn_of_chat_format(prompts)
         if tokenizer is None:
             return prompts, ()
-        cut = self._cut(prompts, prompter, rows, tokenizer)
+        cut = self._cut(prompts, prompter, rows, tokenizer, markers)
         return prompts, tuple(sorted(cut | self._truncated(prompts, tokenizer)))
+
+    def _warn_of_chat_format(self, prompts: Sequence[ReadyPrompt]) -> None:
+        """Say where prompts hold what the chat template itself writes."""
+        wrapped_before = [n for n, prompt in enumerate(prompts) if prompt.was_in_chat_format]
+        if wrapped_before:
+            _log.warning(
+                "%s in the chat's format already, and not wrapped in the chat template once more; chat_template=True "
+                "wraps them, chat_template=False says that none is to be wrapped",
+                _some_prompts(wrapped_before, len(prompts), "is", "are"),
+            )
+        holding = [n for n, prompt in enumerate(prompts) if prompt.holds_special_tokens]
+        if holding:
+            _log.warning(
+                "%s special tokens of the chat template in the text that it wraps, which the model takes for the "
+                "chat's own; clean the columns, or say chat_template=False where prompts are ready",
+                _some_prompts(holding, len(prompts), "has", "have"),
+            )
 
     def _counter(self, tokenizer: Any) -> TokenCounter:
         return TokenCounter(tokenizer, check_encode_args(self.tokenizer_encode_args or {}))
 
-    def _prompt(self, prompter: Prompter, row: Row, tokenizer: Any, takes_messages: bool = False) -> ReadyPrompt:
+    def _prompt(
+        self,
+        prompter: Prompter,
+        row: Row,
+        tokenizer: Any,
+        takes_messages: bool = False,
+        markers: ChatMarkers | None = None,
+    ) -> ReadyPrompt:
         content = prompter.content(row, tokenizer)
         if takes_messages and tokenizer is None:
             made = as_messages(content, system=self.system, chat_template=self.chat_template)
         else:
-            made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template)
+            made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template, markers=markers)
         if not made.text:
             raise InputError("its prompt is an empty text")
         return made
 
-    def _cut(self, prompts: list[ReadyPrompt], prompter: Prompter, rows: Sequence[Row], tokenizer: Any) -> set[int]:
+    def _cut(
+        self,
+        prompts: list[ReadyPrompt],
+        prompter: Prompter,
+        rows: Sequence[Row],
+        tokenizer: Any,
+        markers: ChatMarkers | None,
+    ) -> set[int]:
         """Shorten what is longer than max_prompt_tokens, in place; returns the numbers of these rows."""
         if self.max_prompt_tokens is None:
             return set()
@@ -323,7 +364,7 @@ class Task:
                 prompts[number] = cut_to_fit(
                     rows[number],
                     limit,
-                    make=lambda row: self._prompt(prompter, row, tokenizer),
+                    make=lambda row: self._prompt(prompter, row, tokenizer, markers=markers),
                     count=count.of,
                 )
         if cut:
@@ -371,9 +412,9 @@ class Task:
             "system": self.system,
             "chat_template": dict(self.chat_template)
             if isinstance(self.chat_template, Mapping)
-            else self.chat_template,
+            else self.chat_template is not False,
             "metric": {"name": metric.name, "bounds": metric.bounds and list(metric.bounds), **metric.description},
-            "direction": self.direction,
+            "direction": self.direction or "maximize",
         }
         if any(prompt.chat for prompt in prompts):
             described["messages"] = _hash([prompt.chat and prompt.chat.messages for prompt in prompts])
@@ -382,6 +423,12 @@ class Task:
         if "built_in" not in metric.description:  # a user's scorer may read any column
             described["columns"] = _hash(rows)
         return described
+
+
+def _some_prompts(numbers: Sequence[int], total: int, one: str, several: str) -> str:
+    """``3 of 9 prompts (row 0, 4, 5) are``."""
+    shown = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
+    return f"{len(numbers)} of {total} prompts (row {shown}) {one if len(numbers) == 1 else several}"
 
 
 @contextmanager
@@ -415,5 +462,7 @@ def _hash(values: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _textual(value: Any) -> str:
+def _textual(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return plain_reference(value)  # their own order differs from process to process
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -73,6 +73,67 @@ def test_a_chat_template_gets_the_variables_it_is_given(chat_tokenizer: PreTrain
     assert prepared.description != task().prepare(chat_tokenizer).description
 
 
+@pytest.mark.parametrize("given", ["chatml", "{{ messages }}", 1, 0, ["a"]])
+def test_what_is_no_switch_is_not_taken_for_one(given: Any) -> None:
+    with pytest.raises(InputError, match=r"chat_template=.* must be True, False, or a dict .* \{'chat_template'"):
+        task(chat_template=given)
+
+
+def test_another_template_is_given_by_its_text_or_its_name(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    given = {"chat_template": "{{ messages[0]['content'] }}!"}
+    assert task(chat_template=given).prepare(chat_tokenizer).prompts[0] == "Sum up: Anna: Hi {Ben}!!"
+    with pytest.raises(InputError, match="no template 'rag'; it has one template without a name"):
+        task(chat_template={"chat_template": "rag"}).prepare(chat_tokenizer)
+    chat_tokenizer.chat_template = {"default": CHAT, "rag": "{{ messages[0]['content'] }}?"}
+    assert task(chat_template={"chat_template": "rag"}).prepare(chat_tokenizer).prompts[0].endswith("}!?")
+    with pytest.raises(InputError, match="no template 'tool'; its templates are 'default', 'rag'"):
+        task(chat_template={"chat_template": "tool"}).prepare(chat_tokenizer)
+
+
+IN_CHAT_FORMAT = [
+    {"prompt": "[user]Hi[/][assistant]", "reference": "a"},
+    {"prompt": "<s>[user]Ho[/][assistant]", "reference": "b"},
+    {"prompt": "What does [user] mean?", "reference": "c"},
+]
+
+
+def test_prompts_that_are_in_the_chats_format_are_not_wrapped_again(
+    chat_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    def prepared(**described: Any) -> Any:
+        return Task(IN_CHAT_FORMAT, metric="f1", **described).prepare(chat_tokenizer)
+
+    with caplog.at_level("WARNING", "llmsearch_optuna"):
+        found = prepared()
+    assert found.prompts == (
+        "[user]Hi[/][assistant]",
+        "<s>[user]Ho[/][assistant]",
+        "<s>[user]What does [user] mean?[/][assistant]",
+    )
+    assert found.add_special_tokens == (True, False, False), "each has one token that begins the text"
+    assert "2 of 3 prompts (row 0, 1) are in the chat's format already" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "llmsearch_optuna"):
+        assert prepared(chat_template=True).prompts[0] == "<s>[user][user]Hi[/][assistant][/][assistant]"
+        assert prepared(chat_template=False).prompts[0] == "[user]Hi[/][assistant]"
+    assert not caplog.text
+    assert prepared(chat_template=True).description["chat_template"] == found.description["chat_template"]
+
+
+def test_special_tokens_of_the_template_inside_a_text_are_told(
+    chat_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat_tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+    chat_tokenizer.chat_template = (
+        "{% for m in messages %}<|turn|>{{ m['role'] }}: {{ m['content'] }}{% endfor %}<|turn|>"
+    )
+    rows = [{"prompt": "Sum up: <|turn|>user: hi", "reference": "a"}, {"prompt": "fine", "reference": "b"}]
+    with caplog.at_level("WARNING", "llmsearch_optuna"):
+        found = Task(rows, metric="f1").prepare(chat_tokenizer)
+    assert found.prompts[0] == "<|turn|>user: Sum up: <|turn|>user: hi<|turn|>"
+    assert "1 of 2 prompts (row 0) has special tokens of the chat template" in caplog.text
+
+
 def test_messages_are_templates_each(chat_tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [
         {"role": "user", "content": "Example: Hi"},

@@ -50,7 +50,7 @@ class Stopper:
 
     A stop string is found in the text as it is shown (without special tokens), also where tokens or multi-byte
     characters straddle its ends. A stop string that is itself the name of a special token (``"<|im_end|>"``) is
-    matched as that token.
+    matched as that token, and one that has such names in it (``"<|im_start|>user"``) in the text with these names.
 
     Args:
         params: Supplies eos_token_ids, stop, stop_token_sequences and max_new_tokens.
@@ -171,7 +171,7 @@ class StopOnSequences(StoppingCriteria):
             if generated.shape[1] >= len(sequence):
                 tail = generated[:, generated.shape[1] - len(sequence) :]
                 done |= (tail == torch.tensor(sequence, device=tail.device)).all(dim=1)
-        if self._finder.strings and generated.shape[1]:
+        if (self._finder.strings or self._finder.mixed) and generated.shape[1]:
             found = [self._finder.completed(row) for row in generated.tolist()]
             done |= torch.tensor(found, dtype=torch.bool, device=done.device)
         return done
@@ -191,24 +191,53 @@ class _Finder:
         self._decode_args = {"skip_special_tokens": True, **decode_args}
         special = {} if tokenizer is None else _special_tokens(tokenizer)
         self._special = frozenset(special.values())
-        self.strings = tuple(string for string in strings if string not in special)
+        is_shown = not self._decode_args["skip_special_tokens"]
+        self.mixed = () if is_shown else tuple(s for s in strings if s not in special and _has_any(s, special))
+        self._names = {token: name for name, token in special.items()}
+        self._in_mixed = frozenset(token for name, token in special.items() if any(name in s for s in self.mixed))
+        self.strings = tuple(string for string in strings if string not in special and string not in self.mixed)
         named = [(special[string],) for string in strings if string in special]
         self.sequences = tuple(dict.fromkeys([*(tuple(sequence) for sequence in sequences), *named]))
-        longest = max((len(string.encode()) for string in self.strings), default=0)
+        longest = max((len(string.encode()) for string in (*self.strings, *self.mixed)), default=0)
         self._window = longest + MARGIN_TOKENS  # a token that is shown has at least one byte
 
     def completed(self, token_ids: Sequence[int]) -> bool:
         """Whether a stop ends with the last token, given that none ended before."""
         if any(self._ends_with(token_ids, sequence) for sequence in self.sequences):
             return True
+        if self.mixed and self._mixed_match(token_ids, max(0, len(token_ids) - self._window)) is not None:
+            return True
         return bool(self.strings) and self._may_contain_stop(token_ids) and self._contains(self._decode(token_ids))
 
     def cut(self, token_ids: Sequence[int]) -> str:
         """The text before the stop."""
+        if self.mixed and (match := self._mixed_match(token_ids, 0)) is not None:
+            place, lead = match
+            text = self._decode(token_ids[:place])
+            return text.removesuffix(lead)
         matched = [len(sequence) for sequence in self.sequences if self._ends_with(token_ids, sequence)]
         text = self._decode(token_ids[: len(token_ids) - max(matched, default=0)])
         found = [place for place in (text.find(string) for string in self.strings) if place >= 0]
         return text[: min(found, default=len(text))]
+
+    def _mixed_match(self, token_ids: Sequence[int], start: int) -> tuple[int, str] | None:
+        """Where the first special token of a stop string with such tokens stands, and what the string has before it."""
+        if self._in_mixed.isdisjoint(token_ids[start:]):
+            return None
+        text, places, run = "", [], list[int]()
+        for place, token in enumerate(token_ids[start:], start):
+            if token not in self._special:
+                run.append(token)
+                continue
+            text, run = text + (self._decode(run) if run else ""), []
+            places.append((len(text), place))
+            text += self._names[token]
+        text += self._decode(run) if run else ""
+        found = [(text.find(string), string) for string in self.mixed if string in text]
+        for begin, string in sorted(found):
+            at, place = next((at, place) for at, place in places if at >= begin)
+            return place, string[: at - begin]
+        return None
 
     def _may_contain_stop(self, token_ids: Sequence[int]) -> bool:
         """Look at the last tokens alone: never misses a stop, and is rarely wrong when it finds one."""
@@ -238,6 +267,10 @@ class _Finder:
     def _ends_with(token_ids: Sequence[int], sequence: Sequence[int]) -> bool:
         size = len(sequence)
         return size <= len(token_ids) and tuple(token_ids[len(token_ids) - size :]) == tuple(sequence)
+
+
+def _has_any(text: str, names: Iterable[str]) -> bool:
+    return any(name and name in text for name in names)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -209,3 +209,40 @@ class TestStopOnSequences:
             StopOnSequences(prompt_length=0)
         with pytest.raises(InputError, match="stop_token_sequences"):
             StopOnSequences(prompt_length=0, sequences=[[]])
+
+
+@pytest.mark.parametrize(
+    ("stop", "before", "rest"),
+    [
+        ("<|turn|>user", "the answer", "<|turn|>user says"),
+        ("<|turn|> ", "the answer", "<|turn|>  more"),
+        ("end<|turn|>", "the answer ", "end<|turn|>x"),
+        (" so<|turn|>user a", "the answer", " so<|turn|>user ab"),
+        ("<|turn|><|turn|>", "one<|turn|>two", "<|turn|><|turn|>x"),
+    ],
+)
+def test_a_stop_string_with_a_special_token_in_it_is_met(
+    tokenizers: dict[str, PreTrainedTokenizerFast], stop: str, before: str, rest: str
+) -> None:
+    tokenizer = tokenizers["specials"]
+    tokens = tokenizer.encode(before + rest, add_special_tokens=False)
+    state = Stopper(params(stop=[stop]), tokenizer).replay(tokens)
+    assert state.reason == "stop"
+    assert state.text() == before.replace("<|turn|>", "")
+    shortest = next(
+        n for n in range(1, len(tokens) + 1) if stop in str(tokenizer.decode(tokens[:n], skip_special_tokens=False))
+    )
+    assert len(state.token_ids) == shortest
+    criteria = StopOnSequences(prompt_length=1, stop=stop, tokenizer=tokenizer)
+    found = [bool(criteria(torch.tensor([[7, *tokens[:n]]]), None)[0]) for n in (shortest - 1, shortest)]
+    assert found == [False, True]
+
+
+def test_text_that_only_looks_like_a_stop_with_a_special_token_goes_on(
+    tokenizers: dict[str, PreTrainedTokenizerFast],
+) -> None:
+    tokenizer = tokenizers["specials"]
+    tokens = tokenizer.encode("one<|turn|>two user three", add_special_tokens=False)
+    state = Stopper(params(stop=["<|turn|>user"]), tokenizer).replay(tokens)
+    assert state.reason is None
+    assert state.text() == "onetwo user three"
