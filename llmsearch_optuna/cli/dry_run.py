@@ -37,7 +37,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     lines = [
         ("study", f"{study.name}: {', '.join(budgets)}, stored in {stored}"),
         ("model", ", ".join([model.name, *loading, f"batch_size {model.batch_size}"])),
-        ("data", ", ".join([str(data.path), *rows, f"{data.metric} ({data.direction or 'maximize'})"])),
+        ("data", ", ".join([str(data.path), *rows, f"{data.metric} ({data.direction})"])),
         ("prompt", _prompt(data.prompt)),
         *(("space" if place == 0 else "", branch) for place, branch in enumerate(map(_branch, _branches(file)))),
         ("baseline", describe_params(file.baseline) if file.baseline else "the model's generation config"),
