@@ -1,7 +1,6 @@
 """The engine: requests go in, completions come out, and nothing is computed twice.
 
-One loop: admit requests, let them walk down their prompt's tree for as long as the scores are known, then
-compute what they wait for in one pass. How tokens are picked, stored and computed stands in the rooms beside.
+`Engine.step` is the whole loop: schedule a batch, run it, sample the next tokens, update the sequences.
 """
 
 from __future__ import annotations
@@ -9,57 +8,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmsearch_optuna.backends.function import FunctionEngine
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
-from llmsearch_optuna.engine.batch_size import PROMPTS, BatchLimit, BatchSizes
+from llmsearch_optuna.engine.batch_runner import BatchRunner
+from llmsearch_optuna.engine.batch_size import BatchSizes
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
 from llmsearch_optuna.engine.cache.offload import HostOffload
-from llmsearch_optuna.engine.cache.prefix_cache import InputBatch, Node, PrefixCache, PromptTree
-from llmsearch_optuna.engine.hf_generate import generate_plain, goes_alone
-from llmsearch_optuna.engine.memory import (
-    automatic_cache_budget,
-    cache_bytes_per_token,
-    device_name,
-    forget_traceback,
-    free_bytes,
-    is_out_of_memory,
-    rows_that_fit,
-)
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
+from llmsearch_optuna.engine.input_batch import InputBatch
+from llmsearch_optuna.engine.memory import automatic_cache_budget, device_name
 from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating, without_cudnn_attention
 from llmsearch_optuna.engine.model_runner_seq2seq import model_runner_for
-from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, _one_row_does_not_fit
-from llmsearch_optuna.engine.prompt_encoder import PromptEncoder, common_prefix
+from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer
+from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
-from llmsearch_optuna.engine.sampling.gumbel import row_key
 from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
-from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pick_from_logits, supports
-from llmsearch_optuna.engine.sampling.settings import Candidates
-from llmsearch_optuna.engine.sampling.stop import Stopper, check_decode_args
-from llmsearch_optuna.engine.scheduler import CAUTIOUS_ROWS, MOST_ROWS, PREFILL_TOKENS, SHARED_PREFIX_TOKENS
-from llmsearch_optuna.engine.sequence import BeamSequence, RunningSequence, TokenSequence
+from llmsearch_optuna.engine.sampling.stop import check_decode_args
+from llmsearch_optuna.engine.scheduler import Scheduler, estimated_rows
+from llmsearch_optuna.engine.sequence import SequenceFactory
+from llmsearch_optuna.engine.sequence_sampler import SequenceSampler
 from llmsearch_optuna.engine.stats import Counters, EngineStats
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.models.tokenization import Positions, TokenIds
+from llmsearch_optuna.models.tokenization import Positions
 
 if TYPE_CHECKING:
     from llmsearch_optuna.backends.server.backend import ServerBackend
     from llmsearch_optuna.backends.server.dialect import DialectName
 
 logger = logging.getLogger("llmsearch_optuna.engine")
-
-"""A prefix that all prompts share is kept once when it is at least this long."""
-
-"""Steps get hardly faster a row beyond these, and their scores take memory."""
-
-"""Where nothing says what a row takes."""
 
 
 class Engine(EngineBackend):
@@ -109,30 +91,34 @@ class Engine(EngineBackend):
         device = self._runner.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
         self._cache = PrefixCache(budget, self._runner.start, HostOffload.behind(device))
-        maximum = self._estimated_rows(budget) if batch_size == "auto" else batch_size
-        self._sizes = BatchSizes(maximum)
-        self._prefill_tokens = PREFILL_TOKENS.get(device.type, 1024)
+        sizes = BatchSizes(estimated_rows(self._runner, budget) if batch_size == "auto" else batch_size)
+        self._sizes = sizes
         self._counters = Counters()
-        self._stats = self._counters.total
-        self._batch: InputBatch | None = None
+        stats = self._counters.total
+        input_batch: InputBatch | None = None
         self._encoder_cache = EncoderCache(0)
-        shape = self._runner.capabilities.shape
-        if shape is not None:
-            self._batch = InputBatch(self._runner.buffer(min(maximum, 8)), self._cache, self._runner, self._stats)
+        if self._runner.capabilities.shape is not None:
+            input_batch = InputBatch(self._runner.buffer(min(sizes.maximum, 8)), self._cache, self._runner, stats)
         else:
-            # Where nothing is replayed the budget is free for what the encoder makes.
+            # Without a prefix cache the budget is free for what the encoder makes.
             self._encoder_cache = EncoderCache(budget)
             logger.warning("%s: %s", type(model).__name__, self._runner.capabilities)
-        self._queue: deque[tuple[Request, TokenIds]] = deque()
-        self._running: list[RunningSequence] = []
-        self._done: list[Finished] = []
-        self._reclaimer = MemoryReclaimer(
-            self._sizes, self._cache, self._encoder_cache, self._batch, self._stats, device
+        reclaimer = MemoryReclaimer(sizes, self._cache, self._encoder_cache, input_batch, stats, device)
+        sequences = SequenceFactory(tokenizer, self.tokenizer_decode_args, self._runner.vocab_size)
+        self._scheduler = Scheduler(self._runner, self._cache, sizes, sequences.make, self._counters)
+        self._sampler = SequenceSampler(self._runner, self._cache, reclaimer, stats)
+        self._batches = BatchRunner(
+            self._runner,
+            tokenizer,
+            self.tokenizer_decode_args,
+            cache=self._cache,
+            encoder_cache=self._encoder_cache,
+            input_batch=input_batch,
+            reclaimer=reclaimer,
+            scheduler=self._scheduler,
+            counters=self._counters,
         )
-        self._without_scores: Request | None = None
         self._encoder = PromptEncoder(tokenizer, Positions.of(model.config))
-        self._expected: TokenIds | None = None
-        self._stoppers: dict[GenerationParams, Stopper] = {}
 
     @staticmethod
     def from_function(
@@ -248,11 +234,12 @@ class Engine(EngineBackend):
     @property
     def stats(self) -> EngineStats:
         """A snapshot of what has been done so far."""
-        self._stats.forward_seconds = self._runner.timer.seconds
-        self._stats.cache_bytes = self._cache.nbytes + self._encoder_cache.nbytes
-        self._stats.host_bytes = self._cache.host_blocks.nbytes
-        self._stats.evictions = self._cache.evictions
-        return self._stats.snapshot()
+        stats = self._counters.total
+        stats.forward_seconds = self._runner.timer.seconds
+        stats.cache_bytes = self._cache.nbytes + self._encoder_cache.nbytes
+        stats.host_bytes = self._cache.host_blocks.nbytes
+        stats.evictions = self._cache.evictions
+        return stats.snapshot()
 
     def tag_stats(self, tag: Hashable) -> EngineStats:
         """Tokens, computed and replayed, of the requests with one tag."""
@@ -291,7 +278,7 @@ class Engine(EngineBackend):
                         completions[finished.request.row] = finished.completion
         finally:  # whatever ends it, Ctrl-C in a notebook included, leaves nothing of it for the next call
             self.cancel(tag)
-            self._done += others
+            self._scheduler.finished += others
             self._counters.forget(tag)
         return [completions[row] for row in range(len(requests))]
 
@@ -307,356 +294,43 @@ class Engine(EngineBackend):
                 self._fail(request, DecodingError(reason))
                 continue
             try:
-                self._queue.append((request, self._encoder.encode(request)))
+                self._scheduler.add(request, self._encoder.encode(request))
             except DecodingError as error:
-                self._fail(request, error)
+                self._scheduler.fail(request, error)
 
     def expect(self, requests: Iterable[Request]) -> None:
-        """Say what will be asked for in the long run, before the first prompt is computed.
+        """Take note of what will be asked for in the long run, before the first prompt is computed.
 
         What these prompts begin with is then computed once for all. Without it those count that are queued when the
         first one is computed, which may be few.
         """
-        prompts = set()
+        encoded = []
         for request in requests:
-            with contextlib.suppress(DecodingError):  # said when it is asked for
-                ids = self._encoder.encode(request)
-                if self._plain_reason(request, ids) is None:
-                    prompts.add(ids)
-        self._expected = common_prefix(prompts)
+            with contextlib.suppress(DecodingError):  # raised again when it is asked for
+                encoded.append((request, self._encoder.encode(request)))
+        self._scheduler.expect(encoded)
 
     def poll(self) -> list[Finished]:
         """Work until at least one request has ended and return all that have; empty when none is queued."""
         started = time.perf_counter()
+        scheduler = self._scheduler
         try:
             with evaluating(self.model), without_cudnn_attention():
-                while not self._done and (self._queue or self._running):
-                    self._turn()
+                while scheduler.has_work and (not scheduler.finished or scheduler.has_ready()):
+                    self.step()
         finally:
-            self._stats.seconds += time.perf_counter() - started
-        done, self._done = self._done, []
-        log_finished(logger, done)
-        return done
+            self._counters.total.seconds += time.perf_counter() - started
+        finished = scheduler.take_finished()
+        log_finished(logger, finished)
+        return finished
+
+    def step(self) -> None:
+        """Compute one batch, and let every sequence whose scores are there go on by one token."""
+        batch = self._scheduler.schedule()
+        self._batches.run(batch)
+        sampled = self._sampler.sample(self._scheduler.ready())
+        self._scheduler.update(sampled)
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag, in flight or queued; what they computed is kept."""
-        self._queue = deque(item for item in self._queue if item[0].tag != tag)
-        self._done = [finished for finished in self._done if finished.request.tag != tag]
-        for sequence in [sequence for sequence in self._running if sequence.request.tag == tag]:
-            self._retire(sequence)
-
-    # one turn of the loop
-
-    def _turn(self) -> None:
-        """Admit, walk, and compute what the sequences wait for."""
-        if self._queue and self._plain_reason(*self._queue[0]) is not None:
-            self._decode_plainly()
-            return
-        self._share_prefix()
-        wanted = self._walk()
-        while not self._done and (room := self._limit(wanted).rows - len(wanted)) > 0 and self._admit(room):
-            wanted = self._walk()
-        if self._done or not wanted:
-            return
-        roots = [node for node in wanted if node.parent is None]
-        if roots:
-            together = self._prefill_batch(roots)
-            self._guarded(lambda: self._prefill(together), len(together), self._limit(together, PROMPTS))
-        else:
-            limit = self._limit(wanted)
-            nodes = wanted[: limit.rows]
-            self._guarded(lambda: self._step(nodes), len(nodes), limit)
-
-    def _limit(self, nodes: Sequence[Node], beams: int = 1) -> BatchLimit:
-        """How many rows may go into one pass, where the longest row is among these."""
-        return self._sizes.of(max((len(node.tree.start) + node.depth for node in nodes), default=0), beams)
-
-    def _admit(self, count: int) -> bool:
-        """Start sequences for the next requests that can be decoded row by row; tells whether there were any."""
-        before = len(self._running)
-        while self._queue and len(self._running) < before + count:
-            request, ids = self._queue[0]
-            if self._plain_reason(request, ids) is not None:
-                break
-            self._queue.popleft()
-            tree = self._cache.tree(ids)
-            try:
-                sequence = self._walker(request, tree)
-            except DecodingError as error:
-                self._fail(request, error)
-                continue
-            self._cache.visit(tree)
-            self._running.append(sequence)
-        return len(self._running) > before
-
-    def _walk(self) -> list[Node]:
-        """Advance every sequence as far as scores are known; returns the nodes they wait for, oldest first."""
-        while True:
-            ready = [w for w in self._running if all(node.scores is not None for node in w.frontier)]
-            if not ready:
-                break
-            self._advance_tokens([w for w in ready if isinstance(w, TokenSequence)])
-            for sequence in ready:
-                if isinstance(sequence, BeamSequence):
-                    self._advance_beam(sequence)
-        waiting = (node for sequence in self._running for node in sequence.frontier if node.scores is None)
-        return list(dict.fromkeys(waiting))
-
-    def _advance_tokens(self, sequences: Sequence[TokenSequence]) -> None:
-        """Move these sequences by one token each; all are picked in one call, or in parts where they do not fit."""
-        if not sequences:
-            return
-        try:
-            tokens, lookups = self._reclaimer.relieved(lambda: self._pick(sequences), self._cache.release_host)
-        except NoRoomError as error:
-            if len(sequences) == 1:
-                self._give_up(sequences[0], error)
-            else:
-                half = len(sequences) // 2
-                self._advance_tokens(sequences[:half])
-                self._advance_tokens(sequences[half:])
-            return
-        self._stats.lookups += lookups
-        for sequence, token in zip(sequences, tokens.tolist(), strict=True):
-            self._counters.picked(sequence.request.tag)
-            sequence.advance(token)
-            if sequence.reason is not None:
-                self._finish(sequence)
-
-    def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int]:
-        """The next token of each sequence, and how many of them needed all logits; nobody moves."""
-        tokens = np.full(len(sequences), -1, dtype=np.int64)
-        quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
-        if quick:
-            tokens[quick] = pick(self._candidates([sequences[i].node for i in quick]), [sequences[i] for i in quick])
-        undecided = np.flatnonzero(tokens < 0).tolist()
-        if undecided:
-            logits = self._logits([sequences[i].node for i in undecided])
-            tokens[undecided] = pick_from_logits(logits, [sequences[i] for i in undecided])
-        return tokens, len(undecided)
-
-    def _advance_beam(self, sequence: BeamSequence) -> None:
-        running = len(sequence.frontier)
-        try:
-            looked_up = self._reclaimer.relieved(lambda: sequence.advance(self._logits), self._cache.release_host)
-        except NoRoomError as error:
-            self._give_up(sequence, error)
-            return
-        for _ in range(running):
-            self._counters.picked(sequence.request.tag)
-        self._stats.lookups += looked_up
-        if sequence.finished:
-            self._finish(sequence)
-
-    # computing
-
-    def _prefill_batch(self, roots: Sequence[Node]) -> list[Node]:
-        """The prompts for one pass: the longest first, as many as the token limit allows."""
-        with_prefix = bool(roots[0].tree.shared)
-        alike = sorted((n for n in roots if bool(n.tree.shared) == with_prefix), key=lambda n: -len(n.tree.prompt_ids))
-        longest = len(alike[0].tree.prompt_ids) - alike[0].tree.shared
-        return alike[: max(1, min(self._limit(alike, PROMPTS).rows, self._prefill_tokens // longest))]
-
-    def _prefill(self, nodes: Sequence[Node]) -> None:
-        """Run prompts through the model in one pass."""
-        shared = self._cache.shared_segment if nodes[0].tree.shared else None
-        suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
-        results = self._runner.prefill(suffixes, [] if shared is None else [shared])
-        scores = [self._runner.scores(result.state[None])[0] for result in results]
-        for node, suffix, result, node_scores in zip(nodes, suffixes, results, scores, strict=True):
-            node.scores = node_scores
-            self._cache.keep_prompt(node.tree, result.segment, result.cross)
-            self._cache.keep_scores([node])
-            self._stats.prefill_tokens += len(suffix)
-        self._count_computed(nodes)
-
-    def _step(self, nodes: Sequence[Node]) -> None:
-        assert self._batch is not None
-        self._batch.step(nodes)
-        self._count_computed(nodes)
-
-    def _share_prefix(self) -> None:
-        """Before the first prompt is computed: find what all queued prompts begin with, and compute it once."""
-        if self._cache.trees or self._batch is None or self._runner.starts_with_encoder:
-            return
-        prompts = {ids for request, ids in self._queue if self._plain_reason(request, ids) is None}
-        prefix = common_prefix(prompts) if self._expected is None else self._expected
-        if len(prefix) < SHARED_PREFIX_TOKENS:
-            return
-        try:
-            (result,) = self._runner.prefill([prefix])
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            forget_traceback(error)
-            return  # the prompts are computed whole then, each on its own
-        self._stats.prefill_tokens += len(prefix)
-        self._cache.share_prefix(prefix)
-        self._cache.shared_segment = result.segment
-
-    def _decode_plainly(self) -> None:
-        """Take requests of one kind off the queue and run them through ``model.generate``."""
-        first, prompt = self._queue[0]
-        limit = self._sizes.of(len(prompt) + first.params.max_new_tokens, int(first.params.get("num_beams") or 1))
-        most = 1 if goes_alone(first.params) else limit.rows  # several that run one by one would only come later
-        batch: list[tuple[Request, TokenIds]] = []
-        while (
-            self._queue
-            and len(batch) < most
-            and (self._queue[0][0].tag, self._queue[0][0].params) == (first.tag, first.params)
-            and self._plain_reason(*self._queue[0]) is not None
-        ):
-            batch.append(self._queue.popleft())
-        started = time.perf_counter()
-        try:
-            results = generate_plain(
-                self.model,
-                self.tokenizer,
-                [ids for _, ids in batch],
-                first.params,
-                [row_key(ids, request.occurrence, request.replicate) for request, ids in batch],
-                self.tokenizer_decode_args,
-                self._encoder_cache,
-            )
-        except DecodingError as error:
-            for request, _ in batch:
-                self._fail(request, error)
-            return
-        except Exception as error:
-            self._queue.extendleft(reversed(batch))
-            self._make_room(error, len(batch), limit, first)
-            return
-        finally:
-            self._runner.timer.add(time.perf_counter() - started)
-        self._reclaimer.passed(limit)
-        for (request, ids), (tokens, reason, text) in zip(batch, results, strict=True):
-            self._counters.generated(request.tag, len(tokens))
-            self._done.append(Finished(request, Completion(text, tokens, reason, len(ids))))
-
-    # running out of memory
-
-    def _guarded(self, work: Callable[[], None], rows: int, limit: BatchLimit) -> None:
-        """Do one pass; when memory runs out, make room so that the next turn repeats it."""
-        try:
-            work()
-        except Exception as error:
-            self._make_room(error, rows, limit, None)
-        else:
-            self._reclaimer.passed(limit)
-
-    def _make_room(self, error: Exception, rows: int, limit: BatchLimit, plain: Request | None) -> None:
-        """Make room for the pass that failed; where not even one row fits, for that row without any scores, or end it.
-
-        Raises:
-            Exception: The error itself when it is about something else than memory.
-        """
-        try:
-            self._reclaimer.make_room(error, rows, limit)
-        except NoRoomError as full:
-            self._last_attempt(str(full), plain)
-
-    def _last_attempt(self, reason: str, plain: Request | None) -> None:
-        """Not even one row fits: try the request that was being computed once more without any scores, or end it."""
-        waiting = (w for w in self._running if any(node.scores is None for node in w.frontier))
-        sequence = None if plain is not None else next(waiting, None)
-        request = plain if sequence is None else sequence.request
-        if request is None:
-            return
-        if request is not self._without_scores and self._reclaimer.make_room_of_scores(reason):
-            self._without_scores = request
-            return
-        if sequence is None:
-            self._queue.popleft()
-        else:
-            self._retire(sequence)
-        self._fail(request, _one_row_does_not_fit(reason))
-
-    def _give_up(self, sequence: RunningSequence, error: NoRoomError) -> None:
-        """End a request that does not fit even alone."""
-        self._retire(sequence)
-        self._fail(sequence.request, _one_row_does_not_fit(str(error)))
-
-    # small steps
-
-    def _walker(self, request: Request, tree: PromptTree) -> RunningSequence:
-        if tree.root.scores is not None:
-            self._stats.prefill_tokens_saved += len(tree.prompt_ids)
-        elif tree.shared:
-            self._stats.prefill_tokens_saved += tree.shared
-        key = row_key(tree.prompt_ids, request.occurrence, request.replicate)
-        stopper = self._stoppers.get(request.params)
-        if stopper is None:
-            stopper = self._stoppers[request.params] = Stopper(
-                request.params, self.tokenizer, self.tokenizer_decode_args
-            )
-        if request.params.kind in ("beam", "beam_sampling"):
-            return BeamSequence(request, tree, key, stopper, self._runner.vocab_size)
-        return TokenSequence(request, tree, key, stopper)
-
-    def _finish(self, sequence: RunningSequence) -> None:
-        try:
-            self._done.append(Finished(sequence.request, sequence.completion()))
-        except DecodingError as error:
-            self._fail(sequence.request, error)
-        self._retire(sequence)
-
-    def _retire(self, sequence: RunningSequence) -> None:
-        self._running.remove(sequence)
-        sequence.leave()
-        self._cache.depart(sequence.tree)
-
-    def _fail(self, request: Request, error: DecodingError) -> None:
-        self._done.append(Finished(request, None, error))
-
-    def _candidates(self, nodes: Sequence[Node]) -> Candidates:
-        scores = [node.scores for node in nodes if node.scores is not None]
-        return Candidates(
-            np.stack([s.values for s in scores]),
-            np.stack([s.ids for s in scores]),
-            np.array([s.log_total for s in scores]),
-            self._runner.vocab_size,
-        )
-
-    def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
-        """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together.
-
-        Raises:
-            NoRoomError: Those of one node do not fit, and there is nothing left to give up for them.
-        """
-        states = [node.scores.state for node in nodes if node.scores is not None]
-        try:
-            return self._reclaimer.relieved(lambda: self._runner.all_logits(states), self._cache.release)
-        except NoRoomError:
-            if len(nodes) == 1:
-                raise
-        half = len(nodes) // 2
-        return np.concatenate([self._logits(nodes[:half]), self._logits(nodes[half:])])
-
-    def _count_computed(self, nodes: Sequence[Node]) -> None:
-        """Book what was computed on the (oldest) request that waited for it."""
-        waiting = {node: w.request.tag for w in reversed(self._running) for node in w.frontier}
-        for node in nodes:
-            self._counters.computed(waiting.get(node), first_time=not node.known)
-            node.known = True
-
-    def _plain_reason(self, request: Request, ids: TokenIds) -> str | None:
-        """Why this request cannot be decoded row by row with this model."""
-        if self._batch is None:
-            return self._runner.capabilities.reason
-        longest = self._runner.capabilities.longest
-        if longest is not None and len(ids) + request.params.max_new_tokens > longest:
-            return f"rows of more than {longest} tokens change others in their batch"
-        return self._runner.other_start(request.params) or supports(request.params)
-
-    def _estimated_rows(self, budget: int) -> int:
-        """Rows that fit into the memory beside the cache, from what one row of middle length takes."""
-        shape, device = self._runner.capabilities.shape, self._runner.device
-        if shape is not None:
-            fitting = rows_that_fit(free_bytes(device) - budget, shape.bytes_per_token, self._runner.vocab_size)
-        else:
-            per_token = cache_bytes_per_token(self.model.config, self.model.dtype.itemsize)
-            if per_token is None:
-                return CAUTIOUS_ROWS
-            kept = budget if self.model.config.is_encoder_decoder else 0  # of a decoder nothing is kept here
-            fitting = rows_that_fit(free_bytes(device) - kept, per_token, self._runner.vocab_size)
-        return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))
+        self._scheduler.cancel(tag)

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
 from llmsearch_optuna.engine.memory import is_out_of_memory
+from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.static_step import EAGER_USES, StaticStep
 from llmsearch_optuna.engine.threads import ThreadTuner
@@ -396,24 +397,3 @@ class ModelRunner:
 def failure(error: Exception) -> str:
     """The reason that an error gives for the plain path."""
     return f"trying its cache failed ({type(error).__name__}: {error})"
-
-
-@dataclass(frozen=True, slots=True)
-class NextTokenScores:
-    """The raw scores that follow one prefix, as much of them as picking needs.
-
-    Attributes:
-        values: The largest logits, descending, float32 ``[top]``.
-        ids: Their token ids, int32 ``[top]``.
-        log_total: Logarithm of the sum of exponentials over the whole vocabulary.
-        state: What gives all logits back: the hidden state ``[hidden]``, or the logits themselves.
-    """
-
-    values: NDArray[np.float32]
-    ids: NDArray[np.int32]
-    log_total: float
-    state: torch.Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.ids.nbytes + self.state.nbytes + 8

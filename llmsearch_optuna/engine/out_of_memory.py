@@ -1,4 +1,4 @@
-"""MemoryReclaimer: what is given up, and in which order, when memory runs out.
+"""What is given up, and in which order, when memory runs out.
 
 Keys and values of earlier rows first, then the prompts of rows in flight, then half of the batch and its buffer.
 Nothing here decides which row fails when not even one fits; that is said to whoever asked.
@@ -14,7 +14,8 @@ import torch
 
 from llmsearch_optuna.engine.batch_size import BatchLimit, BatchSizes
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
-from llmsearch_optuna.engine.cache.prefix_cache import InputBatch, PrefixCache
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
+from llmsearch_optuna.engine.input_batch import InputBatch
 from llmsearch_optuna.engine.memory import (
     forget_traceback,
     give_back,
@@ -36,13 +37,13 @@ class NoRoomError(Exception):
 
 
 class MemoryReclaimer:
-    """Makes room on one device.
+    """Gives memory of one device back, in a fixed order.
 
     Args:
         sizes: How many rows go into one pass.
-        store: Keys, values and scores of earlier rows.
+        cache: Keys, values and scores of earlier rows.
         encoder_cache: What an encoder has made of earlier prompts.
-        lanes: The rows in flight; None where rows are not decoded one by one.
+        batch: The rows in flight; None where rows are not decoded one by one.
         stats: Where every shortage is counted.
         device: Where memory is short.
     """
@@ -50,16 +51,16 @@ class MemoryReclaimer:
     def __init__(
         self,
         sizes: BatchSizes,
-        store: PrefixCache,
+        cache: PrefixCache,
         encoder_cache: EncoderCache,
-        lanes: InputBatch | None,
+        batch: InputBatch | None,
         stats: EngineStats,
         device: torch.device,
     ) -> None:
         self._sizes = sizes
-        self._cache = store
+        self._cache = cache
         self._encoder_cache = encoder_cache
-        self._batch = lanes
+        self._batch = batch
         self._stats = stats
         self._device = device
         self._buffer_is_gone = False
@@ -71,7 +72,7 @@ class MemoryReclaimer:
         self._buffer_is_gone = False
         self._calm += 1
         if self._calm == CALM_PASSES:
-            self._cache.keeps_prompts = True
+            self._cache.stores_running_prompts = True
 
     def make_room(self, error: Exception, rows: int, limit: BatchLimit) -> None:
         """Give something up after a pass over ``rows`` rows has failed, so that it can be repeated.
@@ -82,19 +83,19 @@ class MemoryReclaimer:
         """
         reason = self._met(error)
         try:
-            freed = self._cache.release() + self._encoder_cache.release()
+            freed = self._cache.evict_blocks() + self._encoder_cache.evict()
             if freed:
                 logger.warning("out of memory (%s): gave back %d bytes of cached keys and values", reason, freed)
-            elif freed := self._cache.release_prompts():
+            elif freed := self._cache.evict_running_prompts():
                 logger.warning("out of memory (%s): gave back %d bytes of prompts in flight", reason, freed)
             elif self._batch is not None and self._batch.slots > rows and not self._sizes.is_of_prompts(limit):
                 logger.warning("out of memory with %d rows (%s): gave back a batch for more", rows, reason)
-                self._batch.abandon()
+                self._batch.discard()
             elif self._sizes.ran_out(limit, rows):
                 logger.warning("out of memory with %d rows (%s): going on with %d", rows, reason, limit.rows)
             elif self._batch is not None and not self._buffer_is_gone:
                 self._buffer_is_gone = True
-                self._batch.abandon()
+                self._batch.discard()
             else:
                 raise NoRoomError(reason)
         finally:
@@ -102,14 +103,14 @@ class MemoryReclaimer:
 
     def make_room_of_scores(self, reason: str) -> bool:
         """Give up the next-token scores of earlier rows for a last attempt; tells whether there were any."""
-        freed = self._cache.release_scores()
+        freed = self._cache.evict_scores()
         give_back(self._device)
         if freed:
             logger.warning("out of memory with one row (%s): gave back %d bytes of next-token scores", reason, freed)
         return bool(freed)
 
-    def relieved(self, work: Callable[[], T], release: Callable[[], int]) -> T:
-        """Do what changes nothing before it is through; again whenever memory runs out and ``release`` frees some.
+    def retry(self, work: Callable[[], T], evict: Callable[[], int]) -> T:
+        """Do what changes nothing before it is through; again whenever memory runs out and ``evict`` frees some.
 
         Raises:
             NoRoomError: There is nothing left to give up for it.
@@ -119,7 +120,7 @@ class MemoryReclaimer:
                 return work()
             except Exception as error:
                 reason = self._met(error)
-            freed = release()
+            freed = evict()
             give_back(self._device)
             if not freed:
                 raise NoRoomError(reason)
@@ -140,7 +141,8 @@ class MemoryReclaimer:
         return reason
 
 
-def _one_row_does_not_fit(reason: str) -> DecodingError:
+def one_row_does_not_fit(reason: str) -> DecodingError:
+    """Return the error of a row that no memory can be made free for."""
     return DecodingError(
         f"one row alone does not fit into memory ({reason}); use a smaller model, dtype or max_new_tokens"
     )

@@ -1,23 +1,25 @@
-"""Walkers: requests on their way down a prompt's tree.
+"""Running sequences: requests on their way down a prompt's tree.
 
-A sequence stands on one node (or, with beams, on several) and can go on as soon as their scores are there; it
-does not matter whether those were computed for it, for another request, or a trial ago.
+A sequence waits at one node (or, with beams, at several) and can go on as soon as their scores are there; it does not
+matter whether those were computed for it, for another request, or a trial ago.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
-from llmsearch_optuna.engine.cache.prefix_cache import Node, PromptTree
-from llmsearch_optuna.engine.model_runner import NextTokenScores
+from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
-from llmsearch_optuna.engine.sampling.beam_search import BeamSearch
+from llmsearch_optuna.engine.sampling.beam_search import Beams, BeamSearch
+from llmsearch_optuna.engine.sampling.candidates import Candidates
+from llmsearch_optuna.engine.sampling.gumbel import row_key
 from llmsearch_optuna.engine.sampling.mirostat import MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.engine.sampling.settings import Candidates
 from llmsearch_optuna.engine.sampling.stop import Stopper
 
 LogitsOf = Callable[[Sequence[Node]], NDArray[np.float32]]
@@ -25,9 +27,9 @@ LogitsOf = Callable[[Sequence[Node]], NDArray[np.float32]]
 
 
 class TokenSequence:
-    """A request that takes one token after the other: greedy or sampling.
+    """A sequence that takes one token after the other: greedy or sampling.
 
-    It carries what picking needs to know of a row (the ``SamplerRow`` protocol of the warpers).
+    It has the members that the sampler reads of a row (see ``SamplerRow``).
     """
 
     def __init__(self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper) -> None:
@@ -43,43 +45,48 @@ class TokenSequence:
         self.reason: FinishReason | None = None
         self._stop = stopper.start()
         self._node = tree.root
-        self._node.enter()
+        self._node.acquire()
 
     @property
     def frontier(self) -> tuple[Node, ...]:
-        """Where it stands."""
+        """The node whose scores it needs."""
         return (self._node,)
 
     @property
     def node(self) -> Node:
-        """Where it stands."""
+        """The node whose scores it needs."""
         return self._node
 
+    @property
+    def finished(self) -> bool:
+        """Whether its last token has been taken."""
+        return self.reason is not None
+
     def advance(self, token: int) -> None:
-        """Go on by one token; sets ``reason`` when it was the last."""
+        """Take a token; sets ``reason`` when it was the last."""
         self.context.append(token)
         self.seen.add(token)
         self.step += 1
         self.reason = self._stop.push(token)
         child = self._node.child(token) if self.reason is None else None
         if child is not None:
-            child.enter()
-            self._node.leave()
+            child.acquire()
+            self._node.release()
             self._node = child
 
     def leave(self) -> None:
         """Leave the tree, finished or cancelled."""
-        self._node.leave()
+        self._node.release()
 
     def completion(self) -> Completion:
-        """The finished text."""
+        """Return the finished text."""
         assert self.reason is not None
         tokens = tuple(self.context[self.prompt_length :])
         return Completion(self._stop.text(), tokens, self.reason, len(self.tree.prompt_ids))
 
 
 class BeamSequence:
-    """A request that follows several hypotheses: beam search or beam sampling."""
+    """A sequence of several hypotheses: beam search or beam sampling."""
 
     def __init__(self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper, vocab_size: int) -> None:
         self.request = request
@@ -95,7 +102,7 @@ class BeamSequence:
             vocab_size=vocab_size,
         )
         self._nodes: dict[tuple[int, ...], Node] = {(): tree.root}
-        tree.root.enter()
+        tree.root.acquire()
 
     @property
     def frontier(self) -> tuple[Node, ...]:
@@ -107,30 +114,37 @@ class BeamSequence:
         """Whether no hypothesis can become the answer any more."""
         return self._beam.finished
 
-    def advance(self, logits_of: LogitsOf) -> bool:
-        """Go on by one token in all hypotheses; tells whether all logits had to be looked up.
+    def next_beams(self, logits_of: LogitsOf) -> tuple[Beams, bool]:
+        """Return the hypotheses that are one token longer, and whether all logits had to be looked up; nothing moves.
 
-        Whatever fails inside, out of memory included, leaves it where it was.
+        Args:
+            logits_of: Computes all logits of nodes, where the largest ones do not decide.
         """
-        scores = {path: self._candidates(node.scores) for path, node in self._nodes.items() if node.scores is not None}
+        scores = {
+            path: Candidates.of([node.scores], self._vocab_size)
+            for path, node in self._nodes.items()
+            if node.scores is not None
+        }
         beams = self._beam.after(scores)
-        looked_up = beams is None
-        if beams is None:
-            rows = logits_of(list(self._nodes.values()))
-            beams = self._beam.after_full(dict(zip(self._nodes, rows, strict=True)))
+        if beams is not None:
+            return beams, False
+        rows = logits_of(list(self._nodes.values()))
+        return self._beam.after_full(dict(zip(self._nodes, rows, strict=True))), True
+
+    def advance(self, beams: Beams) -> None:
+        """Take the next hypotheses."""
         nodes = self._nodes if beams.finished else self._children(beams.paths)
         self._beam.go_on(beams)
         self._move_to(nodes)
-        return looked_up
 
     def leave(self) -> None:
         """Leave the tree, finished or cancelled."""
         for node in self._nodes.values():
-            node.leave()
+            node.release()
         self._nodes = {}
 
     def completion(self) -> Completion:
-        """The best hypothesis."""
+        """Return the best hypothesis."""
         tokens, reason = self._beam.result()
         text, _ = self._stopper.finish(tokens)
         return Completion(text, tokens, reason, len(self.tree.prompt_ids))
@@ -140,13 +154,43 @@ class BeamSequence:
 
     def _move_to(self, nodes: dict[tuple[int, ...], Node]) -> None:
         for node in nodes.values():
-            node.enter()
+            node.acquire()
         for node in self._nodes.values():
-            node.leave()
+            node.release()
         self._nodes = nodes
-
-    def _candidates(self, scores: NextTokenScores) -> Candidates:
-        return Candidates(scores.values[None], scores.ids[None], np.array([scores.log_total]), self._vocab_size)
 
 
 RunningSequence = TokenSequence | BeamSequence
+
+
+class SequenceFactory:
+    """Makes the sequences of requests; those with equal parameters share what recognises their end.
+
+    Args:
+        tokenizer: Makes text of tokens.
+        tokenizer_decode_args: What its ``decode`` is called with.
+        vocab_size: How many tokens the model scores.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, tokenizer_decode_args: Mapping[str, Any], vocab_size: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer_decode_args = tokenizer_decode_args
+        self._vocab_size = vocab_size
+        self._stoppers: dict[GenerationParams, Stopper] = {}
+
+    def make(self, request: Request, tree: PromptTree) -> RunningSequence:
+        """Return a sequence that begins at the root of its prompt's tree.
+
+        Raises:
+            DecodingError: The parameters leave no way to decode the request.
+        """
+        key = row_key(tree.prompt_ids, request.occurrence, request.replicate)
+        stopper = self._stoppers.get(request.params)
+        if stopper is None:
+            stopper = Stopper(request.params, self._tokenizer, self._tokenizer_decode_args)
+            self._stoppers[request.params] = stopper
+        if request.params.kind in ("beam", "beam_sampling"):
+            return BeamSequence(request, tree, key, stopper, self._vocab_size)
+        return TokenSequence(request, tree, key, stopper)

@@ -51,7 +51,7 @@ def test_a_model_in_training_is_evaluated_and_put_back(
         assert tokens_of(engine.generate(PROMPTS, {"max_new_tokens": 8, **params})) == expected
     assert {name: module.training for name, module in model.named_modules()} == before
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    for tree in engine._store.trees.values():
+    for tree in engine._cache.trees.values():
         assert tree.root.scores is None or not tree.root.scores.state.requires_grad
         assert tree.prompt_block is None or not tree.prompt_block.segment.requires_grad
 

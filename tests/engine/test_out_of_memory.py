@@ -22,25 +22,27 @@ class Kept:
     def __init__(self, given_up: list[str], name: str, nbytes: int, **more: int) -> None:
         self.given_up, self.name, self.nbytes = given_up, name, nbytes
         self.scores, self.prompts, self.slots = (more.get(part, 0) for part in ("scores", "prompts", "slots"))
-        self.keeps_prompts = True
+        self.stores_running_prompts = True
 
-    def release(self) -> int:
+    def evict_blocks(self) -> int:
         freed, self.nbytes = self.nbytes, 0
         self.given_up += [self.name] if freed else []
         return freed
 
-    def release_scores(self) -> int:
+    evict = evict_blocks
+
+    def evict_scores(self) -> int:
         freed, self.scores = self.scores, 0
         self.given_up += ["scores"] if freed else []
         return freed
 
-    def release_prompts(self) -> int:
+    def evict_running_prompts(self) -> int:
         freed, self.prompts = self.prompts, 0
         self.given_up += ["prompts"] if freed else []
-        self.keeps_prompts = False
+        self.stores_running_prompts = False
         return freed
 
-    def abandon(self) -> None:
+    def discard(self) -> None:
         self.given_up.append(self.name)
         self.slots = 0
 
@@ -107,11 +109,11 @@ def test_work_is_repeated_for_as_long_as_something_can_be_given_up() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return "done"
 
-    assert place.relief.relieved(work, lambda: left.pop()) == "done"
+    assert place.relief.retry(work, lambda: left.pop()) == "done"
     assert (len(tries), left, place.stats.out_of_memory) == (3, [], 2)
     tries.clear()
     with pytest.raises(NoRoomError, match="CUDA out of memory"):
-        place.relief.relieved(work, lambda: 0)
+        place.relief.retry(work, lambda: 0)
 
 
 def test_an_error_about_something_else_is_nobodys_to_relieve() -> None:
@@ -120,7 +122,7 @@ def test_an_error_about_something_else_is_nobodys_to_relieve() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         place.relief.make_room(RuntimeError("shapes do not match"), 4, limit)
     with pytest.raises(ValueError, match="shapes"):
-        place.relief.relieved(lambda: int("shapes"), lambda: 1)
+        place.relief.retry(lambda: int("shapes"), lambda: 1)
     assert (place.given_up, place.stats.out_of_memory) == ([], 0)
 
 
@@ -134,7 +136,7 @@ def test_what_the_error_holds_is_let_go_before_anything_is_given_up() -> None:
             raise MemoryError
         return 7
 
-    assert place.relief.relieved(work, lambda: seen.append(alive[0]()) or 1) == 7
+    assert place.relief.retry(work, lambda: seen.append(alive[0]()) or 1) == 7
     assert seen == [None]
 
 
@@ -159,11 +161,11 @@ def test_prompts_of_rows_in_flight_go_second_and_are_kept_again_after_a_calm_whi
     place = Place(prompts=7)
     place.short()
     place.short()
-    assert (place.given_up[2:], place.store.keeps_prompts) == (["prompts"], False)
+    assert (place.given_up[2:], place.store.stores_running_prompts) == (["prompts"], False)
     for _ in range(CALM_PASSES):
-        assert not place.store.keeps_prompts
+        assert not place.store.stores_running_prompts
         place.relief.passed(place.sizes.of(10))
-    assert place.store.keeps_prompts
+    assert place.store.stores_running_prompts
 
 
 def test_whatever_memory_there_is_the_tokens_are_the_same() -> None:

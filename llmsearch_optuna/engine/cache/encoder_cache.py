@@ -49,7 +49,7 @@ class EncoderCache:
             self._budgeted.add(encoding)
         return torch.nn.utils.rnn.pad_sequence([found[ids].states for ids in asked], batch_first=True)
 
-    def release(self) -> int:
+    def evict(self) -> int:
         """Give all of them up; returns how many bytes that were."""
         return self._budgeted.shrink(0)
 

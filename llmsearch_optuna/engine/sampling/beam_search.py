@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 from transformers.generation import logits_process as hf
 
+from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
 from llmsearch_optuna.engine.sampling.logits_processors import RowScores, logits_processors_of
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.sampler import supports
-from llmsearch_optuna.engine.sampling.settings import Candidates
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.types import FinishReason
 

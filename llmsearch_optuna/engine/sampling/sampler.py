@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED, RowNoise, draw, in_order
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
 from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, ProcessedRow, RowScores
@@ -20,7 +21,6 @@ from llmsearch_optuna.engine.sampling.mirostat import MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.settings import (
     NARROW,
-    Candidates,
     Floats,
     Ints,
     SamplingSettings,
@@ -30,7 +30,7 @@ from llmsearch_optuna.engine.sampling.settings import (
 )
 from llmsearch_optuna.engine.sampling.truncation import kept_by_own
 
-__all__ = ["Candidates", "SamplerRow", "needs_full_logits", "pick", "pick_from_logits", "supports"]
+__all__ = ["SamplerRow", "needs_full_logits", "pick", "pick_from_logits", "supports"]
 
 TOTAL_TOLERANCE = 1e-5
 """Room for the rounding of a ``log_total`` that was summed up in float32."""

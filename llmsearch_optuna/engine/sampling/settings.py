@@ -1,10 +1,9 @@
-"""What a configuration asks of the picker, taken apart once: settings, and what no row_settings can do."""
+"""A configuration as the sampler reads it, taken apart once, and which configurations it cannot apply."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,20 +142,3 @@ def settings_of(params: GenerationParams) -> SamplingSettings:
         has_mirostat="mirostat_mode" in params,
         width=top_k + 1 if sampled and bounded else (NARROW if not sampled else NARROW + 1),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The largest logits of each row.
-
-    Attributes:
-        values: ``[rows, K]`` float32, descending.
-        ids: ``[rows, K]``, the tokens they belong to.
-        log_total: ``[rows]`` float64, the log-sum-exp over the whole vocabulary.
-        vocab_size: How many logits there are.
-    """
-
-    values: NDArray[np.float32]
-    ids: NDArray[np.integer[Any]]
-    log_total: Floats
-    vocab_size: int

@@ -42,7 +42,7 @@ def test_those_not_asked_for_longest_leave_and_all_can_be_given_up() -> None:
     assert encode.asked == [(1,), (2,), (3,), (4,)]
     encoder_cache.of([[1], [2]], encode)
     assert encode.asked[4:] == [(2,)], "2 had left, 1 had not"
-    assert encoder_cache.release() == 3 * A_TOKEN
+    assert encoder_cache.evict() == 3 * A_TOKEN
     assert encoder_cache.nbytes == 0
 
 

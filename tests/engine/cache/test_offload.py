@@ -31,13 +31,13 @@ def test_what_is_evicted_waits_on_the_host_and_comes_back_the_same() -> None:
     store = PrefixCache(segment(4).nbytes, host=HostOffload(CPU, segment(4).nbytes))
     first, second = store.tree((5, 6)), store.tree((7, 8))
     path = grow(first.root, 1, 2)
-    store.keep_path(path, segment(2))
-    kept = path[0].run
+    store.store_path(path, segment(2))
+    kept = path[0].location
     assert kept is not None
     assert kept.segment is not None
     before = kept.segment
-    store.keep_path(grow(second.root, 1, 2, 3), segment(3))
-    assert path[0].run is kept
+    store.store_path(grow(second.root, 1, 2, 3), segment(3))
+    assert path[0].location is kept
     assert kept.segment.data_ptr() != before.data_ptr()
     found, end = store.path_segment(path, 0)
     assert found is not None
@@ -52,49 +52,49 @@ def test_the_host_gives_up_what_was_unused_for_longest() -> None:
     root = store.tree((5,)).root
     nodes = [grow(root, token)[0] for token in range(4)]
     for node in nodes[:3]:
-        store.keep_path([node], segment(1))
+        store.store_path([node], segment(1))
     store.path_segment([nodes[0]], 0)  # used: the next one goes first
-    store.keep_path([nodes[3]], segment(1))
-    assert [node.run is None for node in nodes] == [False, True, False, False]
+    store.store_path([nodes[3]], segment(1))
+    assert [node.location is None for node in nodes] == [False, True, False, False]
     assert store.evictions == 1
 
 
 def test_memory_that_runs_out_moves_everything_to_the_host() -> None:
     store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     tree = store.tree((5, 6))
-    store.keep_prompt(tree, segment(2), segment(3))
-    assert store.release() == segment(5).nbytes
+    store.store_prompt(tree, segment(2), segment(3))
+    assert store.evict_blocks() == segment(5).nbytes
     segments, covered = store.prompt_segments(tree)
     assert torch.equal(segments[0], segment(2))
     assert covered == 2
     cross = store.cross_segment(tree)
     assert cross is not None
     assert torch.equal(cross, segment(3))
-    assert store.release() == 0
+    assert store.evict_blocks() == 0
 
 
 def test_a_host_that_is_short_of_memory_keeps_nothing_and_gets_nothing_new() -> None:
     store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     first, second = store.tree((5, 6)), store.tree((7, 8))
-    store.keep_prompt(first, segment(2))
-    store.release()
-    store.keep_prompt(second, segment(3))
-    assert store.release_host() == segment(2).nbytes
+    store.store_prompt(first, segment(2))
+    store.evict_blocks()
+    store.store_prompt(second, segment(3))
+    assert store.evict_host_blocks() == segment(2).nbytes
     assert first.prompt_block is None
     assert (store.nbytes, store.host_blocks.nbytes) == (segment(3).nbytes, 0)
-    assert store.release_host() == 0
+    assert store.evict_host_blocks() == 0
     alone = PrefixCache(10**6)
-    alone.keep_prompt(alone.tree((5, 6)), segment(2))
-    assert alone.release_host() == segment(2).nbytes, "on a CPU it is one memory"
+    alone.store_prompt(alone.tree((5, 6)), segment(2))
+    assert alone.evict_host_blocks() == segment(2).nbytes, "on a CPU it is one memory"
 
 
 def test_a_prompt_that_waits_on_the_host_is_not_counted_twice() -> None:
     store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     tree = store.tree((5, 6))
-    store.keep_prompt(tree, segment(2))
-    store.release()
-    store.visit(tree)
-    store.depart(tree)
+    store.store_prompt(tree, segment(2))
+    store.evict_blocks()
+    store.acquire(tree)
+    store.release(tree)
     assert (store.nbytes, store.host_blocks.nbytes) == (0, segment(2).nbytes)
 
 
@@ -105,9 +105,9 @@ def test_where_the_host_has_no_memory_either_it_is_given_up(monkeypatch: pytest.
     monkeypatch.setattr(HostOffload, "store", no_memory)
     store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     (node,) = grow(store.tree((5,)).root, 1)
-    store.keep_path([node], segment(1))
-    assert store.release() == segment(1).nbytes
-    assert node.run is None
+    store.store_path([node], segment(1))
+    assert store.evict_blocks() == segment(1).nbytes
+    assert node.location is None
 
 
 @pytest.mark.parametrize(("name", "scores_alone"), [("llama", 31_400), ("t5", 148_428)])

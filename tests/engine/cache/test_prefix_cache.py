@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llmsearch_optuna.engine.cache.prefix_cache import LeastRecentlyUsed, Node, PrefixCache, Run
-from llmsearch_optuna.engine.model_runner import NextTokenScores
+from llmsearch_optuna.engine.cache.lru import LeastRecentlyUsed
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
+from llmsearch_optuna.engine.cache.prefix_tree import KVBlock, Node
+from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
 
 
 def scores() -> NextTokenScores:
@@ -36,10 +38,10 @@ def test_a_prefix_has_one_node() -> None:
 def test_stored_keys_and_values_come_back_in_long_pieces() -> None:
     store = PrefixCache(10**6)
     tree = store.tree((5, 6, 7))
-    store.keep_prompt(tree, segment(3))
+    store.store_prompt(tree, segment(3))
     path = grow(tree.root, 1, 2, 3, 4)
-    store.keep_path(path[:3], segment(3))
-    store.keep_path(path[3:], segment(1))
+    store.store_path(path[:3], segment(3))
+    store.store_path(path[3:], segment(1))
     segments, covered = store.prompt_segments(tree)
     assert covered == 3
     assert segments[0].shape[3] == 3
@@ -50,12 +52,12 @@ def test_stored_keys_and_values_come_back_in_long_pieces() -> None:
 
 def test_the_longest_unused_goes_first() -> None:
     kept = LeastRecentlyUsed(3 * segment(1).nbytes)
-    runs = [Run(segment(1)) for _ in range(4)]
-    for run in runs[:3]:
-        kept.add(run)
-    kept.touch(runs[0])
-    kept.add(runs[3])
-    assert [run.segment is None for run in runs] == [False, True, False, False]
+    blocks = [KVBlock(segment(1)) for _ in range(4)]
+    for block in blocks[:3]:
+        kept.add(block)
+    kept.touch(blocks[0])
+    kept.add(blocks[3])
+    assert [block.segment is None for block in blocks] == [False, True, False, False]
     assert kept.nbytes == kept.limit
 
 
@@ -63,7 +65,7 @@ def test_evicted_scores_leave_no_bare_nodes() -> None:
     store = PrefixCache(6 * scores().nbytes)
     tree = store.tree((5,))
     for token in range(9):
-        store.keep_scores(grow(tree.root, token))
+        store.store_scores(grow(tree.root, token))
     assert len(tree.root.children) == 6
     assert store.nbytes <= store.budget
     assert store.evictions == 3
@@ -73,23 +75,23 @@ def test_scores_borrow_what_keys_and_values_do_not_need_and_give_it_back() -> No
     store = PrefixCache(9 * scores().nbytes)
     tree = store.tree((5, 6))
     for token in range(9):
-        store.keep_scores(grow(tree.root, token))
+        store.store_scores(grow(tree.root, token))
     assert store.scores.nbytes == store.budget
     node = tree.root.child(8)
-    store.keep_path([node], segment(store.budget // 2 // segment(1).nbytes))
+    store.store_path([node], segment(store.budget // 2 // segment(1).nbytes))
     assert store.budget // 3 <= store.scores.nbytes <= store.budget // 2
     assert store.nbytes <= store.budget
-    assert node.run is not None
+    assert node.location is not None
     assert node.scores is not None
 
 
 def test_scores_are_not_evicted_from_under_a_visitor() -> None:
     store = PrefixCache(0)
     (node,) = grow(store.tree((5,)).root, 1)
-    node.enter()
-    store.keep_scores([node])
+    node.acquire()
+    store.store_scores([node])
     assert node.scores is not None
-    node.leave()
+    node.release()
     assert node.scores is None
     assert not store.tree((5,)).root.children
 
@@ -97,11 +99,11 @@ def test_scores_are_not_evicted_from_under_a_visitor() -> None:
 def test_release_gives_keys_and_values_back_and_keeps_scores() -> None:
     store = PrefixCache(10**6)
     tree = store.tree((5, 6))
-    store.keep_prompt(tree, segment(2))
+    store.store_prompt(tree, segment(2))
     path = grow(tree.root, 1, 2)
-    store.keep_path(path, segment(2))
-    store.keep_scores(path)
-    assert store.release() == segment(4).nbytes
+    store.store_path(path, segment(2))
+    store.store_scores(path)
+    assert store.evict_blocks() == segment(4).nbytes
     assert tree.prompt_block is None
-    assert path[0].run is None
+    assert path[0].location is None
     assert path[0].scores is not None

@@ -14,8 +14,8 @@ from scipy.stats import chi2_contingency
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, StoppingCriteria
 
 from llmsearch_optuna.engine.sampling.beam_search import BeamSearch
+from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.engine.sampling.settings import Candidates
 from llmsearch_optuna.errors import DecodingError
 from tests.oracle import hf_generate
 from tests.tiny import VOCABULARY, llama_config

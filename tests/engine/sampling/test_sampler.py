@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM, LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from llmsearch_optuna.engine.sampling import sampler
+from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.gumbel import gumbel, row_key
 from llmsearch_optuna.engine.sampling.hf_processors import (
     TailFreeLogitsWarper,
@@ -24,7 +25,6 @@ from llmsearch_optuna.engine.sampling.hf_processors import (
 )
 from llmsearch_optuna.engine.sampling.params import GenerationParams, model_defaults
 from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pick_from_logits, supports
-from llmsearch_optuna.engine.sampling.settings import Candidates
 
 VOCABULARY = 300
 LIMIT = 12

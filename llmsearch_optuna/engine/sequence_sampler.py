@@ -1,0 +1,110 @@
+"""Samples how sequences go on from the scores that are stored for them; all token by token rows in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
+from llmsearch_optuna.engine.cache.prefix_tree import Node
+from llmsearch_optuna.engine.model_runner import ModelRunner
+from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError
+from llmsearch_optuna.engine.sampling.beam_search import Beams
+from llmsearch_optuna.engine.sampling.candidates import Candidates
+from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
+from llmsearch_optuna.engine.sampling.settings import needs_full_logits
+from llmsearch_optuna.engine.sequence import BeamSequence, RunningSequence, TokenSequence
+from llmsearch_optuna.engine.stats import EngineStats
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """How one sequence goes on.
+
+    Attributes:
+        sequence: The sequence.
+        outcome: Its next token, its next beams, or the error where its logits do not even fit alone.
+    """
+
+    sequence: RunningSequence
+    outcome: int | Beams | NoRoomError
+
+
+class SequenceSampler:
+    """Samples for sequences that are ready; no sequence moves.
+
+    Args:
+        runner: Computes all logits where the largest ones do not decide.
+        cache: Gives memory back where logits do not fit.
+        reclaimer: Repeats what runs out of memory.
+        stats: Counts how often all logits were needed.
+    """
+
+    def __init__(self, runner: ModelRunner, cache: PrefixCache, reclaimer: MemoryReclaimer, stats: EngineStats) -> None:
+        self._runner = runner
+        self._cache = cache
+        self._reclaimer = reclaimer
+        self._stats = stats
+
+    def sample(self, sequences: Sequence[RunningSequence]) -> list[Sampled]:
+        """Return how each of these sequences goes on, those with beams last."""
+        tokens = self._sample_tokens([sequence for sequence in sequences if isinstance(sequence, TokenSequence)])
+        beams = [self._sample_beams(sequence) for sequence in sequences if isinstance(sequence, BeamSequence)]
+        return [*tokens, *beams]
+
+    def _sample_tokens(self, sequences: Sequence[TokenSequence]) -> list[Sampled]:
+        """One token for each, in one call, or in parts where they do not fit together."""
+        if not sequences:
+            return []
+        try:
+            tokens, lookups = self._reclaimer.retry(lambda: self._pick(sequences), self._cache.evict_host_blocks)
+        except NoRoomError as error:
+            if len(sequences) == 1:
+                return [Sampled(sequences[0], error)]
+            half = len(sequences) // 2
+            return [*self._sample_tokens(sequences[:half]), *self._sample_tokens(sequences[half:])]
+        self._stats.lookups += lookups
+        return [Sampled(sequence, token) for sequence, token in zip(sequences, tokens.tolist(), strict=True)]
+
+    def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int]:
+        """The next token of each sequence, and how many of them needed all logits."""
+        tokens = np.full(len(sequences), -1, dtype=np.int64)
+        quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
+        if quick:
+            tokens[quick] = pick(self._candidates([sequences[i].node for i in quick]), [sequences[i] for i in quick])
+        undecided = np.flatnonzero(tokens < 0).tolist()
+        if undecided:
+            logits = self._logits([sequences[i].node for i in undecided])
+            tokens[undecided] = pick_from_logits(logits, [sequences[i] for i in undecided])
+        return tokens, len(undecided)
+
+    def _sample_beams(self, sequence: BeamSequence) -> Sampled:
+        try:
+            beams, looked_up = self._reclaimer.retry(
+                lambda: sequence.next_beams(self._logits), self._cache.evict_host_blocks
+            )
+        except NoRoomError as error:
+            return Sampled(sequence, error)
+        self._stats.lookups += looked_up
+        return Sampled(sequence, beams)
+
+    def _candidates(self, nodes: Sequence[Node]) -> Candidates:
+        return Candidates.of([node.scores for node in nodes if node.scores is not None], self._runner.vocab_size)
+
+    def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
+        """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together.
+
+        Raises:
+            NoRoomError: Those of one node do not fit, and nothing is left to evict for them.
+        """
+        states = [node.scores.state for node in nodes if node.scores is not None]
+        try:
+            return self._reclaimer.retry(lambda: self._runner.all_logits(states), self._cache.evict_blocks)
+        except NoRoomError:
+            if len(nodes) == 1:
+                raise
+        half = len(nodes) // 2
+        return np.concatenate([self._logits(nodes[:half]), self._logits(nodes[half:])])

@@ -1,0 +1,72 @@
+"""Sequences with beams beside each other, against `model.generate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteriaList
+
+from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.stop import StopOnSequences
+from tests.engine.architectures import make
+from tests.engine.decoding import PROMPTS, drain
+from tests.oracle import hf_generate
+
+BEAMS: tuple[dict[str, Any], ...] = (
+    {"num_beams": 2, "length_penalty": 0.0},
+    {"num_beams": 3, "length_penalty": -1.0, "early_stopping": "never"},
+    {"num_beams": 4, "early_stopping": True, "repetition_penalty": 1.4},
+    {"num_beams": 5, "length_penalty": 2.0, "no_repeat_ngram_size": 2, "min_new_tokens": 4},
+    {"num_beams": 6, "early_stopping": "never", "length_penalty": 0.6},
+)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("ends", [[1], list(range(1, 199, 5))], ids=["one", "many"])
+def test_beams_beside_each_other_are_those_of_generate(
+    name: str, ends: list[int], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """All at once in one small batch, so that beams of one row are computed in different passes."""
+    model = make(name)
+    engine = Engine(model, tiny_tokenizer, batch_size=5, cache_budget=200_000)
+    asked = [{"max_new_tokens": 8, "eos_token_id": ends, **beams} for beams in BEAMS]
+    requests = [
+        Request(index, row, prompt, GenerationParams.of(values, engine.default_params))
+        for row, prompt in enumerate(PROMPTS[:4])
+        for index, values in enumerate(asked)
+    ]
+    for request, completion in drain(engine, requests):
+        ids = tiny_tokenizer(request.prompt).input_ids
+        assert list(completion.token_ids) == hf_generate(model, ids, **asked[request.tag])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("beams", range(1, 7))
+def test_beams_stop_on_strings_as_in_generate(
+    beams: int, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """`generate` gets the same stops as a criterion for each hypothesis."""
+    values = {"max_new_tokens": 10, "num_beams": beams, "early_stopping": True}
+    stops = {"stop": ["e", "th", "4"], "stop_token_sequences": [[n] for n in range(10, 190, 9)]}
+    engine = Engine(tiny_llama, tiny_tokenizer, batch_size=4)
+    reasons = set()
+    for prompt, completion in zip(PROMPTS, engine.generate(PROMPTS, {**values, **stops}), strict=True):
+        ids = torch.tensor([tiny_tokenizer(prompt).input_ids])
+        criterion = StopOnSequences(
+            prompt_length=ids.shape[1],
+            sequences=stops["stop_token_sequences"],
+            stop=stops["stop"],
+            tokenizer=tiny_tokenizer,
+        )
+        wanted = tiny_llama.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            stopping_criteria=StoppingCriteriaList([criterion]),
+            **values,
+        )
+        assert list(completion.token_ids) == wanted[0, ids.shape[1] :].tolist()
+        reasons.add(completion.finish_reason)
+    assert "stop" in reasons
