@@ -36,7 +36,7 @@ class BatchRunner:
         encoder_cache: Stores what an encoder makes for ``model.generate``.
         input_batch: The rows in flight; None where rows are not decoded one by one.
         reclaimer: Makes room.
-        scheduler: Is told of requests that end here.
+        scheduler: Ends requests that end here, and queues those again that did not fit.
         counters: Counts tokens.
     """
 

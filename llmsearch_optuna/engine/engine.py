@@ -59,7 +59,7 @@ class Engine(EngineBackend):
             keys and values that have no room move to half of the host's free memory.
         tokenizer_decode_args: What the tokenizer's ``decode`` is called with; special tokens are skipped unless this
             says otherwise.
-        top: How many of the largest logits of a prefix are kept to pick from.
+        top: How many of the largest logits of a prefix are stored to sample from.
 
     Raises:
         InputError: For a batch size or ``top`` below 1, a negative budget, or arguments that the tokenizer does not
@@ -139,7 +139,7 @@ class Engine(EngineBackend):
             function: ``function(prompts, params)`` returns one text a prompt; see `FunctionEngine`. It is asked for a
                 few rows at a time (`search` has ``batch_size=`` for how many), and counts by its source text.
             tokenizer: For chat templates, and where tokens have to be counted.
-            default_params: What the function does where it is told nothing: the baseline.
+            default_params: What the function does where a parameter is left out: the baseline.
         """
         return FunctionEngine(function, tokenizer, dict(default_params or {}))
 

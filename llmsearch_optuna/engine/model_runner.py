@@ -145,7 +145,7 @@ class ModelRunner:
 
         Args:
             suffixes: Token ids of each row, none empty.
-            prefix: Keys and values of what stands before all of them.
+            prefix: Keys and values of what precedes all of them.
 
         Returns:
             For each row the keys and values of its own tokens, and the state after its last token.

@@ -7,6 +7,7 @@ matter whether those were computed for it, for another request, or a trial ago.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,21 @@ class TokenSequence:
         return Completion(self._stop.text(), tokens, self.reason, len(self.tree.prompt_ids))
 
 
+@dataclass(frozen=True, slots=True)
+class NextBeams:
+    """The next hypotheses of a sequence.
+
+    Attributes:
+        beams: Their tokens and scores.
+        nodes: The node of each running hypothesis, by its tokens.
+        looked_up: Whether all logits had to be looked up.
+    """
+
+    beams: Beams
+    nodes: Mapping[tuple[int, ...], Node]
+    looked_up: bool
+
+
 class BeamSequence:
     """A sequence of several hypotheses: beam search or beam sampling."""
 
@@ -114,8 +130,8 @@ class BeamSequence:
         """Whether no hypothesis can become the answer any more."""
         return self._beam.finished
 
-    def next_beams(self, logits_of: LogitsOf) -> tuple[Beams, bool]:
-        """Return the hypotheses that are one token longer, and whether all logits had to be looked up; nothing moves.
+    def next_beams(self, logits_of: LogitsOf) -> NextBeams:
+        """Return the hypotheses that are one token longer; nothing moves, whatever fails inside.
 
         Args:
             logits_of: Computes all logits of nodes, where the largest ones do not decide.
@@ -126,16 +142,20 @@ class BeamSequence:
             if node.scores is not None
         }
         beams = self._beam.after(scores)
-        if beams is not None:
-            return beams, False
-        rows = logits_of(list(self._nodes.values()))
-        return self._beam.after_full(dict(zip(self._nodes, rows, strict=True))), True
+        looked_up = beams is None
+        if beams is None:
+            rows = logits_of(list(self._nodes.values()))
+            beams = self._beam.after_full(dict(zip(self._nodes, rows, strict=True)))
+        return NextBeams(beams, self._nodes if beams.finished else self._children(beams.paths), looked_up)
 
-    def advance(self, beams: Beams) -> None:
+    def advance(self, following: NextBeams) -> None:
         """Take the next hypotheses."""
-        nodes = self._nodes if beams.finished else self._children(beams.paths)
-        self._beam.go_on(beams)
-        self._move_to(nodes)
+        self._beam.go_on(following.beams)
+        for node in following.nodes.values():
+            node.acquire()
+        for node in self._nodes.values():
+            node.release()
+        self._nodes = dict(following.nodes)
 
     def leave(self) -> None:
         """Leave the tree, finished or cancelled."""
@@ -151,13 +171,6 @@ class BeamSequence:
 
     def _children(self, paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Node]:
         return {path: self._nodes[path[:-1]].child(path[-1]) for path in paths}
-
-    def _move_to(self, nodes: dict[tuple[int, ...], Node]) -> None:
-        for node in nodes.values():
-            node.acquire()
-        for node in self._nodes.values():
-            node.release()
-        self._nodes = nodes
 
 
 RunningSequence = TokenSequence | BeamSequence

@@ -12,11 +12,10 @@ from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import Node
 from llmsearch_optuna.engine.model_runner import ModelRunner
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError
-from llmsearch_optuna.engine.sampling.beam_search import Beams
 from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
 from llmsearch_optuna.engine.sampling.settings import needs_full_logits
-from llmsearch_optuna.engine.sequence import BeamSequence, RunningSequence, TokenSequence
+from llmsearch_optuna.engine.sequence import BeamSequence, NextBeams, RunningSequence, TokenSequence
 from llmsearch_optuna.engine.stats import EngineStats
 
 
@@ -30,7 +29,7 @@ class Sampled:
     """
 
     sequence: RunningSequence
-    outcome: int | Beams | NoRoomError
+    outcome: int | NextBeams | NoRoomError
 
 
 class SequenceSampler:
@@ -83,12 +82,10 @@ class SequenceSampler:
 
     def _sample_beams(self, sequence: BeamSequence) -> Sampled:
         try:
-            beams, looked_up = self._reclaimer.retry(
-                lambda: sequence.next_beams(self._logits), self._cache.evict_host_blocks
-            )
+            beams = self._reclaimer.retry(lambda: sequence.next_beams(self._logits), self._cache.evict_host_blocks)
         except NoRoomError as error:
             return Sampled(sequence, error)
-        self._stats.lookups += looked_up
+        self._stats.lookups += beams.looked_up
         return Sampled(sequence, beams)
 
     def _candidates(self, nodes: Sequence[Node]) -> Candidates:

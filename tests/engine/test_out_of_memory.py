@@ -17,7 +17,7 @@ from tests.tiny import make_llama, make_tokenizer
 
 
 class Kept:
-    """Stands for the store, the encoder_cache and the lanes: holds bytes until they are given up, and says when."""
+    """Stands for both caches and the batch: holds bytes until they are evicted, and says when."""
 
     def __init__(self, given_up: list[str], name: str, nbytes: int, **more: int) -> None:
         self.given_up, self.name, self.nbytes = given_up, name, nbytes
@@ -48,22 +48,22 @@ class Kept:
 
 
 class Place:
-    """A relief over such stores, with four rows at most."""
+    """A reclaimer over such caches, with four rows at most."""
 
-    def __init__(self, *, lanes: bool = True, slots: int = 0, prompts: int = 0) -> None:
+    def __init__(self, *, has_batch: bool = True, slots: int = 0, prompts: int = 0) -> None:
         self.given_up: list[str] = []
         self.sizes, self.stats = BatchSizes(4), EngineStats()
         self.store = store = Kept(self.given_up, "keys and values", 10, scores=5, prompts=prompts)
         encoder_cache: Any = Kept(self.given_up, "encoder_cache", 10)
-        buffer: Any = Kept(self.given_up, "buffer", 0, slots=slots) if lanes else None
-        self.relief = MemoryReclaimer(
+        buffer: Any = Kept(self.given_up, "buffer", 0, slots=slots) if has_batch else None
+        self.reclaimer = MemoryReclaimer(
             self.sizes, cast(Any, store), encoder_cache, buffer, self.stats, torch.device("cpu")
         )
 
     def short(self) -> None:
         """Memory runs out in a pass over as many rows as are allowed."""
         limit = self.sizes.of(10)
-        self.relief.make_room(MemoryError("no more"), limit.rows, limit)
+        self.reclaimer.make_room(MemoryError("no more"), limit.rows, limit)
 
 
 def test_what_costs_least_goes_first_and_every_shortage_counts() -> None:
@@ -77,8 +77,8 @@ def test_what_costs_least_goes_first_and_every_shortage_counts() -> None:
     assert place.given_up[2:] == ["buffer"]
     with pytest.raises(NoRoomError, match="MemoryError: no more"):
         place.short()
-    assert place.relief.make_room_of_scores("MemoryError")
-    assert not place.relief.make_room_of_scores("MemoryError"), "there are none left"
+    assert place.reclaimer.make_room_of_scores("MemoryError")
+    assert not place.reclaimer.make_room_of_scores("MemoryError"), "there are none left"
     assert place.given_up[3:] == ["scores"]
     assert place.stats.out_of_memory == 5
 
@@ -87,13 +87,13 @@ def test_the_buffer_can_be_given_up_again_after_a_pass_that_fitted() -> None:
     place = Place()
     for _ in range(4):
         place.short()
-    place.relief.passed(place.sizes.of(10))
+    place.reclaimer.passed(place.sizes.of(10))
     place.short()
     assert place.given_up[2:] == ["buffer", "buffer"]
 
 
-def test_without_lanes_one_row_that_does_not_fit_is_the_end() -> None:
-    place = Place(lanes=False)
+def test_without_a_batch_one_row_that_does_not_fit_is_the_end() -> None:
+    place = Place(has_batch=False)
     for _ in range(3):
         place.short()
     with pytest.raises(NoRoomError):
@@ -109,20 +109,20 @@ def test_work_is_repeated_for_as_long_as_something_can_be_given_up() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return "done"
 
-    assert place.relief.retry(work, lambda: left.pop()) == "done"
+    assert place.reclaimer.retry(work, lambda: left.pop()) == "done"
     assert (len(tries), left, place.stats.out_of_memory) == (3, [], 2)
     tries.clear()
     with pytest.raises(NoRoomError, match="CUDA out of memory"):
-        place.relief.retry(work, lambda: 0)
+        place.reclaimer.retry(work, lambda: 0)
 
 
 def test_an_error_about_something_else_is_nobodys_to_relieve() -> None:
     place = Place()
     limit = place.sizes.of(10)
     with pytest.raises(RuntimeError, match="shapes"):
-        place.relief.make_room(RuntimeError("shapes do not match"), 4, limit)
+        place.reclaimer.make_room(RuntimeError("shapes do not match"), 4, limit)
     with pytest.raises(ValueError, match="shapes"):
-        place.relief.retry(lambda: int("shapes"), lambda: 1)
+        place.reclaimer.retry(lambda: int("shapes"), lambda: 1)
     assert (place.given_up, place.stats.out_of_memory) == ([], 0)
 
 
@@ -136,7 +136,7 @@ def test_what_the_error_holds_is_let_go_before_anything_is_given_up() -> None:
             raise MemoryError
         return 7
 
-    assert place.relief.retry(work, lambda: seen.append(alive[0]()) or 1) == 7
+    assert place.reclaimer.retry(work, lambda: seen.append(alive[0]()) or 1) == 7
     assert seen == [None]
 
 
@@ -153,7 +153,7 @@ def test_prompts_that_do_not_fit_halve_their_own_batch_and_leave_the_rows_in_fli
     place = Place(slots=4)
     limit = place.sizes.of(10, PROMPTS)
     for _ in range(3):
-        place.relief.make_room(MemoryError("no more"), limit.rows, limit)
+        place.reclaimer.make_room(MemoryError("no more"), limit.rows, limit)
     assert (place.given_up, limit.rows) == (["keys and values", "encoder_cache"], 1)
 
 
@@ -164,7 +164,7 @@ def test_prompts_of_rows_in_flight_go_second_and_are_kept_again_after_a_calm_whi
     assert (place.given_up[2:], place.store.stores_running_prompts) == (["prompts"], False)
     for _ in range(CALM_PASSES):
         assert not place.store.stores_running_prompts
-        place.relief.passed(place.sizes.of(10))
+        place.reclaimer.passed(place.sizes.of(10))
     assert place.store.stores_running_prompts
 
 

@@ -10,10 +10,27 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.engine.batch_size import BatchSizes
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.engine.model_runner import ModelRunner
+from llmsearch_optuna.engine.out_of_memory import NoRoomError
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.engine.scheduler import CAUTIOUS_ROWS, MOST_ROWS, estimated_rows
+from llmsearch_optuna.engine.scheduler import (
+    CAUTIOUS_ROWS,
+    MOST_ROWS,
+    SHARED_PREFIX_TOKENS,
+    DecodeBatch,
+    GenerateBatch,
+    PrefillBatch,
+    PrefixBatch,
+    Scheduler,
+    estimated_rows,
+)
+from llmsearch_optuna.engine.sequence import SequenceFactory
+from llmsearch_optuna.engine.sequence_sampler import Sampled
+from llmsearch_optuna.engine.stats import Counters
 from tests.engine.architectures import make
 from tests.engine.decoding import PROMPTS, FailingForward, drain, tokens_of
 from tests.engine.own_cache import with_own_cache
@@ -81,13 +98,13 @@ def test_a_batch_that_has_shrunk_grows_back(
     prompts, others = ([f"{letter} {n}" for n in range(8)] for letter in "TS")
     quiet, engine = (Engine(tiny_llama, tiny_tokenizer, batch_size=8, cache_budget=0) for _ in range(2))
     wanted = quiet.generate(prompts, params)
-    with FailingForward(tiny_llama, {2}, torch.OutOfMemoryError, "CUDA out of memory"):  # the first step
+    with FailingForward(tiny_llama, {2, 3}, torch.OutOfMemoryError, "CUDA out of memory"):  # the first step, twice
         assert engine.generate(prompts, params) == wanted
         assert engine.capacity == 4
         assert set(engine.batch_sizes.values()) == {4}
         for _ in range(4):
             assert engine.generate(prompts, params) == wanted
-    assert engine.stats.out_of_memory == 1
+    assert engine.stats.out_of_memory == 2
     before = engine.stats
     assert engine.generate(others, params) == quiet.generate(others, params)
     assert engine.stats.since(before).rows_per_step == 8
@@ -187,3 +204,105 @@ def test_auto_follows_the_free_memory_of_a_cuda_device(
         fake.free_by_nvml, fake.reserved, fake.allocated = free, 5 * row, 3 * row
         rows.append(estimated_rows(engine._runner, 2 * row))
     assert rows == [3, 20, 1, MOST_ROWS["cuda"]]
+
+
+class Desk:
+    """A scheduler over a real model, whose passes the test runs by hand."""
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: int = 4) -> None:
+        self.runner = ModelRunner(model)
+        self.cache = PrefixCache(10**6)
+        self.counters = Counters()
+        make_sequence = SequenceFactory(tokenizer, {}, self.runner.vocab_size).make
+        self.scheduler = Scheduler(self.runner, self.cache, BatchSizes(rows), make_sequence, self.counters)
+
+    def add(self, tag: str, row: int, *prompt: int, **values: Any) -> None:
+        params = GenerationParams.of({"max_new_tokens": 2, "eos_token_id": None, **values})
+        self.scheduler.add(Request(tag, row, "", params), prompt)
+
+    def prefill(self, batch: Any) -> None:
+        """Give the prompts of a batch their scores."""
+        assert isinstance(batch, PrefillBatch)
+        for node, result in zip(
+            batch.nodes, self.runner.prefill([n.tree.prompt_ids for n in batch.nodes]), strict=True
+        ):
+            (node.scores,) = self.runner.scores(result.state[None])
+
+    def take(self, token: int) -> None:
+        """Let every sequence that is ready take a token."""
+        self.scheduler.update([Sampled(sequence, token) for sequence in self.scheduler.ready()])
+
+
+def test_prompts_come_before_tokens_and_the_longest_first(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    desk = Desk(tiny_llama, tiny_tokenizer, rows=3)
+    for row in range(5):
+        desk.add("a", row, *range(3, 5 + row))
+    batch = desk.scheduler.schedule()
+    assert isinstance(batch, PrefillBatch)
+    assert [len(node.tree.prompt_ids) for node in batch.nodes] == [4, 3, 2], "three rows fit, the oldest requests"
+    desk.prefill(batch)
+    assert desk.scheduler.schedule() is None, "their scores are there: they are sampled first"
+    assert len(desk.scheduler.ready()) == 3
+    desk.take(9)
+    batch = desk.scheduler.schedule()
+    assert isinstance(batch, DecodeBatch)
+    assert [node.path()[0].token for node in batch.nodes] == [9, 9, 9]
+    assert [len(node.tree.prompt_ids) for node in batch.nodes] == [2, 3, 4], "the oldest first"
+
+
+def test_requests_for_generate_are_batched_by_tag_and_parameters(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    desk = Desk(tiny_llama, tiny_tokenizer, rows=3)
+    for row in range(4):
+        desk.add("a", row, 3, 4, guidance_scale=1.5)
+    desk.add("b", 0, 3, 4, guidance_scale=1.5)
+    found = []
+    while isinstance(batch := desk.scheduler.schedule(), GenerateBatch):
+        found.append([(request.tag, request.row) for request, _ in batch.requests])
+    assert found == [[("a", 0), ("a", 1), ("a", 2)], [("a", 3)], [("b", 0)]]
+    assert not desk.scheduler.has_work
+
+
+def test_a_batch_that_is_queued_again_keeps_its_order(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    desk = Desk(tiny_llama, tiny_tokenizer)
+    for row in range(3):
+        desk.add("a", row, 3, 4, guidance_scale=1.5)
+    first = desk.scheduler.schedule()
+    assert isinstance(first, GenerateBatch)
+    desk.scheduler.requeue(first)
+    again = desk.scheduler.schedule()
+    assert isinstance(again, GenerateBatch)
+    assert again.requests == first.requests
+
+
+def test_a_prefix_that_all_prompts_share_is_a_batch_of_its_own_once(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    desk, shared = Desk(tiny_llama, tiny_tokenizer), tuple(range(3, 3 + SHARED_PREFIX_TOKENS))
+    desk.add("a", 0, *shared, 50)
+    desk.add("a", 1, *shared, 51, 52)
+    assert desk.scheduler.schedule() == PrefixBatch(shared)
+    assert isinstance(desk.scheduler.schedule(), PrefillBatch)
+
+
+def test_sequences_that_end_or_do_not_fit_leave(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    desk = Desk(tiny_llama, tiny_tokenizer)
+    desk.add("a", 0, 3, 4, max_new_tokens=1)
+    desk.add("a", 1, 5, 6)
+    desk.prefill(desk.scheduler.schedule())
+    one, two = desk.scheduler.ready()
+    desk.scheduler.update([Sampled(one, 9), Sampled(two, NoRoomError("MemoryError: no more"))])
+    complete, failed = desk.scheduler.take_finished()
+    assert complete.completion is not None
+    assert complete.completion.token_ids == (9,)
+    assert "one row alone does not fit into memory (MemoryError: no more)" in str(failed.error)
+    assert not desk.scheduler.has_work
+    assert all(tree.references == 0 for tree in desk.cache.trees.values())
+    assert desk.counters.total.tokens == 1

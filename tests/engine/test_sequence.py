@@ -1,17 +1,22 @@
-"""Sequences with beams beside each other, against `model.generate`."""
+"""Sequences on their way down a tree, and those with beams beside each other against `model.generate`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteriaList
 
+from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
+from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import StopOnSequences
+from llmsearch_optuna.engine.sequence import BeamSequence, SequenceFactory, TokenSequence
 from tests.engine.architectures import make
 from tests.engine.decoding import PROMPTS, drain
 from tests.oracle import hf_generate
@@ -70,3 +75,57 @@ def test_beams_stop_on_strings_as_in_generate(
         assert list(completion.token_ids) == wanted[0, ids.shape[1] :].tolist()
         reasons.add(completion.finish_reason)
     assert "stop" in reasons
+
+
+def stored(node: Node, *values: float) -> Node:
+    """A node with the scores of all tokens."""
+    order = np.argsort(-np.array(values), kind="stable")
+    logits = np.array(values, dtype=np.float32)
+    node.scores = NextTokenScores(
+        logits[order], order.astype(np.int32), float(np.logaddexp.reduce(values)), torch.tensor(logits)
+    )
+    return node
+
+
+def make_sequence(tree: PromptTree, tokenizer: PreTrainedTokenizerFast, vocab_size: int, **values: Any) -> Any:
+    params = GenerationParams.of({"max_new_tokens": 3, "eos_token_id": 2, **values})
+    return SequenceFactory(tokenizer, {}, vocab_size).make(Request("t", 0, "", params), tree)
+
+
+def test_a_sequence_waits_at_one_node_after_the_other_and_leaves_the_tree(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tree = PrefixCache(0).tree((5, 6))
+    sequence = make_sequence(tree, tiny_tokenizer, 4)
+    assert isinstance(sequence, TokenSequence)
+    assert sequence.frontier == (tree.root,)
+    assert tree.root.references == 1
+    sequence.advance(3)
+    (node,) = sequence.frontier
+    assert (tree.root.references, node.references, node.token, sequence.step) == (0, 1, 3, 1)
+    assert (sequence.context, sequence.finished) == ([5, 6, 3], False)
+    sequence.advance(2)
+    assert sequence.finished
+    assert sequence.completion().finish_reason == "eos"
+    assert sequence.completion().token_ids == (3, 2)
+    sequence.leave()
+    assert node.references == 0
+    assert not tree.root.children, "nothing is kept of what nobody computed"
+
+
+def test_beams_wait_at_all_their_nodes_and_do_not_move_before_they_are_told(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tree = PrefixCache(0).tree((5, 6))
+    sequence = make_sequence(tree, tiny_tokenizer, 4, num_beams=2)
+    assert isinstance(sequence, BeamSequence)
+    stored(tree.root, 3.0, 1.0, -5.0, 2.0)
+    following = sequence.next_beams(lambda nodes: pytest.fail("the largest logits decide"))
+    assert not following.looked_up
+    assert sequence.frontier == (tree.root,)
+    sequence.advance(following)
+    assert [node.token for node in sequence.frontier] == [0, 3]
+    assert [node.references for node in sequence.frontier] == [1, 1]
+    assert tree.root.references == 0
+    sequence.leave()
+    assert sequence.frontier == ()

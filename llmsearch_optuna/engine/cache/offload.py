@@ -2,7 +2,7 @@
 
 Copying a row back takes a fraction of the time of computing it again. Copies in both directions are queued on the
 device's stream in the order in which they are asked for, through page-locked memory, and nobody waits for them. What
-goes when is decided in `replay`.
+goes when is decided by the prefix cache.
 """
 
 from __future__ import annotations

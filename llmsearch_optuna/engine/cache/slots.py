@@ -1,6 +1,6 @@
 """The slot buffer: one tensor that holds the keys and values of all rows that are being decoded.
 
-Rows stand right-aligned at a shared write column, so that every step writes one column for all of them and
+Rows are right-aligned at a shared write column, so that every step writes one column for all of them and
 nothing is concatenated. Joining copies a row in, leaving moves the last row into the hole. What a row means,
 and which row goes on, is not decided here.
 """

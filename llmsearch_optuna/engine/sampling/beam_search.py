@@ -62,13 +62,13 @@ class _Scored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """Where a search stands. A step makes new ones and changes none, so one that fails half-way has not begun.
+    """The state of a search. A step makes new ones and changes none, so one that fails half-way has not begun.
 
     Attributes:
         step: How many tokens every live path has.
         paths: The live beams, best first; distinct.
         scores: ``[beams]``, their accumulated log-probabilities.
-        contexts: ``[beams, prompt + step]``, what stands before their next token.
+        contexts: ``[beams, prompt + step]``, what precedes their next token.
         hypotheses: What has been finished, best first.
         finished: Whether no continuation can change the result any more.
     """
@@ -98,7 +98,7 @@ class BeamSearch:
 
     Args:
         params: With ``num_beams`` > 1; ``do_sample`` makes it beam sampling.
-        prompt_token_ids: What stands before the generated tokens for processors: the prompt, or the decoder's start
+        prompt_token_ids: What precedes the generated tokens for processors: the prompt, or the decoder's start
             tokens of an encoder-decoder model.
         row_key: Keys the noise of beam sampling.
         stopper: Tells why a path is complete, beside an ending token or the length; None where nothing else stops.
@@ -172,7 +172,7 @@ class BeamSearch:
         return best.path, best.reason
 
     def go_on(self, beams: Beams) -> None:
-        """Stand where a step has led."""
+        """Take the result of a step."""
         self._beams = beams
 
     def after(self, scores: Mapping[Path, Candidates]) -> Beams | None:

@@ -1,4 +1,4 @@
-"""Rules that change the scores of one row before anything is drawn: penalties, bans, biases, forced tokens.
+"""Logits processors change the scores of one row before anything is drawn: penalties, bans, biases, forced tokens.
 
 They are Hugging Face's logits processors on the unpadded row, in its arithmetic (float32), on all scores or on
 a list of candidates; for a list they say what they may have done to the tokens that are not on it.
@@ -58,7 +58,7 @@ class RowScores:
             places[ids] = np.arange(len(ids))
 
     def positions(self, tokens: Tokens) -> Tokens:
-        """Where these distinct tokens stand; those that are not on the list are left out."""
+        """The places of these distinct tokens in the list; those that are not on the list are left out."""
         if self.ids is None or self._places is None:
             return tokens[tokens < len(self.scores)]
         tokens = tokens[tokens < len(self._places)]
@@ -137,7 +137,7 @@ class _RepetitionPenalty:
 
     @staticmethod
     def _seen_places(row_scores: RowScores, row: ProcessedRow) -> tuple[NDArray[Any], int]:
-        """Where the seen tokens stand, and how many of them are not on the list."""
+        """The places of the seen tokens, and how many of them are not on the list."""
         seen: Collection[int] | None = getattr(row, "seen", None)
         ids = row_scores.ids
         if isinstance(seen, (set, frozenset)) and ids is not None and len(ids) < len(seen):

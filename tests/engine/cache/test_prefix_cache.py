@@ -7,7 +7,7 @@ import torch
 
 from llmsearch_optuna.engine.cache.lru import LeastRecentlyUsed
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
-from llmsearch_optuna.engine.cache.prefix_tree import KVBlock, Node
+from llmsearch_optuna.engine.cache.prefix_tree import BatchRow, KVBlock, Node
 from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
 
 
@@ -107,3 +107,86 @@ def test_release_gives_keys_and_values_back_and_keeps_scores() -> None:
     assert tree.prompt_block is None
     assert path[0].location is None
     assert path[0].scores is not None
+
+
+def test_a_token_in_a_row_of_the_batch_is_nowhere_else_until_it_is_stored() -> None:
+    store = PrefixCache(10**6)
+    tree = store.tree((5, 6))
+    path = grow(tree.root, 1, 2)
+    row = BatchRow(0, tree.root)
+    for node in path:
+        store.hold(row, node)
+    assert row.node is path[1]
+    assert row.unstored == path
+    assert store.row_of(path, 0) == (row, 2)
+    assert store.path_segment(path, 0) == (None, 0)
+    store.store_row(row, segment(2))
+    assert row.unstored == []
+    assert store.row_of(path, 0) == (None, 0)
+    assert all(map(store.is_stored, path))
+    found, end = store.path_segment(path, 1)
+    assert found is not None
+    assert (found[0, 0, 0, :, 0].tolist(), end) == ([1.0], 2)
+
+
+def test_what_is_stored_is_not_stored_again_for_a_row() -> None:
+    store = PrefixCache(10**6)
+    tree = store.tree((5, 6))
+    first, second = grow(tree.root, 1, 2)
+    store.store_path([first], segment(1))
+    row = BatchRow(0, tree.root)
+    store.hold(row, first)
+    store.hold(row, second)
+    assert row.unstored == [second]
+    assert store.is_stored(first)
+
+
+def test_a_row_that_is_dropped_leaves_its_scores() -> None:
+    store = PrefixCache(10**6)
+    tree = store.tree((5, 6))
+    (node,) = grow(tree.root, 1)
+    row = BatchRow(0, tree.root)
+    store.hold(row, node)
+    store.store_row(row, None)
+    assert node.location is None
+    assert node.scores is not None
+    assert store.nbytes == node.scores.nbytes
+
+
+def test_scores_of_a_row_in_flight_stay_when_nobody_waits_for_them() -> None:
+    store = PrefixCache(0)
+    tree = store.tree((5, 6))
+    (node,) = grow(tree.root, 1)
+    row = BatchRow(0, tree.root)
+    node.acquire()
+    store.hold(row, node)
+    node.release()
+    assert node.scores is not None
+    store.store_row(row, None)
+    assert node.scores is None
+    assert not tree.root.children
+
+
+def test_prompts_of_running_sequences_are_outside_the_budget_until_the_last_one_ends() -> None:
+    store = PrefixCache(segment(1).nbytes)
+    tree = store.tree((5, 6))
+    store.acquire(tree)
+    store.acquire(tree)
+    store.store_prompt(tree, segment(2))
+    store.release(tree)
+    assert tree.prompt_block is not None
+    assert store.nbytes == 0
+    store.release(tree)
+    assert tree.prompt_block is None, "it alone is over the budget"
+
+
+def test_a_shared_prefix_is_stored_once_and_comes_before_every_prompt() -> None:
+    store = PrefixCache(10**6)
+    store.share_prefix((1, 2), segment(2))
+    tree, other = store.tree((1, 2, 3)), store.tree((4, 5, 6))
+    assert (tree.shared, other.shared) == (2, 0)
+    store.store_prompt(tree, segment(1))
+    segments, covered = store.prompt_segments(tree)
+    assert [part.shape[3] for part in segments] == [2, 1]
+    assert covered == 3
+    assert store.prompt_segments(other) == ([], 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,20 @@ from llmsearch_optuna.engine.sampling.hf_processors import (
     TopNSigmaLogitsWarper,
     own_processors,
 )
-from llmsearch_optuna.engine.sampling.params import GenerationParams, model_defaults
-from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pick_from_logits, supports
+from llmsearch_optuna.engine.sampling.params import model_defaults
+from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
+from tests.engine.sampling.rows import (
+    KINDS,
+    Row,
+    contexts,
+    make_candidates,
+    make_logits,
+    make_params,
+    own_warping,
+    ruling,
+    warping,
+)
 
-VOCABULARY = 300
-LIMIT = 12
 WARPERS = (
     hf.TemperatureLogitsWarper,
     hf.TopHLogitsWarper,
@@ -38,97 +46,12 @@ WARPERS = (
     hf.EpsilonLogitsWarper,
     hf.EtaLogitsWarper,
 )
+
+
 OWN_WARPERS = (TopNSigmaLogitsWarper, TailFreeLogitsWarper, TopALogitsWarper)
+
+
 LIMITS = {"top_h", "top_p", "min_p", "mass", "epsilon", "tfs", "top_a", "top_n_sigma"}
-
-
-@dataclass
-class Row:
-    params: GenerationParams
-    context: list[int] = field(default_factory=lambda: [3, 4, 5])
-    prompt_length: int = 3
-    row_key: int = 17
-    step: int = 0
-
-
-def make_params(**values: Any) -> GenerationParams:
-    return GenerationParams.of({"max_new_tokens": LIMIT, "eos_token_id": [1, 7], **values})
-
-
-def make_candidates(logits: np.ndarray, size: int) -> Candidates:
-    """As an engine makes them: torch's topk, and a total that was summed up in float32."""
-    top = torch.topk(torch.from_numpy(logits), size, dim=-1)
-    total = torch.logsumexp(torch.from_numpy(logits), dim=-1).double().numpy()
-    return Candidates(top.values.numpy(), top.indices.to(torch.int32).numpy(), total, logits.shape[1])
-
-
-def make_logits(kind: str, seed: int, rows: int = 1, vocabulary: int = VOCABULARY) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    normal = generator.normal(size=(rows, vocabulary))
-    if kind == "flat":
-        logits = np.full((rows, vocabulary), float(normal[0, 0]))
-    elif kind == "peaked":
-        logits = normal * 12
-    elif kind == "tied":
-        logits = np.round(normal * 2) / 2
-    elif kind == "half":
-        logits = torch.from_numpy(normal * 4).bfloat16().double().numpy()
-    else:  # as a language model's: a few large ones and a long tail
-        logits = normal * 1.5 + 8 * generator.exponential(size=(rows, vocabulary)) ** 0.5
-    return logits.astype(np.float32)
-
-
-KINDS = ["normal", "flat", "peaked", "tied", "half"]
-
-fractions = st.floats(0.02, 0.98).map(lambda x: round(x, 3))
-warping = st.fixed_dictionaries(
-    {"do_sample": st.just(True)},
-    optional={
-        "temperature": st.sampled_from([0.1, 0.5, 0.9, 1.3, 2.5]),
-        "top_k": st.sampled_from([0, 0, 1, 2, 10, 50, 250]),
-        "top_p": fractions,
-        "min_p": fractions.map(lambda x: x / 4),
-        "top_h": fractions,
-        "typical_p": fractions,
-        "epsilon_cutoff": fractions.map(lambda x: x / 50),
-        "eta_cutoff": fractions.map(lambda x: x / 50),
-        "generation_seed": st.integers(0, 5),
-    },
-)
-tokens = st.integers(0, 30)
-sequences = st.lists(st.lists(tokens, min_size=1, max_size=3), min_size=1, max_size=4)
-ruling = st.fixed_dictionaries(
-    {},
-    optional={
-        "repetition_penalty": st.sampled_from([0.8, 1.05, 1.3, 3.0]),
-        "no_repeat_ngram_size": st.integers(1, 3),
-        "min_new_tokens": st.integers(1, 12),
-        "min_length": st.integers(1, 12),
-        "bad_words_ids": sequences.map(lambda words: [*words, [2]]),
-        "sequence_bias": sequences.map(lambda keys: [[key, (-1) ** sum(key) * 2.5] for key in keys]),
-        "suppress_tokens": st.lists(tokens.filter(lambda t: t not in (1, 5)), min_size=1, max_size=4),
-        "begin_suppress_tokens": st.lists(tokens, min_size=1, max_size=4),
-        "exponential_decay_length_penalty": st.tuples(st.integers(0, 4), st.sampled_from([0.5, 1.1, 2.0])),
-        "forced_eos_token_id": st.sampled_from([1, [1, 9]]),
-        "forced_bos_token_id": st.just(5),
-        "remove_invalid_values": st.just(True),
-    },
-)
-own_warping = st.fixed_dictionaries(
-    {}, optional={"tfs": fractions, "top_a": fractions, "top_n_sigma": st.sampled_from([0.5, 1.0, 3.0])}
-)
-
-
-@st.composite
-def contexts(draw: st.DrawFn) -> dict[str, Any]:
-    prompt = draw(st.lists(tokens, min_size=1, max_size=6))
-    generated = draw(st.lists(tokens, max_size=LIMIT - 1))
-    return {
-        "context": prompt + generated,
-        "prompt_length": len(prompt),
-        "step": len(generated),
-        "row_key": row_key(prompt),
-    }
 
 
 class ByHuggingFace:
@@ -325,16 +248,6 @@ def test_a_row_does_not_depend_on_its_neighbours(data: st.DataObject, seed: int)
     assert [pick_from_logits(logits[i : i + 1], [rows[i]])[0] for i in range(5)] == full.tolist()
 
 
-def test_a_cached_set_of_seen_tokens_changes_nothing() -> None:
-    logits = make_logits("normal", 1)
-    row = Row(make_params(repetition_penalty=1.5), context=[3, 3, 9, *range(20, 60)])
-    expected = pick_from_logits(logits, [row])
-    for seen in (set(row.context), np.unique(row.context)):
-        row.seen = seen  # type: ignore[attr-defined]
-        assert pick_from_logits(logits, [row]) == expected
-        assert pick(make_candidates(logits, 250), [row]) == expected
-
-
 def test_greedy_takes_the_first_of_equals() -> None:
     logits = np.zeros((3, 10), dtype=np.float32)
     logits[0, [4, 8]] = 1.0
@@ -369,33 +282,3 @@ def test_sampling_follows_the_softmax() -> None:
     counts = [np.count_nonzero(found == token) for token in ids]
     assert sum(counts) == len(logits)
     assert stats.chisquare(counts, len(logits) * p / p.sum()).pvalue > 1e-4
-
-
-def test_what_needs_all_logits_is_said_beforehand() -> None:
-    for values in (
-        {"do_sample": True, "tfs": 0.9},
-        {"do_sample": True, "top_a": 0.2},
-        {"do_sample": True, "top_n_sigma": 1.0},
-        {"do_sample": True, "top_k": 0, "typical_p": 0.9},
-        {"repetition_penalty": 0.9},
-        {"remove_invalid_values": True},
-    ):
-        assert needs_full_logits(make_params(**values)), values
-        assert pick(make_candidates(make_logits("normal", 0), 100), [Row(make_params(**values))]).tolist() == [-1]
-    for values in ({}, {"do_sample": True, "typical_p": 0.9}, {"repetition_penalty": 1.1}):
-        assert not needs_full_logits(make_params(**values)), values
-
-
-def test_what_cannot_be_picked_by_row_is_said_with_the_reason() -> None:
-    assert supports(make_params(do_sample=True, top_p=0.9, tfs=0.9, repetition_penalty=1.1)) is None
-    assert supports(make_params(num_beams=3)) is None
-    for values, word in (
-        ({"guidance_scale": 1.5}, "second time"),
-        ({"watermarking_config": {"greenlist_ratio": 0.25}}, "watermarks"),
-        ({"encoder_repetition_penalty": 1.5}, "encoder"),
-        ({"encoder_no_repeat_ngram_size": 2}, "encoder"),
-        ({"token_healing": True}, "prompt"),
-        ({"prompt_lookup_num_tokens": 3}, "drafts"),
-        ({"cache_implementation": "quantized"}, "quantized"),
-    ):
-        assert word in str(supports(make_params(**values))), values
