@@ -291,7 +291,7 @@ class Engine(EngineBackend):
         """Queue requests; earlier ones are served first."""
         for request in requests:
             if (reason := self.refusal(request.params)) is not None:
-                self._fail(request, DecodingError(reason))
+                self._scheduler.fail(request, DecodingError(reason))
                 continue
             try:
                 self._scheduler.add(request, self._encoder.encode(request))
