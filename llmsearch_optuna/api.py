@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.dashboard import StudyPageCallback, TrialNoteCallback
 from llmsearch_optuna.optimize.forecast import Forecast, forecast_study
-from llmsearch_optuna.optimize.plan import prepare
+from llmsearch_optuna.optimize.plan import prepare, stored_algorithm
 from llmsearch_optuna.optimize.run import run_study
 from llmsearch_optuna.optimize.score import Score, score_params
 from llmsearch_optuna.options import ForecastOptions, ScoreOptions, SearchOptions, takes
@@ -33,7 +33,14 @@ def search(
         StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
     """
     guarded = events.guard(options["callbacks"])
-    prepared = prepare(model, dataset, space, tokenizer, options)
+    prepared = prepare(
+        model,
+        dataset,
+        space,
+        tokenizer,
+        options,
+        algorithm_of=lambda name: stored_algorithm(options["storage"], options["study_name"] or name),
+    )
     with _shown(options["observer"], options["progress"]) as shown:
         return run_study(
             prepared,

@@ -426,6 +426,7 @@ class PlanOptions(ReplicateOptions, total=False):
         Mapping[str, Any] | None,
         Option(
             "The parameters in use today; the default is the model's generation configuration.",
+            more="The space adds max_new_tokens, stops, special tokens and the seed; what else it fixes is tested.",
             key=Key("", type=dict[str, Any]),
         ),
     ]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +24,19 @@ from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_su
 from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.storage.records import Item
-from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.storage.study import OpenedStudy, stored_fingerprint
 from llmsearch_optuna.task.prompts import chat_markers
 from llmsearch_optuna.task.split import assign_folds, split_rows
 from llmsearch_optuna.task.task import PreparedTask, Task
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
+
+
+ALGORITHM = 2
+"""Counts up when the same arguments give other trials. A study goes on by the number that it was started with.
+
+1: the space's fixed values were part of the baseline, and the pruner did not know of rows that the incumbent fails on.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Plan:
         holdout: Row numbers that no trial sees.
         baseline: What trial 0 decodes with.
         greedy: What trial 1 decodes with; None where that is the baseline.
+        baseline_note: What the baseline is, in words.
     """
 
     task: PreparedTask
@@ -49,6 +57,7 @@ class Plan:
     holdout: tuple[int, ...]
     baseline: GenerationParams
     greedy: GenerationParams | None
+    baseline_note: str = ""
 
     def write(self, opened: OpenedStudy, served: ResolvedEngine, *, n_trials: int, seed: int) -> None:
         """Store what reports want to show, and every row of the task."""
@@ -65,6 +74,7 @@ class Plan:
                 "rows": {"search": len(self.rows.order), "holdout": len(self.holdout)},
                 "replicates": self.rows.replicates,
                 "baseline": self.baseline.canonical,
+                "baseline_note": self.baseline_note,
                 "model_defaults": readable(served.defaults),
             }
         )
@@ -93,6 +103,7 @@ def make_plan(
     space: Space,
     pruner: PairedPruner | optuna.pruners.BasePruner | None,
     options: PlanOptions,
+    algorithm: int,
 ) -> Plan:
     """Split the rows and settle the first two trials.
 
@@ -100,7 +111,8 @@ def make_plan(
         InputError: max_new_tokens is missing, a prompt is too long for the model, or a share is out of range.
     """
     baseline, folds, seed = options["baseline"], options["folds"], options["seed"]
-    values = space.baseline_values(served.defaults, baseline)
+    taken_over = space.comparable if algorithm >= 2 else space.fixed
+    values = space.baseline_values(served.defaults, baseline, taken_over=taken_over)
     first = GenerationParams.of(values, served.defaults)
     useless = {
         branch and f"branch {branch}": names for branch, names in inert_by_branch(space, served.defaults).items()
@@ -125,7 +137,30 @@ def make_plan(
     )
     if options["holdout"] and not held_out:
         logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
-    return Plan(task, rows, held_out, first, None if greedy == first else greedy)
+    note = baseline_note(space, first, served.defaults, is_given=baseline is not None)
+    return Plan(task, rows, held_out, first, None if greedy == first else greedy, note)
+
+
+def baseline_note(space: Space, baseline: GenerationParams, defaults: Mapping[str, Any], *, is_given: bool) -> str:
+    """Return what the baseline is, and what the space fixes that it has not, in words for people.
+
+    Args:
+        space: What is searched.
+        baseline: The first trial's parameters.
+        defaults: The model's generation configuration.
+        is_given: Whether the user gave a baseline.
+    """
+    origin = "what baseline= says" if is_given else "the model's generation configuration"
+    text = f"The baseline is {origin}, up to {baseline.max_new_tokens} new tokens."
+    try:
+        fixed = GenerationParams.of({**baseline.canonical, **space.fixed}, defaults)
+    except InputError:  # refused together: then each trial says why
+        return text
+    tested = [f"{name}={fixed[name]!r}" for name in space.fixed if fixed.get(name) != baseline.get(name)]
+    if not tested:
+        return text
+    verb = "is" if len(tested) == 1 else "are"
+    return f"{text} The space fixes {', '.join(tested)} besides, which {verb} part of what is tested."
 
 
 def endless_warning(task: PreparedTask, tokenizer: Any, params: GenerationParams) -> str | None:
@@ -170,6 +205,7 @@ class Prepared:
         space: Where configurations come from.
         suggester: Chooses among them; None where the user gave a sampler.
         pruner: Stops hopeless trials; None stops none.
+        algorithm: Which rules the study goes by; see `ALGORITHM`.
     """
 
     plan: Plan
@@ -177,6 +213,12 @@ class Prepared:
     space: Space
     suggester: Suggester | None
     pruner: Pruner
+    algorithm: int
+
+    @property
+    def default_name(self) -> str:
+        """What the study is called where the user gives it no name."""
+        return _default_name(self.plan.task, self.served)
 
     def total_trials(self, n_trials: int | None) -> int:
         """The study's total: what is asked for, else a whole grid, else 40."""
@@ -188,7 +230,15 @@ class Prepared:
         return len(first) + self.suggester.untried(first)
 
 
-def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: ForecastOptions) -> Prepared:
+def prepare(
+    model: Any,
+    dataset: Any,
+    space: Any,
+    tokenizer: Any,
+    options: ForecastOptions,
+    *,
+    algorithm_of: Callable[[str], int] = lambda _: ALGORITHM,
+) -> Prepared:
     """Check the arguments of `search`, load the model, and plan.
 
     Args:
@@ -197,6 +247,7 @@ def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: Forec
         space: See `search`.
         tokenizer: See `search`.
         options: Of `search` or `forecast`, those with defaults too.
+        algorithm_of: The number of the rules by which a study goes, from its default name; see `ALGORITHM`.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
@@ -207,7 +258,10 @@ def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: Forec
     task = Task.of(dataset, **part(TaskOptions, options)).read()
     served = resolve_engine(model, tokenizer, options)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
-    plan = make_plan(ready, served, checked, pruner, options)
+    algorithm = algorithm_of(_default_name(ready, served))
+    if isinstance(pruner, PairedPruner) and algorithm < 2:
+        pruner = replace(pruner, knows_failing_rows=False)
+    plan = make_plan(ready, served, checked, pruner, options, algorithm)
     check_supported(checked, served, plan.baseline)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester, sampler = None, options["sampler"]
@@ -219,7 +273,22 @@ def prepare(model: Any, dataset: Any, space: Any, tokenizer: Any, options: Forec
             direction=plan.rows.objectives.directions,
             defaults=served.defaults,
         )
-    return Prepared(plan, served, checked, suggester, pruner)
+    return Prepared(plan, served, checked, suggester, pruner, algorithm)
+
+
+def stored_algorithm(storage: str | None, study_name: str) -> int:
+    """Return by which rules the study of this name was started; those of today where there is none yet.
+
+    Args:
+        storage: See `search`.
+        study_name: The study's name.
+    """
+    found = stored_fingerprint(storage, study_name)
+    return ALGORITHM if found is None else min(ALGORITHM, int(found.get("algorithm", ALGORITHM)))
+
+
+def _default_name(task: PreparedTask, served: ResolvedEngine) -> str:
+    return f"{task.name}-{served.name}"
 
 
 def _pruner(pruner: Any, objectives: Sequence[str]) -> Pruner:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,15 @@ Rule = Literal["curtailment", "predictive", "exact_paired", "running"]
 
 _JEFFREYS = 0.5
 _FEWEST_BLOCKS = 4
+
+_FAILING = 0.25
+"""The incumbent fails on rows with at most so much of its median score, counted from the lowest one."""
+
+_RARE = 0.2
+"""Where the incumbent fails on more rows than this, the rows seen hold some, and t knows what they do."""
+
+_LIFTED = 0.3
+"""A failing row is lifted by a trial that gains more than so much of what can be gained on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,10 @@ class PairedPruner:
     would have ended just above the incumbent. It is spent over the looks, look j getting a share proportional to
     1/j, so that the early looks, which save the most, get the most; the shares add up to ``risk``. A winner with a
     clear lead is lost far more rarely. The t rule keeps this promise for roughly symmetric differences; with heavy
-    tails (log-normal scores) a narrow winner was lost up to twice as often in simulation.
+    tails (log-normal scores) a narrow winner was lost up to twice as often in simulation. Rows on which the incumbent
+    fails are a kind of their own where scores have bounds: a setting that costs a little everywhere and ends the loops
+    on one row in twenty was lost in 47 to 50 % of simulated runs by the t rule alone, and in 2 % at most with what
+    the failing rows that are left could still bring. Without bounds there is no such guard.
 
     Bounds come from the metric: the built-in ones declare them, a user's metric may. Without bounds there is no
     curtailment, and scores count as two-valued when all scores seen of both trials are 0 or 1.
@@ -68,6 +80,8 @@ class PairedPruner:
         risk: See above, between 0 and 1.
         min_rows: The rows of the first look; nothing is pruned before.
         step: Rows between two looks.
+        knows_failing_rows: Whether rows on which the incumbent fails are a kind of their own. Studies that were
+            started before the pruner knew them go on without.
 
     Raises:
         InputError: For a risk outside (0, 1), fewer than 4 first rows, or a step below 1.
@@ -76,6 +90,7 @@ class PairedPruner:
     risk: float = 0.02
     min_rows: int = 8
     step: int = 8
+    knows_failing_rows: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.risk < 1:
@@ -137,7 +152,7 @@ class PairedPruner:
         ends = bounds or ((-1.0, 0.0) if direction == "minimize" else (0.0, 1.0))
         if _two_valued(trial, ends) and _two_valued(incumbent, ends):
             return _exact_paired(trial > ends[0], incumbent > ends[0], level)
-        return _predictive(trial, incumbent, level)
+        return _predictive(trial, incumbent, level, bounds if self.knows_failing_rows else None)
 
     def decide_running(
         self,
@@ -228,11 +243,15 @@ def _beta_binomial(n: int, successes: int, failures: int) -> NDArray[np.float64]
     return np.asarray(np.exp(log_choose + special.betaln(a + x, b + n - x) - special.betaln(a, b)))
 
 
-def _predictive(trial: NDArray[np.float64], incumbent: NDArray[np.float64], level: float) -> Prune | None:
+def _predictive(
+    trial: NDArray[np.float64], incumbent: NDArray[np.float64], level: float, bounds: Bounds | None
+) -> Prune | None:
     rows, n_total = len(trial), len(incumbent)
     differences = trial - incumbent[:rows]
     lead, spread = float(differences.mean()), float(differences.std(ddof=1))
     chance = _chance_above(lead, spread, rows, n_total, degrees=rows - 1)
+    if chance < level and bounds:
+        chance = max(chance, _chance_by_rescue(trial, incumbent, bounds))
     if chance >= level:
         return None
     reason = (
@@ -240,6 +259,34 @@ def _predictive(trial: NDArray[np.float64], incumbent: NDArray[np.float64], leve
         f"chance of ending ahead {_percent(chance)}"
     )
     return Prune("predictive", reason, rows, chance, level)
+
+
+def _chance_by_rescue(trial: NDArray[np.float64], incumbent: NDArray[np.float64], bounds: Bounds) -> float:
+    """Return P(final mean difference > 0) where rows on which the incumbent fails are a kind of their own.
+
+    A penalty that ends loops costs a little on every row and gains nearly all of the score on the few that loop. The
+    rows seen may hold none of these, but the incumbent's scores say how many are left. How many of them the trial
+    lifts is beta-binomial (Jeffreys prior, counted on those seen), each to the best score there is; the other rows
+    are predicted by t as ever. 0.0 where the incumbent fails on no row that is left.
+    """
+    rows = len(trial)
+    failing = incumbent <= bounds[0] + _FAILING * (float(np.median(incumbent)) - bounds[0])
+    seen, left = failing[:rows], failing[rows:]
+    others, others_left = int(np.sum(~seen)), int(np.sum(~left))
+    if not np.any(left) or others < 2 or float(failing.mean()) > _RARE:
+        return 0.0
+    differences = trial[~seen] - incumbent[:rows][~seen]
+    lifted = trial[seen] - incumbent[:rows][seen] > _LIFTED * (bounds[1] - incumbent[:rows][seen])
+    more = _beta_binomial(int(np.sum(left)), int(np.sum(lifted)), int(np.sum(seen)) - int(np.sum(lifted)))
+    gains = np.sort(bounds[1] - incumbent[rows:][left])[::-1]
+    gained = np.concatenate([[0.0], np.cumsum(gains)]) + float(np.sum(trial[seen] - incumbent[:rows][seen]))
+    total = float(differences.sum()) + gained  # [number lifted]: without the other rows that are left
+    if not others_left:
+        return float(more @ (total > 0))
+    scale = float(differences.std(ddof=1)) * math.sqrt((others + others_left) / (others * others_left))
+    distance = -total / others_left - float(differences.mean())
+    chances = stats.t.sf(distance / scale, others - 1) if scale > 0 else (distance < 0).astype(np.float64)
+    return float(more @ chances)
 
 
 def _chance_above(lead: float, spread: float, rows: int, n_total: int, *, degrees: int) -> float:

@@ -30,9 +30,6 @@ from llmsearch_optuna.storage.trials import best_complete, score_of
 
 logger = logging.getLogger("llmsearch_optuna.optimize.run")
 
-ALGORITHM = 1
-"""Counts up whenever the same study would come out differently; part of the fingerprint."""
-
 
 class Summarized(Protocol):
     """A result that can be said in a sentence or two."""
@@ -90,7 +87,7 @@ def run_study(
                 ForecastCallback(opened, prepared, meter, total, options["holdout_replicates"]),
             ]
         )
-        all_callbacks.on(_study_started(trial_queue))
+        all_callbacks.on(_study_started(trial_queue, plan.baseline_note))
         with stored_engine_work(opened.study, session.owner, lambda: served.stats):
             make_run = functools.partial(_trial_run, prepared, opened, all_callbacks)
             run_trials(trial_queue, RequestQueue(meter, served.capacity), make_run, all_callbacks, deadline=deadline)
@@ -105,7 +102,7 @@ def _open(prepared: Prepared, options: StudyOptions) -> OpenedStudy:
     plan, sampler, pruner = prepared.plan, options["sampler"], options["pruner"]
     opened = open_study(
         options["storage"],
-        options["study_name"] or f"{plan.task.name}-{prepared.served.name}",
+        options["study_name"] or prepared.default_name,
         direction=plan.rows.objectives.directions,
         fingerprint=_fingerprint(prepared, options),
         sampler=None if isinstance(sampler, str) else sampler,
@@ -120,7 +117,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
     plan, served = prepared.plan, prepared.served
     is_single = plan.rows.objectives.is_single
     return {
-        "algorithm": ALGORITHM,
+        "algorithm": prepared.algorithm,
         "model": dict(served.description),
         "model_defaults": readable(served.defaults),
         "data": dict(plan.task.description),
@@ -206,7 +203,7 @@ def _warn_of_own(sampler: Any, pruner: Any) -> None:
         )
 
 
-def _study_started(trial_queue: TrialQueue) -> events.StudyStarted:
+def _study_started(trial_queue: TrialQueue, baseline: str) -> events.StudyStarted:
     trials = trial_queue.trials()
     best = best_complete(trials, trial_queue.rows.direction)
     return events.StudyStarted(
@@ -219,6 +216,7 @@ def _study_started(trial_queue: TrialQueue) -> events.StudyStarted:
         direction=trial_queue.rows.direction,
         best_number=None if best is None else best.number,
         best_value=None if best is None else score_of(best),
+        baseline=baseline,
     )
 
 

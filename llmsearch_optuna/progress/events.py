@@ -22,6 +22,7 @@ class StudyStarted:
         rows: Rows of the search, without the holdout.
         storage: Where the study lives, without a password.
         best_number: The best complete trial of earlier sessions, with ``best_value``.
+        baseline: What the baseline is, in words.
     """
 
     study_name: str
@@ -33,6 +34,7 @@ class StudyStarted:
     direction: str = "maximize"
     best_number: int | None = None
     best_value: float | None = None
+    baseline: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,8 @@ class Terminal:
         metric = f"{event.metric} ({'lower' if event.direction == 'minimize' else 'higher'} is better)"
         self._line(f"study {event.study_name}: {event.n_trials} trials on {event.rows} rows, {metric}")
         self._line(f"stored in {event.storage}")
+        if event.baseline:
+            self._paragraph(event.baseline)
         if event.finished_trials:
             self._line(f"{event.finished_trials} trials are there already; the study goes on after them")
         if self._console.is_terminal:

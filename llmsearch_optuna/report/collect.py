@@ -67,6 +67,7 @@ def collect(result: StudyView) -> ReportData:
         best_score_error=result.best_score_error,
         expected_score=result.expected_score,
         advice=None if best is None else result.advice,
+        baseline_note=str(settings.get("baseline_note", "")),
         power=result.power,
         importances=_importances(finished, result.direction),
         failures=result.failures,

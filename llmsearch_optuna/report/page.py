@@ -105,7 +105,7 @@ def _top(data: ReportData) -> str:
 def _what_numbers_can_show(data: ReportData) -> str:
     """How small a difference these rows can show, and what would sharpen the winner's score."""
     power = None if data.power is None else f"Judged by the baseline's scores: {data.power}"
-    return "".join(f'<p class="soft">{safe(text)}</p>' for text in (power, data.advice) if text is not None)
+    return "".join(f'<p class="soft">{safe(text)}</p>' for text in (data.baseline_note, power, data.advice) if text)
 
 
 def _numbers(data: ReportData) -> list[tuple[str, str, str]]:

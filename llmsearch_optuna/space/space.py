@@ -26,6 +26,21 @@ from llmsearch_optuna.space.distributions import Choices, RandomTrial, count_of,
 BRANCH = "branch"
 """Optuna's name of the choice between branches; a space with one branch has no such parameter."""
 
+COMPARABLE = frozenset(
+    {
+        "max_new_tokens",
+        "stop",
+        "stop_strings",
+        "stop_token_sequences",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "generation_seed",
+    }
+)
+"""What the baseline takes over from the space: without these two outputs cannot be compared, or not made at all."""
+
 _PROBES = 32
 
 
@@ -163,12 +178,25 @@ class Space(ABC):
         """Return the values to decode with for the parameters that Optuna stored."""
         return self.suggest(FixedTrial(dict(params)))
 
-    def baseline_values(self, base: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the parameters of the baseline.
+    @property
+    def comparable(self) -> dict[str, Any]:
+        """The fixed values that the baseline has as well: how long, where to stop, which seed."""
+        return {name: value for name, value in self.fixed.items() if name in COMPARABLE}
+
+    def baseline_values(
+        self,
+        base: Mapping[str, Any],
+        given: Mapping[str, Any] | None = None,
+        *,
+        taken_over: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the parameters of the baseline: what the user has.
 
         Args:
-            base: The model's generation configuration; the fixed values that all branches share are laid over it.
-            given: The user's own baseline, which is laid over both: what the user calls the baseline is the baseline.
+            base: The model's generation configuration.
+            given: The user's own baseline, laid over it: what the user calls the baseline is the baseline.
+            taken_over: What is laid between the two; by default the space's `comparable` values. Whatever else the
+                space fixes is part of what is tested against the baseline.
 
         Raises:
             InputError: max_new_tokens is neither given nor searched.
@@ -178,7 +206,7 @@ class Space(ABC):
         given = {name: value for name, value in (given or {}).items() if value is not None}
         for name, value in given.items():
             check_value(name, value)
-        values = {**base, **self.fixed, **given}
+        values = {**base, **(self.comparable if taken_over is None else taken_over), **given}
         limit = self._most_new_tokens()
         if limit is None and values.get("max_new_tokens") is None:
             raise InputError(

@@ -161,6 +161,33 @@ def prepare_database(storage: str | None, study_name: str) -> None:
         engine.dispose()
 
 
+def stored_fingerprint(storage: str | None, study_name: str) -> dict[str, Any] | None:
+    """Return the fingerprint that a study was started with; None where there is no such study yet.
+
+    Args:
+        storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
+        study_name: The study's name.
+
+    Raises:
+        StudyError: When the database cannot be used.
+    """
+    address = StorageAddress.of(storage, study_name)
+    path = address.path
+    if path is not None and not path.exists():
+        return None
+    with storage_errors(address):
+        rdb, engine = _connect(address, may_create=True)
+        try:
+            keys = {s.study_name: s.user_attrs.get(KEY_ATTRIBUTE) for s in rdb.get_all_studies()}
+            t = schema.meta
+            with engine.connect() as connection:
+                found = connection.execute(sa.select(t.c.fingerprint).where(t.c.study == keys.get(study_name))).scalar()
+        finally:
+            rdb.remove_session()
+            engine.dispose()
+    return None if found is None else dict(json.loads(found))
+
+
 def read_study(storage: str | None, study_name: str | None = None) -> OpenedStudy:
     """Open a study that exists, to read it; nothing is compared and nothing is written.
 

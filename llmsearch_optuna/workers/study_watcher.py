@@ -143,6 +143,7 @@ class StudyWatcher:
                 direction=settings["direction"],
                 best_number=None if best is None else best.number,
                 best_value=None if best is None else score_of(best),
+                baseline=str(settings.get("baseline_note", "")),
             )
         )
 

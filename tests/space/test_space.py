@@ -320,11 +320,13 @@ def test_an_upside_down_range_is_refused() -> None:
         Space.of({"temperature": distribution})
 
 
-def test_the_baseline_is_the_base_with_the_fixed_values() -> None:
-    space = Space.of({"max_new_tokens": 64, "do_sample": True, "temperature": HEAT})
+def test_the_baseline_is_the_base_with_what_makes_outputs_comparable() -> None:
+    fixed = {"max_new_tokens": 64, "stop": ["\n"], "eos_token_id": 7, "pad_token_id": 0, "generation_seed": 3}
+    space = Space.of({**fixed, "do_sample": True, "repetition_penalty": 1.3, "temperature": HEAT})
     base = {"temperature": 0.6, "do_sample": False, "eos_token_id": 2}
-    expected = {"temperature": 0.6, "do_sample": True, "eos_token_id": 2, "max_new_tokens": 64}
-    assert space.baseline_values(base) == expected
+    assert space.baseline_values(base) == {**base, **fixed}
+    assert space.baseline_values(base, {"top_p": 0.9}) == {**base, **fixed, "top_p": 0.9}
+    assert space.baseline_values(base, taken_over=space.fixed)["repetition_penalty"] == 1.3
 
 
 def test_the_users_own_baseline_wins_over_the_space() -> None:
