@@ -12,7 +12,7 @@ from llmsearch_optuna.cli.output import print_comparison
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.report.compare_page import render_comparison, write_comparison
 from llmsearch_optuna.search_result import SearchResult
-from tests.optimize.test_run import run
+from tests.optimize.studies import run
 from tests.synthetic import TextEngine, dataset, temperature_near
 
 

@@ -15,7 +15,7 @@ from llmsearch_optuna.analysis.status import LATEST, StudyStatus, read_status, w
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.search_result import load_result
-from tests.optimize.test_run import run
+from tests.optimize.studies import run
 from tests.synthetic import TextEngine, number_metric
 
 NOON = datetime(2026, 1, 1, 12)

@@ -12,7 +12,7 @@ from llmsearch_optuna.cli.bundle import copy_through_optuna, open_bundle, write_
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.search_result import SearchResult, load_result
-from tests.optimize.test_run import Interrupting, run, signature
+from tests.optimize.studies import Interrupting, run, signature
 from tests.synthetic import TextEngine
 
 

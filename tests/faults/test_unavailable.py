@@ -13,7 +13,7 @@ from llmsearch_optuna.backends import function
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import EngineUnavailableError, StudyError
 from llmsearch_optuna.search_result import load_result
-from tests.optimize.test_run import run, signature
+from tests.optimize.studies import run, signature
 from tests.synthetic import TextEngine, number_metric
 
 

@@ -19,7 +19,7 @@ from llmsearch_optuna.optimize.callbacks import StudyFileCallback
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.progress import StudyEnded, StudyStarted, TrialEnded
 from llmsearch_optuna.search_result import SearchResult, load_result
-from tests.optimize.test_run import Recorder, run, signature
+from tests.optimize.studies import Recorder, run, signature
 from tests.tiny import SENTENCES
 
 

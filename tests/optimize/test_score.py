@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from tokenizers import processors
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.api import score, search
@@ -22,6 +24,7 @@ from llmsearch_optuna.study_file.model import DataSection, ModelSection, StudySe
 from llmsearch_optuna.task.task import Task
 from tests.engine.architectures import make
 from tests.oracle import hf_generate
+from tests.synthetic import TextEngine, dataset, number_metric
 
 TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
 ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
@@ -196,3 +199,52 @@ def test_encoder_decoder_models_are_searched_and_scored(
 def test_a_space_is_not_scored(params: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         score("a/model/that/is/not/loaded", [], params)
+
+
+def test_score_decodes_every_row_once() -> None:
+    engine = TextEngine()
+    found = score(engine, dataset(10), {"max_new_tokens": 5}, metric=number_metric)
+    assert found.scores == tuple(float(c.text) for c in found.completions)
+    assert found.score == pytest.approx(sum(found.scores) / 10)
+    assert found.prompts[3] == "row 3"
+    assert len(engine.calls) == 10
+    assert found.params == {"max_new_tokens": 5}
+
+
+def test_score_takes_replicates_and_corpus_metrics() -> None:
+    params = {"max_new_tokens": 5, "do_sample": True}
+    engine = TextEngine()
+    three = score(engine, dataset(6), params, metric=number_metric, replicates=3)
+    assert len(set(engine.calls)) == 18
+    assert len(three.scores) == 6
+
+    def corpus(predictions: Sequence[str], references: Sequence[Any]) -> float:
+        return sum(number_metric(predictions, references)) / len(predictions)
+
+    whole = score(TextEngine(), dataset(6), params, metric=corpus, replicates=3)
+    assert whole.score == pytest.approx(three.score)
+    assert whole.scores == ()
+
+
+def test_score_needs_max_new_tokens() -> None:
+    with pytest.raises(InputError, match="max_new_tokens"):
+        score(TextEngine(), dataset(6), {"do_sample": True}, metric=number_metric)
+
+
+@pytest.mark.parametrize("template", ["{{ bos_token }}{{ messages[0].content }}", "User: {{ messages[0].content }}"])
+def test_text_from_a_chat_template_gets_no_second_bos(
+    template: str, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("T").input_ids[0] == tokenizer.bos_token_id
+    rows = [{"text": "How many apples", "answer": "7"}] * 2
+    common: dict[str, Any] = {"prompt": "{text}", "reference": "answer", "metric": "contains"}
+    plain = score(Engine(tiny_llama, tokenizer), rows, {"max_new_tokens": 2}, **common)
+    assert plain.completions[0].prompt_tokens == len(tokenizer("How many apples").input_ids)
+    tokenizer.chat_template = template
+    wrapped = score(Engine(tiny_llama, tokenizer), rows, {"max_new_tokens": 2}, **common)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "How many apples"}], tokenize=False)
+    assert wrapped.completions[0].prompt_tokens == len(tokenizer(text, add_special_tokens=False).input_ids)

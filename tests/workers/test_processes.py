@@ -24,7 +24,7 @@ from llmsearch_optuna.workers import processes
 from llmsearch_optuna.workers.processes import SECONDS_TO_END, search_with_workers
 from tests.faults.study_child import SlowEngine, study_arguments
 from tests.faults.test_kill import lines, signature, start, wait_for
-from tests.optimize.test_run import Recorder
+from tests.optimize.studies import Recorder
 
 pytestmark = pytest.mark.faults
 

@@ -26,7 +26,7 @@ from llmsearch_optuna.workers.ray_worker import Errand, check_node
 from tests.cli.conftest import write_study
 from tests.faults.study_child import SlowEngine, run, study_arguments
 from tests.faults.test_kill import lines, signature, wait_for
-from tests.optimize.test_run import Recorder
+from tests.optimize.studies import Recorder
 from tests.postgres import empty_database, server
 from tests.workers.ray_cluster import NODE, cluster
 

@@ -9,7 +9,7 @@ import pytest
 from llmsearch_optuna import progress
 from llmsearch_optuna.api import search
 from llmsearch_optuna.workers.study_watcher import StudyWatcher
-from tests.optimize.test_run import SPACE, Recorder, run
+from tests.optimize.studies import SPACE, Recorder, run
 from tests.synthetic import TextEngine, dataset, number_metric
 
 
