@@ -1,14 +1,14 @@
-"""What an engine has done so far, in counts and seconds: the distance from the least work that was possible."""
+"""What an engine has done so far, in counts and seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters of one engine; a snapshot is a copy, and two snapshots can be subtracted.
+    """Counters of one engine.
 
     Attributes:
         tokens: Tokens that were picked, for all requests.
@@ -48,32 +48,9 @@ class EngineStats:
     seconds: float = 0.0
     forward_seconds: float = 0.0
 
-    @property
-    def rows_per_step(self) -> float:
-        """Rows in the average decoding pass."""
-        return self.step_rows / self.steps if self.steps else 0.0
-
-    @property
-    def outside_share(self) -> float:
-        """Share of the engine's time that was not spent inside the model."""
-        return 1.0 - self.forward_seconds / self.seconds if self.seconds else 0.0
-
-    @property
-    def distance_from_floor(self) -> float:
-        """Forwards for every distinct prefix; 1.0 is the least possible."""
-        return self.forward_tokens / self.distinct_prefixes if self.distinct_prefixes else 1.0
-
     def snapshot(self) -> EngineStats:
         """A copy that later work does not change."""
         return EngineStats(**asdict(self))
-
-    def since(self, earlier: EngineStats) -> EngineStats:
-        """What was done after an earlier snapshot (bytes are levels and stay as they are)."""
-        levels = {"cache_bytes", "host_bytes"}
-        changes = {
-            f.name: getattr(self, f.name) - (0 if f.name in levels else getattr(earlier, f.name)) for f in fields(self)
-        }
-        return EngineStats(**changes)
 
 
 class Counters:

@@ -50,11 +50,11 @@ _SEARCHED: dict[str, Any] = {
 
 
 def _parameters(*, searched: bool) -> dict[str, Any]:
-    from llmsearch_optuna.engine.sampling.param_specs import known_names, rule_of
+    from llmsearch_optuna.engine.sampling.param_specs import known_names, spec_of
 
     properties: dict[str, Any] = {}
     for name in sorted(known_names()):
-        rule = rule_of(name)
+        rule = spec_of(name)
         if rule.scope == "refused":
             continue
         described = {"description": f"It must be {rule.allowed}."}

@@ -36,6 +36,7 @@ from llmsearch_optuna import Engine, SearchResult, presets, search
 from llmsearch_optuna.demo.dialogues import demo_dialogues
 from llmsearch_optuna.demo.model import demo_model_folder
 from tests.benchmarks.study import chat, loop
+from tests.engine_work import outside_share, rows_per_step
 
 PROMPT = "Summarize the dialogue in one sentence.\n\n{dialogue}"
 EVERYTHING: dict[str, Any] = {}
@@ -143,7 +144,7 @@ def described(result: SearchResult, engine: Engine) -> str:
     return (
         f"{states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, best {result.best_score:.4f}; "
         f"{work.forward_tokens} forwards, {work.replayed_tokens} of {work.tokens} tokens replayed, "
-        f"{work.rows_per_step:.1f} rows a step, {work.outside_share:.0%} outside forward"
+        f"{rows_per_step(work):.1f} rows a step, {outside_share(work):.0%} outside forward"
     )
 
 

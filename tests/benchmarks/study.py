@@ -34,6 +34,7 @@ from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from tests.engine_work import distance_from_floor, outside_share, rows_per_step
 
 NEW_TOKENS = 48
 IN_FLIGHT = 4
@@ -192,8 +193,8 @@ def compare(
     print(
         f"  (c) ours {seconds['c']:8.1f} s, {produced / seconds['c']:.0f} tokens/s; "
         f"{stats.forward_tokens} forwards / {stats.distinct_prefixes} distinct prefixes "
-        f"= {stats.distance_from_floor:.3f}; {stats.replayed_tokens} of {stats.tokens} tokens replayed; "
-        f"{stats.rows_per_step:.1f} rows a step; {stats.outside_share:.0%} outside forward; "
+        f"= {distance_from_floor(stats):.3f}; {stats.replayed_tokens} of {stats.tokens} tokens replayed; "
+        f"{rows_per_step(stats):.1f} rows a step; {outside_share(stats):.0%} outside forward; "
         f"{stats.lookups} lookups; {stats.recomputed_tokens} recomputed; cache {stats.cache_bytes / 2**20:.0f} MiB",
         flush=True,
     )

@@ -35,6 +35,7 @@ from tests.engine.architectures import make
 from tests.engine.decoding import PROMPTS, FailingForward, drain, tokens_of
 from tests.engine.own_cache import with_own_cache
 from tests.engine.test_memory import MB, FakeCuda
+from tests.engine_work import rows_per_step, since
 from tests.oracle import hf_generate
 
 
@@ -59,7 +60,7 @@ def test_a_cancelled_tag_leaves_at_once_and_its_work_is_kept(
     assert engine.poll() == []
     before = engine.stats
     drain(engine, [Request("next", finished.request.row, finished.request.prompt, params) for finished in first])
-    assert engine.stats.since(before).forward_tokens == 0
+    assert since(before, engine.stats).forward_tokens == 0
 
 
 def test_what_all_expected_prompts_share_is_computed_once_however_few_are_asked_for_at_a_time(
@@ -107,7 +108,7 @@ def test_a_batch_that_has_shrunk_grows_back(
     assert engine.stats.out_of_memory == 2
     before = engine.stats
     assert engine.generate(others, params) == quiet.generate(others, params)
-    assert engine.stats.since(before).rows_per_step == 8
+    assert rows_per_step(since(before, engine.stats)) == 8
     assert engine.capacity == 8
     assert set(engine.batch_sizes.values()) == {8}, "the next process starts with it"
 

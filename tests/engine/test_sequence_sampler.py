@@ -30,7 +30,7 @@ HOST_STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
         (BeamSearch, "_extended"),
         (BeamSequence, "_children"),
     ),
-    "rules": ((RowScores, "positions"), (RowScores, "ban")),
+    "logits processors": ((RowScores, "positions"), (RowScores, "ban")),
 }
 """What runs on the host while tokens are picked."""
 

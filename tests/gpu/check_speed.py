@@ -14,6 +14,7 @@ import torch
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from tests.engine_work import outside_share, rows_per_step, since
 from tests.gpu.compare import tokens_of
 from tests.gpu.context import Context, Result
 
@@ -56,12 +57,12 @@ def told(stats: Any, produced: int, seconds: float) -> Result:
     steps = max(1, stats.steps)
     return {
         "seconds": round(seconds, 2), "tokens_s": round(produced / seconds), "steps": stats.steps,
-        "rows_per_step": round(stats.rows_per_step, 1), "replayed": stats.replayed_tokens, "tokens": stats.tokens,
+        "rows_per_step": round(rows_per_step(stats), 1), "replayed": stats.replayed_tokens, "tokens": stats.tokens,
         "forwards": stats.forward_tokens, "lookups": stats.lookups, "prefill_tokens": stats.prefill_tokens,
         "forward_ms_per_step": round(stats.forward_seconds / steps * 1e3, 2),
         "outside_ms_per_step": round((stats.seconds - stats.forward_seconds) / steps * 1e3, 2),
         "outside_us_per_token": round((stats.seconds - stats.forward_seconds) / max(1, stats.tokens) * 1e6, 1),
-        "outside_share": round(stats.outside_share, 3), "out_of_memory": stats.out_of_memory,
+        "outside_share": round(outside_share(stats), 3), "out_of_memory": stats.out_of_memory,
         "cache_mib": stats.cache_bytes >> 20,
     }  # fmt: skip
 
@@ -117,11 +118,11 @@ def speed_1b(c: Context) -> Result:
         begun = time.perf_counter()
         produced = as_a_study(engine, prompts, configurations, new)
         c.sync()
-        out[name] = told(engine.stats.since(before), produced, time.perf_counter() - begun)
+        out[name] = told(since(before, engine.stats), produced, time.perf_counter() - begun)
         if name == "ours":  # the whole list once more: nothing but walking
             before, begun = engine.stats, time.perf_counter()
             produced = as_a_study(engine, prompts, configurations, new)
-            out["all_replayed"] = told(engine.stats.since(before), produced, time.perf_counter() - begun)
+            out["all_replayed"] = told(since(before, engine.stats), produced, time.perf_counter() - begun)
         del engine
         c.clean()
     out["loop_over_ours"] = round(out["loop"]["seconds_for_all"] / out["ours"]["seconds"], 2)
@@ -168,7 +169,7 @@ def rows_1b(c: Context) -> Result:
             before = engine.stats
             produced = sum(len(x) for x in tokens_of(engine, prompts, {"max_new_tokens": new, **params}))
             seconds = time.perf_counter() - begun
-            stats = engine.stats.since(before)
+            stats = since(before, engine.stats)
             steps = max(1, stats.steps)
             out[f"{rows}_{name}"] = {
                 **told(stats, produced, seconds), "prefill_seconds": round(prefill, 3),

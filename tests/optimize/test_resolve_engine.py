@@ -16,6 +16,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models.loader import LoadedModel
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.task.task import Task
+from tests.engine_work import rows_per_step
 from tests.oracle import hf_generate
 from tests.synthetic import ShuffledServer, TextEngine
 
@@ -87,7 +88,7 @@ def test_everything_about_loading_reaches_the_loader(
     served = resolve_engine("some/model", options=engine | loading)
     assert seen == {"model": "some/model", **loading}
     served.backend.generate([f"Anna asks Ben {n} times" for n in range(7)], {"max_new_tokens": 4, "min_new_tokens": 4})
-    assert 1 < served.backend.stats.rows_per_step <= 3
+    assert 1 < rows_per_step(served.backend.stats) <= 3
     assert served.backend.tokenizer_decode_args == decode_args
     assert served.description["tokenizer_decode_args"] == decode_args
     assert "tokenizer_decode_args" not in resolve_engine(tiny_llama, tiny_tokenizer).description

@@ -20,6 +20,7 @@ from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.optimize.throughput import engine_work, stored_engine_work
 from llmsearch_optuna.report import collect
 from llmsearch_optuna.search_result import SearchResult, load_result
+from tests.engine_work import since
 from tests.synthetic import TextEngine, dataset, number_metric
 from tests.tiny import SENTENCES
 
@@ -111,7 +112,7 @@ def test_our_engine_is_counted(
         study_name="study",
         progress=False,
     )
-    assert work_of(tmp_path) == asdict(engine.stats.since(before))
+    assert work_of(tmp_path) == asdict(since(before, engine.stats))
     assert work_of(tmp_path)["forward_tokens"] > 0
 
 

@@ -25,7 +25,7 @@ class RowNoise:
     """The noise of some rows at their next position.
 
     Args:
-        seeds, keys, steps: ``[rows]``, see ``noise.gumbel``.
+        seeds, keys, steps: ``[rows]``, see `gumbel`.
     """
 
     def __init__(self, seeds: Sequence[int], keys: Sequence[int], steps: Sequence[int]) -> None:

@@ -34,7 +34,7 @@ NAMES_BESIDE_HUGGING_FACE = OWN_NAMES + SERVER_NAMES
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ParamSpec:
     """What one parameter may be.
 
     Attributes:
@@ -89,19 +89,19 @@ def check_name(name: str) -> None:
 def check_value(name: str, value: Any) -> Any:
     """Return the canonical form of one value (``None`` stays), or raise ``InputError`` with what is allowed."""
     check_name(name)
-    rule = rule_of(name)
+    spec = spec_of(name)
     if value is None:
         return None
     try:
-        return rule.parse(_plain(value))
+        return spec.parse(_plain(value))
     except (ValueError, TypeError) as problem:
         detail = f" ({problem})" if str(problem) else ""
-        raise InputError(f"{name}={value!r} is not possible: it must be {rule.allowed}.{detail}") from None
+        raise InputError(f"{name}={value!r} is not possible: it must be {spec.allowed}.{detail}") from None
 
 
-def rule_of(name: str) -> Rule:
-    """The rule of a name; a name that a newer transformers brings is handed on as it is."""
-    return RULES.get(name, _HANDED_ON)
+def spec_of(name: str) -> ParamSpec:
+    """The spec of a name; a name that a newer transformers brings is handed on as it is."""
+    return PARAM_SPECS.get(name, _HANDED_ON)
 
 
 # ---- parsers: each returns the canonical value or raises ValueError ------------------------------------------------
@@ -300,50 +300,52 @@ _LEFT_CORE = (
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
-_STOP = Rule(_strings, "a string or a list of strings, none of them empty", neutral=())
-_HANDED_ON = Rule(_frozen, "a value that can be written as JSON")
-_SPEED = Rule(_anything, "anything", scope="never")
+_STOP = ParamSpec(_strings, "a string or a list of strings, none of them empty", neutral=())
+_HANDED_ON = ParamSpec(_frozen, "a value that can be written as JSON")
+_SPEED = ParamSpec(_anything, "anything", scope="never")
 
 
-def _left_core(strategy: str, neutral: Any = None) -> Rule:
-    return Rule(_only(neutral), _LEFT_CORE.format(strategy), scope="refused", neutral=neutral)
+def _left_core(strategy: str, neutral: Any = None) -> ParamSpec:
+    return ParamSpec(_only(neutral), _LEFT_CORE.format(strategy), scope="refused", neutral=neutral)
 
 
-def _flag(neutral: Any = False) -> Rule:
-    return Rule(_only(neutral), _ONE_TEXT, scope="refused", neutral=neutral)
+def _flag(neutral: Any = False) -> ParamSpec:
+    return ParamSpec(_only(neutral), _ONE_TEXT, scope="refused", neutral=neutral)
 
 
-def _sampling(parse: Callable[[Any], Any], allowed: str, neutral: Any = None) -> Rule:
-    return Rule(parse, allowed, scope="sampling", neutral=neutral)
+def _sampling(parse: Callable[[Any], Any], allowed: str, neutral: Any = None) -> ParamSpec:
+    return ParamSpec(parse, allowed, scope="sampling", neutral=neutral)
 
 
-def _assisted(parse: Callable[[Any], Any], allowed: str) -> Rule:
-    return Rule(parse, allowed, scope="assisted")
+def _assisted(parse: Callable[[Any], Any], allowed: str) -> ParamSpec:
+    return ParamSpec(parse, allowed, scope="assisted")
 
 
-RULES: Mapping[str, Rule] = {
+PARAM_SPECS: Mapping[str, ParamSpec] = {
     # length and stops
-    "max_new_tokens": Rule(_integer(1), "an integer from 1"),
-    "min_new_tokens": Rule(_integer(0), "an integer from 0", neutral=0),
-    "min_length": Rule(_integer(0), "an integer from 0 (it counts the prompt; min_new_tokens does not)", neutral=0),
-    "max_length": Rule(
+    "max_new_tokens": ParamSpec(_integer(1), "an integer from 1"),
+    "min_new_tokens": ParamSpec(_integer(0), "an integer from 0", neutral=0),
+    "min_length": ParamSpec(
+        _integer(0), "an integer from 0 (it counts the prompt; min_new_tokens does not)", neutral=0
+    ),
+    "max_length": ParamSpec(
         _only(None),
         "left out: it counts the prompt, so that it means another length in every row. Give max_new_tokens",
         scope="refused",
     ),
-    "max_time": Rule(
+    "max_time": ParamSpec(
         _only(None), "left out: texts would depend on the speed of the machine. Give max_new_tokens", scope="refused"
     ),
-    "eos_token_id": Rule(_tokens, _IDS, neutral=()),
+    "eos_token_id": ParamSpec(_tokens, _IDS, neutral=()),
     "stop": _STOP,
     "stop_strings": _STOP,
-    "stop_token_sequences": Rule(_token_sequences, _ID_LISTS, neutral=()),
+    "stop_token_sequences": ParamSpec(_token_sequences, _ID_LISTS, neutral=()),
     # strategy
-    "do_sample": Rule(_boolean, "True or False", neutral=False),
-    "num_beams": Rule(_integer(1), "an integer from 1", neutral=1),
-    "early_stopping": Rule(_early_stopping, 'True, False or "never"', scope="beams", neutral=False),
-    "length_penalty": Rule(_number(-math.inf), "a number", scope="beams", neutral=1.0),
-    "renormalize_logits": Rule(_boolean, "True or False", scope="beams", neutral=False),
+    "do_sample": ParamSpec(_boolean, "True or False", neutral=False),
+    "num_beams": ParamSpec(_integer(1), "an integer from 1", neutral=1),
+    "early_stopping": ParamSpec(_early_stopping, 'True, False or "never"', scope="beams", neutral=False),
+    "length_penalty": ParamSpec(_number(-math.inf), "a number", scope="beams", neutral=1.0),
+    "renormalize_logits": ParamSpec(_boolean, "True or False", scope="beams", neutral=False),
     # warpers, in the order in which they are applied
     "top_n_sigma": _sampling(_number(0.0, above=True), "a number above 0"),
     "tfs": _sampling(_number(0.0, 1.0, above=True), "a number above 0 and at most 1", 1.0),
@@ -363,36 +365,38 @@ RULES: Mapping[str, Rule] = {
     "eta_cutoff": _sampling(_number(0.0, 1.0, below=True), "a number from 0 to below 1 (0 switches it off)", 0.0),
     "generation_seed": _sampling(_integer(0, 2**63 - 1), "an integer from 0 to 2**63 - 1", 0),
     # processors
-    "repetition_penalty": Rule(_number(0.0, above=True), "a number above 0 (1 switches it off)", neutral=1.0),
-    "encoder_repetition_penalty": Rule(_number(0.0, above=True), "a number above 0 (1 switches it off)", neutral=1.0),
-    "no_repeat_ngram_size": Rule(_integer(0), "an integer from 0 (0 switches it off)", neutral=0),
-    "encoder_no_repeat_ngram_size": Rule(_integer(0), "an integer from 0 (0 switches it off)", neutral=0),
-    "bad_words_ids": Rule(_token_sequences, _ID_LISTS, neutral=()),
-    "sequence_bias": Rule(
+    "repetition_penalty": ParamSpec(_number(0.0, above=True), "a number above 0 (1 switches it off)", neutral=1.0),
+    "encoder_repetition_penalty": ParamSpec(
+        _number(0.0, above=True), "a number above 0 (1 switches it off)", neutral=1.0
+    ),
+    "no_repeat_ngram_size": ParamSpec(_integer(0), "an integer from 0 (0 switches it off)", neutral=0),
+    "encoder_no_repeat_ngram_size": ParamSpec(_integer(0), "an integer from 0 (0 switches it off)", neutral=0),
+    "bad_words_ids": ParamSpec(_token_sequences, _ID_LISTS, neutral=()),
+    "sequence_bias": ParamSpec(
         _biases,
         "a dict {(token ids): bias} or a list of [[token ids], bias], each bias a finite number "
         "(to forbid a sequence use bad_words_ids)",
         neutral=(),
     ),
-    "suppress_tokens": Rule(_tokens, _IDS, neutral=()),
-    "begin_suppress_tokens": Rule(_tokens, _IDS, neutral=()),
-    "forced_bos_token_id": Rule(_token, "a token id (an integer from 0)"),
-    "forced_eos_token_id": Rule(_tokens, _IDS, neutral=()),
-    "exponential_decay_length_penalty": Rule(
+    "suppress_tokens": ParamSpec(_tokens, _IDS, neutral=()),
+    "begin_suppress_tokens": ParamSpec(_tokens, _IDS, neutral=()),
+    "forced_bos_token_id": ParamSpec(_token, "a token id (an integer from 0)"),
+    "forced_eos_token_id": ParamSpec(_tokens, _IDS, neutral=()),
+    "exponential_decay_length_penalty": ParamSpec(
         _decay, "a pair (start, factor): an integer from 0 and a number above 0, such as (20, 1.05)"
     ),
-    "remove_invalid_values": Rule(_boolean, "True or False", neutral=False),
-    "guidance_scale": Rule(_number(-math.inf), "a number (1 switches it off)", neutral=1.0),
-    "watermarking_config": Rule(_watermark, "a WatermarkingConfig or a dict of its fields"),
-    "token_healing": Rule(_boolean, "True or False", neutral=False),
+    "remove_invalid_values": ParamSpec(_boolean, "True or False", neutral=False),
+    "guidance_scale": ParamSpec(_number(-math.inf), "a number (1 switches it off)", neutral=1.0),
+    "watermarking_config": ParamSpec(_watermark, "a WatermarkingConfig or a dict of its fields"),
+    "token_healing": ParamSpec(_boolean, "True or False", neutral=False),
     # special tokens
-    "pad_token_id": Rule(_integer(-1), "a token id", scope="never"),
-    "bos_token_id": Rule(_token, "a token id (an integer from 0)"),
-    "decoder_start_token_id": Rule(_tokens, _IDS),
+    "pad_token_id": ParamSpec(_integer(-1), "a token id", scope="never"),
+    "bos_token_id": ParamSpec(_token, "a token id (an integer from 0)"),
+    "decoder_start_token_id": ParamSpec(_tokens, _IDS),
     # assisted decoding
-    "prompt_lookup_num_tokens": Rule(_integer(1), "an integer from 1"),
-    "use_mtp": Rule(_boolean, "True or False", neutral=False),
-    "assistant_early_exit": Rule(_integer(1), "an integer from 1"),
+    "prompt_lookup_num_tokens": ParamSpec(_integer(1), "an integer from 1"),
+    "use_mtp": ParamSpec(_boolean, "True or False", neutral=False),
+    "assistant_early_exit": ParamSpec(_integer(1), "an integer from 1"),
     "max_matching_ngram_size": _assisted(_integer(1), "an integer from 1"),
     "num_assistant_tokens": _assisted(_integer(1), "an integer from 1"),
     "num_assistant_tokens_schedule": _assisted(
@@ -405,8 +409,8 @@ RULES: Mapping[str, Rule] = {
     "speculation_type": _assisted(_choice("dflash"), '"dflash"'),
     "is_assistant": _flag(),
     # cache and speed: a quantized cache is the only one that changes the text
-    "cache_implementation": Rule(_cache, "one of " + ", ".join(_CACHES), neutral="dynamic"),
-    "cache_config": Rule(_frozen, "a dict"),
+    "cache_implementation": ParamSpec(_cache, "one of " + ", ".join(_CACHES), neutral="dynamic"),
+    "cache_config": ParamSpec(_frozen, "a dict"),
     "use_cache": _SPEED,
     "max_cache_len": _SPEED,
     "compile_config": _SPEED,
@@ -415,17 +419,17 @@ RULES: Mapping[str, Rule] = {
     "low_memory": _SPEED,
     "continuous_batching_config": _flag(None),
     # servers only
-    "presence_penalty": Rule(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
-    "frequency_penalty": Rule(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
-    "repeat_last_n": Rule(_integer(-1), "a number of tokens from 0, or -1 for all"),
-    "dry_multiplier": Rule(_number(0.0), "a number from 0 (0 switches it off)", neutral=0.0),
-    "dry_base": Rule(_number(1.0), "a number from 1"),
-    "dry_allowed_length": Rule(_integer(0), "an integer from 0"),
+    "presence_penalty": ParamSpec(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
+    "frequency_penalty": ParamSpec(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
+    "repeat_last_n": ParamSpec(_integer(-1), "a number of tokens from 0, or -1 for all"),
+    "dry_multiplier": ParamSpec(_number(0.0), "a number from 0 (0 switches it off)", neutral=0.0),
+    "dry_base": ParamSpec(_number(1.0), "a number from 1"),
+    "dry_allowed_length": ParamSpec(_integer(0), "an integer from 0"),
     "xtc_probability": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (0 switches it off)", 0.0),
     "xtc_threshold": _sampling(_number(0.0, 1.0), "a number from 0 to 1"),
-    "reasoning_effort": Rule(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),
-    "thinking_token_budget": Rule(_integer(0), "an integer from 0"),
-    "response_format": Rule(_frozen, 'a dict such as {"type": "json_object"}'),
+    "reasoning_effort": ParamSpec(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),
+    "thinking_token_budget": ParamSpec(_integer(0), "an integer from 0"),
+    "response_format": ParamSpec(_frozen, 'a dict such as {"type": "json_object"}'),
     # what else generate could return
     "num_return_sequences": _flag(1),
     "output_attentions": _flag(),

@@ -1,7 +1,7 @@
 """Generation parameters of one configuration: checked, brought to one form, and named by a fingerprint.
 
 Two settings that decode the same have one canonical form: what cannot change the text is left out of it,
-and floats are rounded. Single names and values are judged in ``names``; how tokens are picked is not known here.
+and floats are rounded. Single names and values are judged in `param_specs`; how tokens are picked is not known here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmsearch_optuna.engine.sampling.param_specs import (
     check_name,
     check_value,
     known_names,
-    rule_of,
+    spec_of,
     thaw,
     with_watermark,
 )
@@ -195,7 +195,7 @@ class GenerationParams(Mapping[str, Any]):
         values = self.canonical
         live = _live_scopes(values)
         for name, value in _checked_defaults(defaults or {}).items():
-            if name not in values and value is not None and rule_of(name).scope in live:
+            if name not in values and value is not None and spec_of(name).scope in live:
                 values[name] = _off(name)
         return dict(sorted(values.items()))
 
@@ -240,7 +240,7 @@ def model_defaults(model: Any) -> dict[str, Any]:
 
 def _matters(name: str) -> bool:
     """Whether a model's default can have a say in how it decodes; the pad token has one in ``model.generate``."""
-    return rule_of(name).scope not in ("refused", "never") or name == "pad_token_id"
+    return spec_of(name).scope not in ("refused", "never") or name == "pad_token_id"
 
 
 class _Unusable:
@@ -255,7 +255,7 @@ def _checked_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
         return dict(defaults._canonical)
     checked: dict[str, Any] = {}
     for name, value in defaults.items():
-        if value is None or name not in known_names() or rule_of(name).scope == "refused":
+        if value is None or name not in known_names() or spec_of(name).scope == "refused":
             continue
         try:
             checked[name] = check_value(name, value)
@@ -293,7 +293,7 @@ def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         name: value
         for name, value in values.items()
-        if value is not None and rule_of(name).scope in live and not _says_nothing(name, value)
+        if value is not None and spec_of(name).scope in live and not _says_nothing(name, value)
     }
     _drop_what_others_make_void(values)
     _settle_mirostat(values)
@@ -324,8 +324,8 @@ def _top_k(merged: Mapping[str, Any]) -> Any:
 
 def _says_nothing(name: str, value: Any) -> bool:
     """Whether a value is the same as its absence."""
-    rule = rule_of(name)
-    return rule.scope != "never" and rule.neutral is not None and bool(value == rule.neutral)
+    spec = spec_of(name)
+    return spec.scope != "never" and spec.neutral is not None and bool(value == spec.neutral)
 
 
 def _drop_what_others_make_void(values: dict[str, Any]) -> None:
@@ -391,7 +391,7 @@ def _off(name: str) -> Any:
     """The value that makes a model's default void when it is given to ``generate``."""
     if name == "top_k":
         return 0
-    neutral = rule_of(name).neutral
+    neutral = spec_of(name).neutral
     return None if neutral == () or neutral is None else neutral
 
 

@@ -40,7 +40,7 @@ FULL_WIDTH = 2048
 
 
 class SamplerRow(ProcessedRow, Protocol):
-    """A row that waits for its next token. It may also carry ``seen`` (see ``processors.ProcessedRow``)."""
+    """A row that waits for its next token. It may also carry ``seen`` (see `ProcessedRow`)."""
 
     @property
     def mirostat(self) -> MirostatState | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, logits_processors_of
-from llmsearch_optuna.engine.sampling.param_specs import RULES
+from llmsearch_optuna.engine.sampling.param_specs import PARAM_SPECS
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ def supports(params: GenerationParams) -> str | None:
             return reason
     if params.kind == "beam_sampling" and any(name in params for name in _OWN_TRUNCATIONS):
         return f"beam sampling here knows no {', '.join(name for name in _OWN_TRUNCATIONS if name in params)}"
-    unknown = sorted(name for name in params if name not in RULES)
+    unknown = sorted(name for name in params if name not in PARAM_SPECS)
     return f"{', '.join(unknown)} is new in this version of transformers" if unknown else None
 
 

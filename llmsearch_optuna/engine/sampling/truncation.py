@@ -157,7 +157,7 @@ class Support:
 def kept_by_own(
     scores: NDArray[np.float32], top_n_sigma: float | None, tfs: float | None, top_a: float | None
 ) -> NDArray[np.float32]:
-    """What the processors of ``processors.py`` leave of all scores ``[vocab]`` of one row, many times as fast."""
+    """What the processors of `hf_processors` leave of all scores ``[vocab]`` of one row, many times as fast."""
     with np.errstate(invalid="ignore", divide="ignore"):
         if top_n_sigma is not None:
             possible = scores[np.isfinite(scores)].astype(np.float64)

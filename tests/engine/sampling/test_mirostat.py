@@ -23,6 +23,7 @@ from llmsearch_optuna.engine.sampling.hf_processors import own_processors
 from llmsearch_optuna.engine.sampling.mirostat import MirostatLogitsWarper
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from tests.engine_work import since
 
 TEXTS = ["How many apples", "Anna asks Ben", "The quick brown fox", "T", "How many apples"]
 STEERED = {"max_new_tokens": 14, "do_sample": True, "mirostat_mode": 2}
@@ -110,10 +111,10 @@ def test_rows_depend_neither_on_neighbours_nor_on_what_was_computed_before(
         used.generate(TEXTS[:4], other)
     before = used.stats
     assert [c.token_ids for c in used.generate(TEXTS[:4], asked)] == alone
-    assert used.stats.since(before).replayed_tokens > 0
+    assert since(before, used.stats).replayed_tokens > 0
     before = used.stats
     assert [c.token_ids for c in used.generate(TEXTS[:4][::-1], asked)] == alone[::-1]
-    assert used.stats.since(before).forward_tokens == 0
+    assert since(before, used.stats).forward_tokens == 0
     small = Engine(tiny_llama, tiny_tokenizer, batch_size=1, cache_budget=0)
     assert [c.token_ids for c in small.generate(TEXTS[:4], asked)] == alone
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.generation import GenerationMode, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
-from llmsearch_optuna.engine.sampling.param_specs import NAMES_BESIDE_HUGGING_FACE, OWN_NAMES, RULES, known_names
+from llmsearch_optuna.engine.sampling.param_specs import NAMES_BESIDE_HUGGING_FACE, OWN_NAMES, PARAM_SPECS, known_names
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value, model_defaults
 from llmsearch_optuna.errors import InputError
 
@@ -37,7 +37,7 @@ def canonical(**values: Any) -> dict[str, Any]:
 def test_every_name_of_this_transformers_has_a_rule() -> None:
     theirs = {name for name in GenerationConfig().to_dict() if not name.startswith("_")} - {"transformers_version"}
     assert known_names() == theirs | set(NAMES_BESIDE_HUGGING_FACE)
-    assert known_names() == set(RULES)
+    assert known_names() == set(PARAM_SPECS)
 
 
 @pytest.mark.parametrize(
