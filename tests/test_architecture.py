@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,61 @@ def test_every_room_exists_and_no_two_names_are_alike() -> None:
     assert not {f"{room}s" for room in rooms} & set(rooms)
     public = {"search", "score", "forecast"}
     assert not public & {module for module in modules() if "." not in module}
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+TOUCHED = dict(re.findall(r"^\| (an? [a-z ]+?) \| (.+) \|$", PAGE, re.MULTILINE))
+"""What to add -> the files to touch, as the page says it."""
+
+
+def mentioning(word: str) -> set[str]:
+    """The files of the package whose code has a name or a text that is this word; presets use them, as users do."""
+    found = set()
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            said = getattr(node, "id", None), getattr(node, "name", None), getattr(node, "value", None)
+            if word in (*said, getattr(node, "arg", None), getattr(node, "attr", None)):
+                found.add(path.relative_to(PACKAGE).as_posix())
+    return found - {"presets.py"}
+
+
+@pytest.mark.parametrize(
+    ("thing", "example", "most"),
+    [
+        ("a metric", "sentence_chrf", 2),
+        ("a sampling parameter", "tfs", 6),
+        ("a backend", "FunctionBackend", 1),
+        ("a sampler", "RandomSuggester", 2),
+        ("a figure", "learning_curves", 2),
+        ("an option", "holdout_replicates", 1),
+    ],
+)
+def test_the_page_names_all_files_that_one_of_them_stands_in(thing: str, example: str, most: int) -> None:
+    """A backend and an option are used elsewhere; there it is named where it is declared."""
+    named = re.findall(r"`([\w/]+\.py)`", TOUCHED[thing])
+    assert len(named) <= most
+    assert all((PACKAGE / file).is_file() for file in named)
+    stands_in = mentioning(example)
+    assert set(named) & stands_in
+    if thing not in ("a backend", "an option"):
+        assert stands_in <= set(named)
+
+
+def test_the_page_lists_the_rooms_in_their_order() -> None:
+    section = PAGE[PAGE.index("## Rooms") : PAGE.index("## What to touch")].partition("as well.")[2]
+    assert re.findall(r"`([\w.]+)`", section) == [room or "__init__" for room in LAYERS]
+
+
+def test_a_backend_is_one_class() -> None:
+    """It is used as it is; nothing has to know it."""
+    from llmsearch_optuna.backends.protocol import EngineBackend
+    from llmsearch_optuna.optimize.resolve_engine import resolve_engine
+    from tests.synthetic import TextEngine
+
+    own = TextEngine()
+    backend = resolve_engine(own).backend
+    assert isinstance(backend, EngineBackend)
+    assert resolve_engine(backend).backend is backend
 
 
 @pytest.mark.parametrize("code", ["import llmsearch_optuna", "import llmsearch_optuna.options"])

@@ -18,7 +18,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.optimize.pruner import PairedPruner, make_pruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
 from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_suggester
 from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
@@ -296,13 +296,7 @@ def _pruner(pruner: Any, objectives: Sequence[str]) -> Pruner:
         if pruner in ("paired", "none"):
             return None
         raise InputError(f"pruner={pruner!r}: a study with several objectives prunes nothing; leave pruner= out")
-    if isinstance(pruner, PairedPruner | optuna.pruners.BasePruner):
-        return pruner
-    if pruner == "paired":
-        return PairedPruner()
-    if pruner == "none":
-        return None
-    raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")
+    return make_pruner(pruner)
 
 
 def check_supported(space: Space, served: ResolvedEngine, *configurations: Mapping[str, Any]) -> None:

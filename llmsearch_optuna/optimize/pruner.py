@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from optuna.pruners import BasePruner
 from scipy import special, stats
 
 from llmsearch_optuna.errors import InputError
@@ -323,3 +324,21 @@ def _as_scores(values: ArrayLike, bounds: Bounds | None) -> NDArray[np.float64]:
 
 def _percent(chance: float) -> str:
     return f"{100 * chance:.2g} %" if chance >= 1e-4 else "below 0.01 %"
+
+
+def make_pruner(pruner: Any) -> PairedPruner | BasePruner | None:
+    """The pruner of this name, or the user's own; None prunes nothing.
+
+    Args:
+        pruner: ``"paired"``, ``"none"``, a PairedPruner, or an Optuna pruner.
+
+    Raises:
+        InputError: There is no such pruner.
+    """
+    if isinstance(pruner, PairedPruner | BasePruner):
+        return pruner
+    if pruner == "paired":
+        return PairedPruner()
+    if pruner == "none":
+        return None
+    raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")

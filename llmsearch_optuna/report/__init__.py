@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from llmsearch_optuna.report.collect import collect, rescored
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
-from llmsearch_optuna.report.figures import FIGURES
+from llmsearch_optuna.report.figures import FIGURES, Plots
 from llmsearch_optuna.report.page import render, summary, write_report
-from llmsearch_optuna.report.plots import Plots
 
 __all__ = [
     "FIGURES",

@@ -1,4 +1,4 @@
-"""Plotly figures of a study; each is a function of `ReportData` alone.
+"""Plotly figures of a study; each is a function of `ReportData` alone, and a method of `result.plots`.
 
 Colours of text, grid and background are left out: the page (or the notebook) puts in its own, light or dark.
 """
@@ -6,6 +6,7 @@ Colours of text, grid and background are left out: the page (or the notebook) pu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,49 @@ def drawable(data: ReportData) -> list[str]:
         "rows_done": any(t.state != "complete" for t in data.trials),  # else every bar is as high as the others
     }
     return [name for name in FIGURES if content.get(name, bool(data.trials))]
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Every method returns a plotly figure; a study that has nothing to show in it gets an empty one.
+
+    Attributes:
+        data: What the figures are made from.
+    """
+
+    data: ReportData
+
+    def history(self) -> go.Figure:
+        """Scores by trial, the best so far as a line, pruned trials apart."""
+        return history(self.data)
+
+    def holdout_differences(self) -> go.Figure:
+        """Winner minus baseline for every holdout row, sorted, with the interval of the mean."""
+        return holdout_differences(self.data)
+
+    def importances(self) -> go.Figure:
+        """How much of the score's variation goes with each parameter."""
+        return importances(self.data)
+
+    def learning_curves(self) -> go.Figure:
+        """The running mean of every trial over the rows it saw."""
+        return learning_curves(self.data)
+
+    def slices(self, names: Sequence[str] | None = None) -> go.Figure:
+        """The score against one parameter at a time: the two most important ones, or those named."""
+        return slices(self.data, names)
+
+    def contour(self, names: Sequence[str] | None = None) -> go.Figure:
+        """The score in the plane of the two most important parameters, or of the two named."""
+        return contour(self.data, names)
+
+    def score_against_tokens(self) -> go.Figure:
+        """What a better score costs in generated tokens."""
+        return score_against_tokens(self.data)
+
+    def rows_done(self) -> go.Figure:
+        """Where pruning stopped trials."""
+        return rows_done(self.data)
 
 
 def top_parameters(data: ReportData, *, together: bool = False) -> list[str]:

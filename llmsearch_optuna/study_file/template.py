@@ -18,8 +18,8 @@ _WIDTH = 100
 _SPACE = """\
 # What to search. Each [[space]] is a branch, of which every trial picks one. A plain value is fixed, a table is
 # searched: {low = …, high = …}, with log = true or step = …, or {choices = […]}. Names are those of Hugging Face's
-# GenerationConfig, and generation_seed, mirostat_mode, mirostat_tau, mirostat_eta, stop, stop_token_sequences, tfs,
-# top_a and top_n_sigma besides.
+# GenerationConfig, and these besides:
+OWN_NAMES
 
 [[space]]
 max_new_tokens = 60
@@ -54,7 +54,14 @@ def new_study_file(name: str) -> str:
         "# A study of llmsearch-optuna. What stands behind a # is optional, with its default or an example.",
     ]
     tables = [table_text(table, str(section.__doc__), study_name=name) for table, section in TABLES.items()]
-    return "\n\n".join(["\n".join(head), *tables, _SPACE])
+    return "\n\n".join(["\n".join(head), *tables, _space()])
+
+
+def _space() -> str:
+    from llmsearch_optuna.engine.sampling.param_specs import OWN_NAMES
+
+    names = textwrap.wrap(f"{', '.join(OWN_NAMES)}.", _WIDTH)
+    return _SPACE.replace("OWN_NAMES", "\n".join(f"# {line}" for line in names))
 
 
 def write_new_study_file(path: Path) -> None:
