@@ -130,10 +130,6 @@ class Session:
             )
         return Claim(self._key, number, self.owner, token + 1) if taken.rowcount == 1 else None
 
-    def holds(self, claim: Claim) -> bool:
-        """Whether the claim is still ours at this moment."""
-        return self._holder(claim.number) == (claim.owner, claim.token)
-
     def live_owners(self) -> set[str]:
         """Owners whose lease runs and whose process, where it can be seen from here, is alive; this one included."""
         return set(live_workers(self._engine, self._key)) | {self.owner}

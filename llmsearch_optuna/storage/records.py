@@ -319,11 +319,7 @@ def _plain(value: Any) -> Any:
 
 def by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[float]:
     """One score for each different row of the order: the mean of its replicates."""
-    scores: dict[int, list[float]] = {row: [] for row in order}
-    for record in sorted(records, key=lambda r: r.replicate):
-        if record.row in scores and record.score is not None:
-            scores[record.row].append(record.score)
-    return [mean(found) for found in scores.values() if found]
+    return [mean(scores) for scores in score_table(records, order) if scores]
 
 
 def score_table(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:

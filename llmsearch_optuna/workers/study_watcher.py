@@ -1,4 +1,4 @@
-"""What happens in a study, told from its database to whoever watches workers that are other processes.
+"""Events of a study, read from its database, for a process that watches its workers.
 
 The database is the one place that all workers share, on one machine or on many, and nothing is lost in it when a
 worker dies. Nothing is decided or written here.
@@ -28,16 +28,16 @@ _STATES: dict[TrialState, progress.TrialState] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-_TOLD: dict[str, Callable[[Any], progress.Event]] = {
+_EVENT_OF_ATTRIBUTE: dict[str, Callable[[Any], progress.Event]] = {
     "forecast": lambda value: progress.StudyForecast(text=Forecast.from_json(value).text),
     "power": lambda value: progress.PowerKnown(text=value),
 }
-"""Attributes of a study that its watchers are told of once."""
+"""Attributes of a study that become an event, once."""
 
 
 @dataclass
 class StudyWatcher:
-    """Tells an observer what is new in a study, every time that it looks.
+    """Gives a callback the events of a study, every time that its database is polled.
 
     Attributes:
         storage: Where the study is, or will be.
@@ -45,7 +45,7 @@ class StudyWatcher:
         n_trials: Its total; None where the workers settle it.
         holdout_replicates: How often the holdout is decoded when something is sampled.
         trials_in_flight: How many trials are decoded together; says which one a trial is compared with.
-        observer: Is told.
+        observer: Takes the events.
     """
 
     storage: str | None
@@ -76,17 +76,17 @@ class StudyWatcher:
         )
 
     def poll(self) -> None:
-        """Tell what has happened since the last look; a study that is not there yet is waited for."""
+        """Emit what has happened since the last poll; a study that is not there yet is waited for."""
         if self._opened is None and self._open():
-            self._tell_start(self._study)
+            self._emit_start(self._study)
         if self._opened is None:
             return
-        self._tell_attributes(self._opened)
+        self._emit_attributes(self._opened)
         trials = self._opened.study.get_trials(deepcopy=False)
-        got_further = [self._tell_trial(trial, trials) for trial in trials if trial.number not in self._ended]
+        got_further = [self._emit_trial(trial, trials) for trial in trials if trial.number not in self._ended]
         if any(got_further):
-            self._tell_work(self._opened, trials)
-        self._tell_verdict(self._opened, trials)
+            self._emit_work(self._opened, trials)
+        self._emit_verdict(self._opened, trials)
 
     def resume_hint(self) -> str:
         """What to say when the user ends the study before its time."""
@@ -96,7 +96,7 @@ class StudyWatcher:
 
     @property
     def trials_ended(self) -> int:
-        """How many trials had ended when it looked for the last time."""
+        """How many trials had ended at the last poll."""
         return len(self._ended)
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class StudyWatcher:
     def _total(self) -> int:
         return self.n_trials or int(self._study.records.settings()["n_trials"])
 
-    def _tell_start(self, opened: OpenedStudy) -> None:
+    def _emit_start(self, opened: OpenedStudy) -> None:
         settings = opened.records.settings()
         trials = opened.study.get_trials(deepcopy=False)
         self._ended = {t.number for t in trials if t.state.is_finished()}
@@ -147,7 +147,7 @@ class StudyWatcher:
             )
         )
 
-    def _tell_trial(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    def _emit_trial(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
         """Whether it had got any further."""
         number, attributes = trial.number, trial.user_attrs
         if "params" not in attributes:
@@ -186,18 +186,18 @@ class StudyWatcher:
             )
         return has_new_rows or trial.state.is_finished()
 
-    def _tell_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
+    def _emit_work(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         workers = list(live_workers(opened.database, opened.key).values())
         self.observer.on(work_of(trials, opened.records.row_counts("search"), workers))
 
-    def _tell_attributes(self, opened: OpenedStudy) -> None:
+    def _emit_attributes(self, opened: OpenedStudy) -> None:
         """What a worker has found out about the study as a whole."""
         for name, value in opened.study.user_attrs.items():
-            if name not in self._attributes and (tell := _TOLD.get(name)) is not None:
+            if name not in self._attributes and (event_of := _EVENT_OF_ATTRIBUTE.get(name)) is not None:
                 self._attributes.add(name)
-                self.observer.on(tell(value))
+                self.observer.on(event_of(value))
 
-    def _tell_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
+    def _emit_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         looks = opened.records.looks()
         if len(looks) <= self._looks:
             return
