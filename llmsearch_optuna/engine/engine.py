@@ -118,7 +118,7 @@ class Engine(EngineBackend):
             scheduler=self._scheduler,
             counters=self._counters,
         )
-        self._encoder = PromptEncoder(tokenizer, Positions.of(model.config))
+        self._encoder = PromptEncoder(tokenizer, Positions.of(model.config), _embeddings(model))
 
     @staticmethod
     def from_function(
@@ -334,3 +334,9 @@ class Engine(EngineBackend):
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag, in flight or queued; what they computed is kept."""
         self._scheduler.cancel(tag)
+
+
+def _embeddings(model: Any) -> int | None:
+    """How many tokens a model's input embedding knows."""
+    shape: Any = getattr(getattr(model.get_input_embeddings(), "weight", None), "shape", ())
+    return int(shape[0]) if len(shape) == 2 else None

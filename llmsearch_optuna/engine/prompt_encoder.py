@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from transformers import PreTrainedTokenizerBase
 
 from llmsearch_optuna.engine.request import Request
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.models.tokenization import Positions, TokenIds, encode
 
 
@@ -21,9 +21,11 @@ class PromptEncoder:
     Args:
         tokenizer: The model's.
         positions: How many tokens the model has room for.
+        embeddings: How many tokens the model's input embedding knows; None where that is not known.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: Positions) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: Positions, embeddings: int | None = None) -> None:
+        self._embeddings = embeddings
         self._tokenizer = tokenizer
         self._positions = positions
         self._special = tuple(token for token in tokenizer.all_special_tokens if token)
@@ -34,6 +36,7 @@ class PromptEncoder:
 
         Raises:
             DecodingError: The prompt is empty, or the model has no room for it and its new tokens.
+            InputError: The prompt has a token that the model's embedding does not know: the tokenizer is another's.
         """
         add = request.add_special_tokens
         if add is None:
@@ -41,9 +44,20 @@ class PromptEncoder:
         key = (request.prompt, add, repr(request.encode_args) if request.encode_args else "")
         ids = self._known.get(key)
         if ids is None:
-            ids = self._known[key] = encode(self._tokenizer, request.prompt, add, request.encode_args)
+            ids = encode(self._tokenizer, request.prompt, add, request.encode_args)
+            self._check_known(request, ids)
+            self._known[key] = ids
         self._check(request, len(ids))
         return ids
+
+    def _check_known(self, request: Request, ids: TokenIds) -> None:
+        if self._embeddings is None or not ids or (token := max(ids)) < self._embeddings:
+            return
+        raise InputError(
+            f"row {request.row}: the prompt has token {token} ({self._tokenizer.convert_ids_to_tokens(token)!r}), but "
+            f"the model's embedding knows {self._embeddings} tokens; give the tokenizer that belongs to the model, or "
+            "enlarge the embedding with model.resize_token_embeddings(len(tokenizer))"
+        )
 
     def _check(self, request: Request, tokens: int) -> None:
         if not tokens:

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import RDBStorage
 
-from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.errors import InputError, StudyError, short
 from llmsearch_optuna.fingerprint.diff import differences
 from llmsearch_optuna.redaction import redacted_study_file
 from llmsearch_optuna.storage import schema
@@ -34,6 +34,9 @@ from llmsearch_optuna.types import Direction
 
 logger = logging.getLogger("llmsearch_optuna.storage.study")
 
+
+LONGEST_NAME = 512
+"""Of a study, in Optuna's tables."""
 
 KEY_ATTRIBUTE = "llmsearch_key"
 STUDY_FILE_ATTRIBUTE = "study_file"
@@ -133,6 +136,7 @@ def open_study(
     Raises:
         StudyError: When the database cannot be used, or holds this study with another fingerprint.
     """
+    _check_name(study_name)
     address = StorageAddress.of(storage, study_name)
     with storage_errors(address):
         _make_folder(address)
@@ -142,6 +146,15 @@ def open_study(
             study = _optuna_study(rdb, study_name, directions, sampler, pruner)
             key, resumed = _meet(rdb, engine, study, study_name, fingerprint, settings or {})
     return _opened(address, study_name, key, study, rdb, engine, resumed)
+
+
+def _check_name(name: str) -> None:
+    has_halves = any("\ud800" <= letter <= "\udfff" for letter in name)
+    if len(name) > LONGEST_NAME or has_halves or "\x00" in name:
+        raise InputError(
+            f"study_name={short(name, 60)} cannot name a study: give a text of at most {LONGEST_NAME} letters, without "
+            "halves of characters"
+        )
 
 
 def prepare_database(storage: str | None, study_name: str) -> None:

@@ -187,7 +187,9 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
     """Return what the text of a study file says; `name` stands in the errors (see `read_study_file`)."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except RecursionError:
+        raise InputError(f"{name} is nested too deep to be a study file") from None
+    except ValueError as problem:  # a number of thousands of digits is none of TOML's own errors
         raise InputError(f"{name} is no TOML: {problem}") from None
     try:
         file = StudyFile.model_validate(values)

@@ -105,7 +105,9 @@ def _read_json(path: Path) -> Any:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as problem:
+    except RecursionError:
+        raise InputError(f"{where} is nested too deep") from None
+    except ValueError as problem:
         raise InputError(f"{where} is no JSON: {problem}") from None
 
 

@@ -36,6 +36,7 @@ from llmsearch_optuna.task.prompts import (
 )
 from llmsearch_optuna.task.references import references_of
 from llmsearch_optuna.task.split import split_rows
+from llmsearch_optuna.task.text_checks import check_encodable, check_rows_encodable
 from llmsearch_optuna.types import Chat, Direction
 
 __all__ = ["Direction", "PreparedTask", "Task", "split_rows"]
@@ -214,10 +215,14 @@ class Task:
         """
         rows = self._rows()
         columns = list(rows[0])
+        check_rows_encodable(rows)
+        check_encodable(self.system, "system=")
         metric = self._metric()
         references = tuple(references_of(self.reference, rows, columns))
         if metric.is_built_in:
             references = tuple(map(plain_reference, references))
+        for number, reference in enumerate(references):
+            check_encodable(reference, f"row {number}, reference")
         prompter = make_prompter(self.prompt, columns)
         if self.chat_template in (True, None) and depends_on_the_date(tokenizer):
             _log.warning(
@@ -342,6 +347,7 @@ class Task:
             made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template, markers=markers)
         if not made.text:
             raise InputError("its prompt is an empty text")
+        check_encodable(made.text, "its prompt")
         return made
 
     def _cut(

@@ -116,3 +116,13 @@ def test_arguments_that_a_tokenizer_does_not_take_are_refused(tiny_llama: LlamaF
 
     with pytest.raises(InputError, match="tokenizer_decode_args={'spaces': True} are not for this tokenizer"):
         Engine(tiny_llama, Strict(), tokenizer_decode_args={"spaces": True})  # type: ignore[arg-type]
+
+
+def test_a_token_that_the_model_does_not_know_is_named_before_anything_is_decoded(tiny_tokenizer) -> None:
+    request = Request("t", 3, "some text", GenerationParams.of({"max_new_tokens": 4}))
+    ids = PromptEncoder(tiny_tokenizer, Positions()).encode(request)
+    assert PromptEncoder(tiny_tokenizer, Positions(), max(ids) + 1).encode(request) == ids
+    with pytest.raises(
+        InputError, match=rf"row 3: the prompt has token {max(ids)} .* embedding knows {max(ids)} tokens"
+    ):
+        PromptEncoder(tiny_tokenizer, Positions(), max(ids)).encode(request)

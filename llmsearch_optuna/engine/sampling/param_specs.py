@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 
 Scope = Literal["always", "sampling", "beams", "assisted", "never", "refused"]
 """When a parameter can change the text. ``never``: it only changes speed or memory, or what else is returned."""
@@ -94,9 +94,9 @@ def check_value(name: str, value: Any) -> Any:
         return None
     try:
         return spec.parse(_plain(value))
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:
         detail = f" ({problem})" if str(problem) else ""
-        raise InputError(f"{name}={value!r} is not possible: it must be {spec.allowed}.{detail}") from None
+        raise InputError(f"{name}={short(value)} is not possible: it must be {spec.allowed}.{detail}") from None
 
 
 def spec_of(name: str) -> ParamSpec:
@@ -169,10 +169,17 @@ def _token_sequences(value: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted(sequences))
 
 
+_MOST_STRINGS = 1000
+
+
 def _strings(value: Any) -> tuple[str, ...]:
     strings = [value] if isinstance(value, str) else _sequence(value)
     if not all(isinstance(string, str) and string for string in strings):
         raise ValueError
+    if len(strings) > _MOST_STRINGS:
+        raise ValueError(f"there are {len(strings)}, more than {_MOST_STRINGS}")
+    for string in strings:
+        string.encode()  # half a character is an error
     return tuple(sorted(set(strings)))
 
 
@@ -323,7 +330,7 @@ def _assisted(parse: Callable[[Any], Any], allowed: str) -> ParamSpec:
 
 PARAM_SPECS: Mapping[str, ParamSpec] = {
     # length and stops
-    "max_new_tokens": ParamSpec(_integer(1), "an integer from 1"),
+    "max_new_tokens": ParamSpec(_integer(1, 10**7), "an integer from 1 to 10,000,000"),
     "min_new_tokens": ParamSpec(_integer(0), "an integer from 0", neutral=0),
     "min_length": ParamSpec(
         _integer(0), "an integer from 0 (it counts the prompt; min_new_tokens does not)", neutral=0
@@ -342,9 +349,9 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "stop_token_sequences": ParamSpec(_token_sequences, _ID_LISTS, neutral=()),
     # strategy
     "do_sample": ParamSpec(_boolean, "True or False", neutral=False),
-    "num_beams": ParamSpec(_integer(1), "an integer from 1", neutral=1),
+    "num_beams": ParamSpec(_integer(1, 4096), "an integer from 1 to 4096", neutral=1),
     "early_stopping": ParamSpec(_early_stopping, 'True, False or "never"', scope="beams", neutral=False),
-    "length_penalty": ParamSpec(_number(-math.inf), "a number", scope="beams", neutral=1.0),
+    "length_penalty": ParamSpec(_number(-50, 50), "a number from -50 to 50", scope="beams", neutral=1.0),
     "renormalize_logits": ParamSpec(_boolean, "True or False", scope="beams", neutral=False),
     # warpers, in the order in which they are applied
     "top_n_sigma": _sampling(_number(0.0, above=True), "a number above 0"),
