@@ -15,7 +15,7 @@ from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
 from llmsearch_optuna.stats.verdict import Verdict, compare
-from llmsearch_optuna.storage.records import Part
+from llmsearch_optuna.storage.records import Part, score_table
 
 FEWEST_ROWS = 2
 
@@ -36,6 +36,10 @@ class Compared:
     result: StudyView
     trial: int
     scores: Mapping[int, float]
+
+    def table(self, rows: Sequence[int], part: Part) -> list[list[float]]:
+        """Scores [rows][replicates] of the trial that is compared."""
+        return score_table(self.result.records(self.trial, part), rows)
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) ->
     minimize = first.direction == "minimize"
     pairs = [
         compare(
-            [studies[0].scores[row] for row in rows],
-            [study.scores[row] for row in rows],
+            studies[0].table(rows, part),
+            study.table(rows, part),
             prompts=[_content(items[row].columns) for row in rows],
             bounds=None if bounds is None else (float(bounds[0]), float(bounds[1])),
             direction="minimize" if minimize else "maximize",

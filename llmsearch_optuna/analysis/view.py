@@ -108,7 +108,7 @@ class StudyView:
 
     @property
     def expected_score(self) -> float | None:
-        """What to expect of the winner on the search rows, luck taken out: its shrunken mean (see `selection`).
+        """The winner's shrunken mean on the search rows, by which it was chosen (see `selection`).
 
         None where `best_score_error` is: without errors nothing tells luck from merit.
         """

@@ -41,9 +41,11 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
     out.print()
     out.print(_scores(result))
     verdict = result.verdict
-    sentence = verdict.sentence if verdict is not None else "There is no verdict: no rows were held out."
+    sentence = verdict.headline if verdict is not None else "There is no verdict: no rows were held out."
     style = _VERDICT_STYLES.get(verdict.answer, "bold") if verdict is not None else "bold"
     out.print(_text(sentence, style))
+    if verdict is not None:
+        out.print(_text(verdict.notes))
     if (advice := result.advice) is not None:
         out.print(_text(advice, "dim"))
     for reason, numbers in result.failures.items():

@@ -46,6 +46,7 @@ def study_note(data: ReportData) -> str:
         "fingerprint": data.fingerprint,
     }
     lines = [STUDY_HEADING, "", f"**{inline(data.verdict_sentence)}**", ""]
+    lines += [inline(data.verdict_notes), ""] if data.verdict_notes else []
     lines += [f"- {name}: {inline(value)}" for name, value in facts.items() if value]
     if data.recommended_params:
         lines += ["", "Recommended parameters:", "", fenced(_json(data.recommended_params))]

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
@@ -25,6 +27,7 @@ from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.stats.verdict import (
+    Optimism,
     Verdict,
     baseline_won,
     compare,
@@ -218,7 +221,7 @@ class WinnerSelector:
         kept = {n: [r for r in self.opened.records.rows("holdout", n) if r.row not in failed] for n in found}
         chances = self._looks_taken() + 1
         try:
-            return self._compared(look, trials, kept, order, chances)
+            return self._compared(look, kept, order, chances)
         except MetricError as error:  # of all rows at once; what fails by row is left out above
             logger.warning("the holdout could not be scored: %s", error)
             return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
@@ -226,7 +229,6 @@ class WinnerSelector:
     def _compared(
         self,
         look: Look,
-        trials: Sequence[FrozenTrial],
         kept: Mapping[int, Sequence[RowRecord]],
         order: Sequence[int],
         chances: int,
@@ -240,12 +242,11 @@ class WinnerSelector:
             "look": chances,
             "unscored": len(self.holdout) - len(order),
         }
-        searched = score_of(trials[look.winner])
-        assert searched is not None
+        common["optimism"] = self._optimism(look.winner, kept, order)
         if self.rows.task.metric.per_row is False:
             # Of both: what cannot be computed at all is an error, not an open interval.
-            held = {n: self._corpus_mean(records) for n, records in kept.items()}
-            common["optimism"] = optimism(searched, held[look.winner], direction=self.rows.direction)
+            for records in kept.values():
+                self._corpus_mean(records)
             texts = {n: _texts(records, order) for n, records in kept.items()}
             return compare_corpus(
                 self._corpus_score,
@@ -256,9 +257,27 @@ class WinnerSelector:
                 **common,
             )
         tables = {n: score_table(records, order) for n, records in kept.items()}
-        winners = mean([score for row in tables[look.winner] for score in row])
-        common["optimism"] = optimism(searched, winners, direction=self.rows.direction)
         return compare(tables[0], tables[look.winner], **common)
+
+    def _optimism(self, winner: int, kept: Mapping[int, Sequence[RowRecord]], order: Sequence[int]) -> Optimism | None:
+        """How much larger the winner's lead was on the search rows; None where a corpus metric cannot tell."""
+        searched = {number: self.opened.records.rows("search", number) for number in (0, winner)}
+        try:
+            return optimism(
+                self._gains(searched, winner, self.rows.order),
+                self._gains(kept, winner, order),
+            )
+        except MetricError as error:
+            logger.info("the optimism of the search is not known: %s", error)
+            return None
+
+    def _gains(
+        self, records: Mapping[int, Sequence[RowRecord]], winner: int, order: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """The winner's gain over the baseline on each prompt of these rows, [prompts]."""
+        first, second = (np.mean(prompt_table(self.rows, records[number], order), axis=1) for number in (0, winner))
+        gains: NDArray[np.float64] = (second - first) * (-1.0 if self.rows.direction == "minimize" else 1.0)
+        return gains
 
     def _corpus_score(
         self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /

@@ -191,8 +191,8 @@ class Terminal:
     def _verdict_started(self, event: VerdictStarted) -> None:
         if self._view is not None:
             self._view.verdict = event
-        times = "once" if event.replicates == 1 else f"{event.replicates} times"
-        self._line(f"comparing the winner with the baseline on {event.rows} rows that no trial has seen, {times}")
+        times = "once" if event.replicates == 1 else f"{event.replicates} times where something is sampled"
+        self._line(f"comparing the winner with the baseline on {event.rows} held-out rows, {times}")
 
     def _study_ended(self, event: StudyEnded) -> None:
         self.close()

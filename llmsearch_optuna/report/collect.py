@@ -52,6 +52,7 @@ def collect(result: StudyView) -> ReportData:
         metric=metric,
         direction=result.direction,
         verdict_sentence=_sentence(result, best, metric),
+        verdict_notes="" if verdict is None or best is None else verdict.notes,
         verdict="no verdict yet" if verdict is None else verdict.answer,
         recommends_best=verdict is not None and verdict.recommends_winner,
         trials=trials,
@@ -63,9 +64,7 @@ def collect(result: StudyView) -> ReportData:
         baseline_params=result.baseline_params,
         recommended_params={} if best is None else result.recommended_params,
         holdout=_holdout(verdict),
-        optimism=None if verdict is None else verdict.optimism,
         best_score_error=result.best_score_error,
-        expected_score=result.expected_score,
         advice=None if best is None else result.advice,
         baseline_note=str(settings.get("baseline_note", "")),
         power=result.power,
@@ -127,7 +126,7 @@ def _holdout(verdict: Verdict | None) -> Holdout | None:
         low=verdict.low,
         high=verdict.high,
         p_value=verdict.p_value,
-        replicates=verdict.replicates,
+        decoded=verdict.decoded,
         confidence=verdict.confidence,
         differences=verdict.differences,
     )
@@ -137,7 +136,7 @@ def _sentence(result: StudyView, best: FrozenTrial | None, metric: str) -> str:
     if best is None:
         return "No trial is complete yet."
     if result.verdict is not None:
-        return result.verdict.sentence
+        return result.verdict.headline
     score = with_error(result.best_score, result.best_score_error)
     return f"Trial {best.number} is the best so far, with {score} in {metric}; there is no verdict yet."
 

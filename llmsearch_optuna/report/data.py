@@ -45,6 +45,7 @@ class Holdout:
     Attributes:
         differences: Best minus baseline, one value a row (means over the replicates), in the metric's own unit;
             empty for a corpus metric.
+        decoded: How often each side was decoded, in a sentence.
         low: Lower end of the interval of the mean difference at `confidence`; None where the data set no limit.
         high: Its upper end.
     """
@@ -55,7 +56,7 @@ class Holdout:
     low: float | None
     high: float | None
     p_value: float | None
-    replicates: int = 1
+    decoded: str = ""
     confidence: float = 0.95
     differences: tuple[float, ...] = ()
 
@@ -107,12 +108,12 @@ class ReportData:
     """Everything that a report shows.
 
     Attributes:
-        verdict_sentence: The outcome in one sentence, for the top of the page.
+        verdict_sentence: The outcome in one short sentence, for the top of the page.
+        verdict_notes: What has to be known beside it.
         verdict: Its short form: better, worse, no evidence …
         recommends_best: Whether the best parameters are recommended, and not the baseline.
         best_score_error: Standard error of the winner's mean on fresh replicates, rows included; None where it is not
             known.
-        expected_score: What to expect of the winner on the search rows, luck taken out; None without that error.
         advice: Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled.
         baseline_note: What the baseline is, in words; empty where the study does not say.
         power: What a comparison on so many rows can find at all, in sentences; None where nothing tells.
@@ -120,7 +121,6 @@ class ReportData:
         costs: (label, value) lines of the cost panel, ready to be shown.
         failures: Reason -> numbers of the trials that failed for it.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
-        optimism: How much better the best parameters looked on the search rows than on the holdout; None without one.
         front: Trial numbers of the front of score and tokens, fewest tokens first; empty where the score is the only
             objective.
         first_prompt: A prompt as the model got it.
@@ -132,6 +132,7 @@ class ReportData:
     metric: str
     verdict_sentence: str
     trials: tuple[TrialPoint, ...]
+    verdict_notes: str = ""
     verdict: str = "no verdict yet"
     recommends_best: bool = False
     direction: str = "maximize"
@@ -143,9 +144,7 @@ class ReportData:
     baseline_params: Mapping[str, Any] = field(default_factory=dict)
     recommended_params: Mapping[str, Any] = field(default_factory=dict)
     holdout: Holdout | None = None
-    optimism: float | None = None
     best_score_error: float | None = None
-    expected_score: float | None = None
     advice: str | None = None
     baseline_note: str = ""
     power: str | None = None

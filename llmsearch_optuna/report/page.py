@@ -75,7 +75,7 @@ def summary(data: ReportData) -> str:
         f"<tr><td>{safe(label)}</td><td><b>{safe(value)}</b></td></tr>" for label, value, _ in _numbers(data)
     )
     return (
-        f"<div><p><b>{safe(data.verdict_sentence)}</b></p><table>{rows}</table>"
+        f"<div><p><b>{safe(data.verdict_sentence)}</b></p><table>{rows}</table><p>{safe(data.verdict_notes)}</p>"
         f"<p>Recommended: <code>{safe(_one_line(data.recommended_params))}</code></p></div>"
     )
 
@@ -96,7 +96,7 @@ def _top(data: ReportData) -> str:
     return (
         f'<header><div class="kicker">{kicker}</div>'
         f'<p><span class="badge {_colour(data)}">{safe(data.verdict)}</span></p>'
-        f"<h1>{safe(data.verdict_sentence)}</h1></header>"
+        f"<h1>{safe(data.verdict_sentence)}</h1><p>{safe(data.verdict_notes)}</p></header>"
         f'<div class="tiles">{tiles}</div>{_what_numbers_can_show(data)}'
         f'<p class="soft">Recommended: {origin}.</p>{_json_block(data.recommended_params)}'
     )
@@ -126,8 +126,7 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
     if baseline is not None and baseline.value is not None:
         numbers.append(("baseline, search rows", f"{baseline.value:.4f}", data.metric))
     if best is not None and best.value is not None:
-        expected = "" if data.expected_score is None else f"; expected, luck taken out: {data.expected_score:.4f}"
-        numbers.append(("best, search rows", with_error(best.value, data.best_score_error), data.metric + expected))
+        numbers.append(("best, search rows", with_error(best.value, data.best_score_error), data.metric))
     return numbers
 
 
@@ -143,25 +142,9 @@ def _holdout(data: ReportData) -> str:
         return ""
     return (
         "<h2>Baseline against best, on rows that no trial saw</h2>"
-        f"<p>{_times(data.holdout)} Differences are taken row by row.{safe(_optimism(data))}</p>"
+        f"<p>{safe(data.holdout.decoded)} Differences are taken row by row.</p>"
         + _figure("holdout_differences", "One bar a row: best minus baseline. The band is the interval of their mean.")
     )
-
-
-def _optimism(data: ReportData) -> str:
-    if data.optimism is None:
-        return ""
-    if data.optimism > 0:
-        return (
-            f" The winner looked better by {data.optimism:.4f} on the search rows: "
-            "a search picks what was lucky on its own rows."
-        )
-    return f" The winner looked worse by {-data.optimism:.4f} on the search rows, so its score there was no luck."
-
-
-def _times(held: Holdout) -> str:
-    times = "once" if held.replicates == 1 else f"{held.replicates} times with fresh noise"
-    return f"Both settings were decoded {times} on {len(held.differences)} rows."
 
 
 def _search(data: ReportData, shown: list[str]) -> str:
@@ -178,14 +161,14 @@ def _search(data: ReportData, shown: list[str]) -> str:
 
 
 def _won_with(data: ReportData) -> str:
-    """The winner's score on the rows that it won on, never without its error and what luck had to do with it."""
+    """The winner's score on the rows that it won on, never without its error."""
     best = data.best
-    if best is None or best.value is None or data.best_score_error is None or data.expected_score is None:
+    if best is None or best.value is None or data.best_score_error is None:
         return ""
     return (
         f"<p>Trial {best.number} scored {with_error(best.value, data.best_score_error)} on the search rows. "
-        "The error is that of its mean on fresh replicates, rows included. "
-        f"Expected of it on these rows, luck taken out: {data.expected_score:.4f}.</p>"
+        "The error is that of its mean on fresh replicates, rows included; it is the best of many on these rows, so "
+        "expect less.</p>"
     )
 
 

@@ -58,7 +58,7 @@ class Selection:
 
     @property
     def score(self) -> float:
-        """The winner's shrunken mean: what to expect of it on the search rows, luck taken out."""
+        """The winner's shrunken mean, by which it was chosen; it leans towards the other finalists."""
         return self.finalists[0].shrunken
 
     @property

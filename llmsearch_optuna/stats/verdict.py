@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats import verdict_text
 from llmsearch_optuna.stats.detectable import (
     POWER,
     detectable_gain,
@@ -72,10 +73,15 @@ class Verdict:
         losses: The rest.
         rows: Held-out rows that were compared.
         prompts: Distinct prompts among them, the independent units.
-        replicates: How often each row was decoded.
+        replicates: How often each row was decoded, by the side that was decoded more often.
+        baseline_replicates: How often by the baseline; None where an earlier version did not store it.
+        winner_replicates: How often by the winner.
         margin: The loss that was declared acceptable, or None.
         look: 1 for the first look at this holdout. Later ones are not corrected for the earlier: read them with care.
-        optimism: How much better the winner looked on the search rows than on the holdout; positive is flattering.
+        optimism: How much larger the winner's lead over the baseline was on the search rows than on the holdout;
+            positive is flattering.
+        optimism_low: Lower end of its interval; what an earlier version stored as optimism has none and is dropped.
+        optimism_high: Upper end.
         unscored: Held-out rows that could not be scored, for the baseline or the winner, and do not count.
         method: How p-value and interval were made.
         differences: Winner minus baseline, one value a row; empty for corpus metrics.
@@ -99,9 +105,13 @@ class Verdict:
     rows: int = 0
     prompts: int = 0
     replicates: int = 1
+    baseline_replicates: int | None = None
+    winner_replicates: int | None = None
     margin: float | None = None
     look: int = 1
     optimism: float | None = None
+    optimism_low: float | None = None
+    optimism_high: float | None = None
     unscored: int = 0
     method: str = ""
     differences: tuple[float, ...] = ()
@@ -118,6 +128,21 @@ class Verdict:
             return None
         return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
 
+    @property
+    def headline(self) -> str:
+        """The answer, the difference with its interval, and the rows: 20 words at most."""
+        return verdict_text.headline(self)
+
+    @property
+    def notes(self) -> str:
+        """What has to be known beside the headline, in a few sentences."""
+        return verdict_text.notes(self)
+
+    @property
+    def decoded(self) -> str:
+        """How often each side was decoded on the held-out rows, in a sentence."""
+        return verdict_text.decoded(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {**asdict(self), "differences": list(self.differences)}
@@ -127,7 +152,9 @@ class Verdict:
         """Read what to_json gave; keys of later versions are ignored."""
         known = {field.name for field in fields(cls)}
         found = {name: value for name, value in values.items() if name in known}
-        return cls(**{**found, "differences": tuple(values.get("differences", ()))})
+        if found.get("optimism_low") is None:
+            found["optimism"] = None  # an earlier version compared means of different rows
+        return _in_words(cls(**{**found, "differences": tuple(values.get("differences", ()))}))
 
 
 class CorpusScore(Protocol):
@@ -151,7 +178,7 @@ def compare(
     margin: float | None = None,
     alpha: float = 0.05,
     look: int = 1,
-    optimism: float | None = None,
+    optimism: Optimism | None = None,
     unscored: int = 0,
 ) -> Verdict:
     """Compare two configurations on the same held-out rows.
@@ -209,7 +236,7 @@ def compare(
         counts=(wins, len(first) - wins - losses, losses),
         rows=len(first),
         prompts=len(clusters),
-        replicates=max(first.shape[1], second.shape[1]),
+        replicates=(first.shape[1], second.shape[1]),
         widest=None if bounds is None else bounds[1] - bounds[0],
         direction=direction,
         margin=margin or None,
@@ -235,7 +262,7 @@ def compare_corpus(
     margin: float | None = None,
     alpha: float = 0.05,
     look: int = 1,
-    optimism: float | None = None,
+    optimism: Optimism | None = None,
     unscored: int = 0,
     permutations: int = 999,
     resamples: int = 300,
@@ -304,7 +331,7 @@ def compare_corpus(
         counts=None,
         rows=len(references),
         prompts=count,
-        replicates=replicates,
+        replicates=(len(baseline[0]), len(best[0])),
         widest=None if bounds is None else bounds[1] - bounds[0],
         direction=direction,
         margin=margin or None,
@@ -349,12 +376,14 @@ def _corpus_margin_p_value(
 
 
 def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: int = 20) -> Verdict:
-    """Return the verdict of a study that could lock no rows away."""
-    why = f"{rows} rows are too few to lock some away (from {fewest} on they are)" if rows < fewest else (
-        "no rows were locked away"
-    )  # fmt: skip
+    """Return the verdict of a study that could hold no rows out."""
+    why = (
+        f"{rows} rows are too few to hold some out (from {fewest} on they are)"
+        if rows < fewest
+        else "no rows were held out"
+    )
     sentence = (
-        f"No evidence: {why}, so the scores of the search are all there is, and they flatter the winner. "
+        f"No evidence: {why}. The scores of the search are all there is, and they flatter the winner. "
         "The baseline stays recommended."
     )
     return Verdict(answer="no evidence", sentence=sentence, direction=direction)
@@ -363,8 +392,8 @@ def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: 
 def unscored_verdict(*, rows: int, direction: Direction = "maximize") -> Verdict:
     """Return the verdict of a look at so many held-out rows of which none could be scored."""
     sentence = (
-        f"No evidence: none of the {rows} held-out rows could be scored for both the baseline and the winner, so "
-        "nothing was compared. The baseline stays recommended."
+        f"No evidence: none of the {rows} held-out rows could be scored for both the baseline and the winner. "
+        "Nothing was compared, and the baseline stays recommended."
     )
     return Verdict(answer="no evidence", sentence=sentence, direction=direction, unscored=rows)
 
@@ -375,10 +404,34 @@ def baseline_won(*, direction: Direction = "maximize", look: int = 1) -> Verdict
     return Verdict(answer="no evidence", sentence=sentence, direction=direction, look=look)
 
 
-def optimism(search_score: float, holdout_score: float, *, direction: Direction = "maximize") -> float:
-    """Return how much better a configuration looked on the search rows than on the holdout (positive: flattered)."""
-    gap = search_score - holdout_score
-    return -gap if direction == "minimize" else gap
+@dataclass(frozen=True, slots=True)
+class Optimism:
+    """How much larger the winner's lead was on the search rows than on the holdout, with its interval."""
+
+    gap: float
+    low: float
+    high: float
+
+
+def optimism(searched: ArrayLike, held_out: ArrayLike, *, alpha: float = 0.05) -> Optimism | None:
+    """Compare the winner's lead over the baseline on the search rows with that on the holdout.
+
+    Both settings are scored on the same rows, so that hard or easy rows change both. The interval is Welch's, for
+    two independent samples of rows. None where a sample has fewer than two prompts.
+
+    Args:
+        searched: The winner's gain over the baseline on each search prompt, [prompts].
+        held_out: The same on each held-out prompt, [prompts].
+        alpha: 1 minus the confidence.
+    """
+    first, second = (np.asarray(gains, dtype=np.float64) for gains in (searched, held_out))
+    if min(len(first), len(second)) < 2:
+        return None
+    gap = float(first.mean() - second.mean())
+    if first.std() == second.std() == 0:
+        return None
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(1 - alpha)
+    return Optimism(gap, float(interval.low), float(interval.high))
 
 
 def _judged(
@@ -391,13 +444,13 @@ def _judged(
     counts: tuple[int, int, int] | None,
     rows: int,
     prompts: int,
-    replicates: int,
+    replicates: tuple[int, int],
     widest: float | None,
     direction: Direction,
     margin: float | None,
     alpha: float,
     look: int,
-    optimism: float | None,
+    optimism: Optimism | None,
     unscored: int,
     differences: tuple[float, ...],
 ) -> Verdict:
@@ -431,43 +484,26 @@ def _judged(
         losses=counts and counts[2],
         rows=rows,
         prompts=prompts,
-        replicates=replicates,
+        replicates=max(replicates),
+        baseline_replicates=replicates[0],
+        winner_replicates=replicates[1],
         margin=margin,
         look=look,
-        optimism=optimism,
+        optimism=None if optimism is None else optimism.gap,
+        optimism_low=None if optimism is None else optimism.low,
+        optimism_high=None if optimism is None else optimism.high,
         unscored=unscored,
         method=test.method,
         differences=differences,
     )
-    return replace(verdict, sentence=_sentence(verdict))
+    return _in_words(verdict)
 
 
-def _sentence(v: Verdict) -> str:
-    head = {
-        "better": "Better: the winner beats the baseline",
-        "worse": "Worse: the winner loses against the baseline",
-        "not worse than margin": f"Not worse than the margin of {v.margin}: the winner may take the baseline's place",
-        "no evidence": "No evidence that the winner beats the baseline",
-    }[v.answer]
-    ends = [f"{end:+.4g}" if end is not None else "no limit" for end in (v.low, v.high)]
-    text = (
-        f"{head} on {v.rows} rows that no trial saw: {v.winner_mean:.4g} against {v.baseline_mean:.4g}, "
-        f"difference {v.difference:+.4g} ({v.confidence:.0%} interval {ends[0]} to {ends[1]}, p = {v.p_value:.2g})."
-    )
-    if v.unscored:
-        text += f" {v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count."
-    if v.answer == "no evidence":
-        text += (
-            " So few rows do not find even a large difference in 4 of 5 cases."
-            if v.detectable is None
-            else f" A look like this finds a difference of {v.detectable:.2g} in 4 of 5 cases."
-        )
-    if v.optimism is not None:
-        higher = (v.optimism > 0) == (v.direction == "maximize")
-        text += f" On the search rows its score was {abs(v.optimism):.2g} {'higher' if higher else 'lower'}."
-    if v.look > 1:
-        text += f" This was look number {v.look} at the same rows: chance had that many tries."
-    return text
+def _in_words(verdict: Verdict) -> Verdict:
+    """Return it with the sentence that its numbers make; where nothing was compared the sentence is the reason."""
+    if verdict.difference is None:
+        return verdict
+    return replace(verdict, sentence=f"{verdict.headline} {verdict.notes}")
 
 
 def _detectable(

@@ -124,7 +124,7 @@ def test_the_study_knows_its_file_and_the_dashboard_its_note(finished):
     assert result.study.metric_names == ["rouge1"]
     page = finished.with_suffix(".html").read_text(encoding="utf-8")
     assert "Repeat: {words}" in page
-    assert result.verdict.sentence in page.replace("&#x27;", "'")
+    assert result.verdict.headline in page.replace("&#x27;", "'")
 
 
 @pytest.mark.parametrize("study", ["database", "name", "file", "url"])

@@ -136,7 +136,7 @@ def test_the_study_is_shared_as_a_bundle_and_shown_by_the_dashboard(
     study = json.loads(get(f"{root}/api/studies"))["study_summaries"][0]["study_id"]
     detail = json.loads(get(f"{root}/api/studies/{study}?after=0"))
     assert len(detail["trials"]) == TRIALS
-    assert "the winner beats the baseline on 18 rows that no trial saw" in detail["note"]["body"]
+    assert "on 18 held-out rows" in detail["note"]["body"]
     trial = detail["trials"][0]
     rows = get(f"{root}/artifacts/{study}/{trial['trial_id']}/{trial['artifacts'][0]['artifact_id']}").decode()
     assert len(rows.splitlines()) == len(result.records(0))

@@ -33,7 +33,7 @@ def test_outputs_hold_a_plot_and_a_table_and_no_place_of_a_machine(path: Path) -
     outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", ())]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert {"image/png", "text/html"} <= kinds
-    assert any("rows that no trial saw" in output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert any("held-out rows" in output.get("data", {}).get("text/plain", "") for output in outputs)
     for output in outputs:
         texts = [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
         assert not PLACE_OF_A_MACHINE.findall("\n".join([output.get("text", ""), *texts]))

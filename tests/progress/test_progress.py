@@ -78,7 +78,7 @@ def test_plain_lines_tell_the_story_once():
     # What equals the baseline is not repeated, and the running look shows where the trial was stopped.
     assert "pruned after 16 of 40 rows sampling do_sample=True temperature=0.7123 (3.0 s)" in lines[3]
     assert "failed: row 7 is too long;" in lines[4]
-    assert "17 rows that no trial has seen, 3 times" in lines[5]
+    assert "17 held-out rows, 3 times where something is sampled" in lines[5]
     assert lines[6] == "no evidence"
     assert len(lines) == 7
 

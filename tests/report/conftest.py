@@ -95,10 +95,9 @@ def make_report_data(*, trials: int = 24, seed: int = 3) -> ReportData:
             low=0.012,
             high=0.118,
             p_value=0.021,
-            replicates=3,
+            decoded="Both were decoded 3 times with fresh noise.",
             differences=differences,
         ),
-        optimism=0.013,
         importances={"branch": 0.46, "num_beams": 0.27, "temperature": 0.15, "top_p": 0.08, "length_penalty": 0.04},
         costs=(
             ("wall time", "6 min 12 s"),

@@ -58,13 +58,13 @@ def test_trials_are_the_studys(result):
 def test_verdict_is_the_results(result):
     data, verdict = collect(result), result.verdict
     assert data.verdict == verdict.answer
-    assert data.verdict_sentence == verdict.sentence
+    assert (data.verdict_sentence, data.verdict_notes) == (verdict.headline, verdict.notes)
     assert data.recommends_best == verdict.recommends_winner
     assert data.recommended_params == result.recommended_params
     assert data.holdout.difference == verdict.difference
     assert data.holdout.outcomes() == (verdict.wins, verdict.ties, verdict.losses)
     assert data.best_number == result.best_trial.number
-    assert (data.best_score_error, data.expected_score) == (result.best_score_error, result.selection.score)
+    assert data.best_score_error == result.best_score_error
     assert (data.power, data.advice) == (result.power, result.advice)
     assert None not in (data.best_score_error, data.power, data.advice)
 
@@ -100,12 +100,13 @@ def test_page_and_summary_of_a_real_study(result, tmp_path):
     path = write_report(load_result(str(result.opened.path)), tmp_path / "r.html")
     page = path.read_text(encoding="utf-8")
     assert page == render(collect(load_result(str(result.opened.path))))
-    assert result.verdict.sentence in page.replace("&#x27;", "'")
-    assert result.verdict.sentence in summary(collect(result)).replace("&#x27;", "'")
+    assert result.verdict.headline in page.replace("&#x27;", "'")
+    assert result.verdict.notes in page.replace("&#x27;", "'")
+    assert result.verdict.headline in summary(collect(result)).replace("&#x27;", "'")
 
 
 def test_a_notebook_shows_the_verdict_and_the_figures(result):
-    assert result.verdict.sentence in result._repr_html_().replace("&#x27;", "'")
+    assert result.verdict.headline in result._repr_html_().replace("&#x27;", "'")
     assert "<script" not in result._repr_html_()
     names = [name for name in dir(Plots) if not name.startswith("_") and name != "data"]
     assert set(names) >= set(FIGURES)

@@ -17,6 +17,7 @@ from scipy import stats
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.paired_tests import Clusters, mcnemar_test, sign_flip_test
 from llmsearch_optuna.stats.verdict import (
+    Optimism,
     Verdict,
     baseline_won,
     compare,
@@ -41,7 +42,8 @@ def test_a_clear_gain_is_better_and_the_numbers_say_so() -> None:
     assert verdict.p_value < 0.001
     assert (verdict.rows, verdict.prompts, verdict.replicates) == (40, 40, 3)
     assert (verdict.wins or 0) + (verdict.ties or 0) + (verdict.losses or 0) == 40
-    assert f"{verdict.difference:+.4g}" in verdict.sentence
+    assert f"{verdict.difference:+.4g}" in verdict.headline
+    assert len(verdict.headline.split()) <= 20
 
 
 def test_swapping_the_two_mirrors_the_verdict() -> None:
@@ -149,7 +151,7 @@ def test_a_handful_of_rows_can_never_convince() -> None:
 
 def test_no_difference_has_no_sign_when_minimizing() -> None:
     verdict = compare(np.ones(8), np.ones(8), direction="minimize")
-    assert "difference +0 (" in verdict.sentence
+    assert "difference: +0 (" in verdict.sentence
 
 
 def test_a_margin_asks_whether_the_winner_is_good_enough() -> None:
@@ -176,8 +178,9 @@ def test_one_deterministic_replicate_compares_with_many() -> None:
 def test_the_same_seed_gives_the_same_verdict_and_json_keeps_it() -> None:
     rng = np.random.default_rng(8)
     a, b = rng.random((50, 2)), rng.random((50, 2))
-    first = compare(a, b, seed=11, look=2, optimism=0.02)
-    assert first == compare(a, b, seed=11, look=2, optimism=0.02)
+    gap = Optimism(0.02, -0.01, 0.05)
+    first = compare(a, b, seed=11, look=2, optimism=gap)
+    assert first == compare(a, b, seed=11, look=2, optimism=gap)
     assert Verdict.from_json(json.loads(json.dumps(first.to_json()))) == first
     assert "look number 2" in first.sentence
     few = compare(np.zeros(3), np.ones(3))
@@ -325,14 +328,45 @@ def test_where_no_held_out_row_could_be_scored_the_verdict_does_not_say_that_the
     verdict = unscored_verdict(rows=14, direction="minimize")
     assert (verdict.answer, verdict.direction, verdict.unscored) == ("no evidence", "minimize", 14)
     assert "none of the 14 held-out rows could be scored" in verdict.sentence
-    assert "locked away" not in verdict.sentence
+    assert "held out." not in verdict.sentence
     assert not verdict.recommends_winner
     assert Verdict.from_json(verdict.to_json()) == verdict
 
 
-def test_optimism_is_positive_when_the_search_flattered() -> None:
-    assert optimism(0.6, 0.5) == pytest.approx(0.1)
-    assert optimism(2.0, 2.5, direction="minimize") == pytest.approx(0.5)
+def test_optimism_is_a_difference_of_two_leads_with_welchs_interval() -> None:
+    rng = np.random.default_rng(14)
+    searched, held_out = rng.normal(0.06, 0.1, 42), rng.normal(0.01, 0.2, 18)
+    gap = optimism(searched, held_out)
+    assert gap is not None
+    assert gap.gap == pytest.approx(searched.mean() - held_out.mean())
+    welch = stats.ttest_ind(searched, held_out, equal_var=False).confidence_interval(0.95)
+    assert (gap.low, gap.high) == pytest.approx((welch.low, welch.high))
+    assert optimism(searched, held_out[:1]) is None
+
+
+def test_hard_or_easy_rows_are_no_optimism() -> None:
+    """Means of different rows differ by chance; the lead over the baseline on them does not."""
+    rng, outside, runs = np.random.default_rng(15), 0, 300
+    for _ in range(runs):
+        leads = []
+        for rows in (42, 18):
+            difficulty = rng.normal(0.3, 0.15, rows)
+            baseline, winner = (difficulty + 0.05 * rng.normal(size=rows) for _ in range(2))
+            leads.append(winner - baseline)
+        gap = optimism(*leads)
+        outside += gap is not None and not gap.low <= 0 <= gap.high
+    assert outside / runs == pytest.approx(0.05, abs=0.03)
+
+
+def test_what_an_earlier_version_called_optimism_is_not_said() -> None:
+    rng = np.random.default_rng(5)
+    stored = {**compare(rng.random(20), rng.random(20)).to_json(), "optimism": 0.04}
+    del stored["optimism_low"], stored["optimism_high"], stored["baseline_replicates"], stored["winner_replicates"]
+    verdict = Verdict.from_json({**stored, "chance_better": 0.66, "sentence": "chance of being better 66%"})
+    assert verdict.optimism is None
+    assert "search rows" not in verdict.sentence
+    assert "chance" not in verdict.sentence
+    assert verdict.decoded == "Both were decoded once."
 
 
 @pytest.mark.parametrize(
@@ -368,11 +402,32 @@ def test_replicated_zero_one_scores_scale_with_their_bounds() -> None:
     assert tens.p_value == ones.p_value
 
 
-@pytest.mark.parametrize(
-    ("direction", "gap", "said"),
-    [("maximize", 0.04, "higher"), ("maximize", -0.04, "lower"), ("minimize", 0.04, "lower")],
-)
-def test_the_sentence_says_how_the_search_had_seen_it(direction: Any, gap: float, said: str) -> None:
+@pytest.mark.parametrize(("gap", "said"), [(0.04, "0.04 larger than here"), (-0.04, "0.04 smaller than here")])
+def test_the_notes_say_how_much_the_search_flattered(gap: float, said: str) -> None:
     rng = np.random.default_rng(5)
-    verdict = compare(rng.random(20), rng.random(20), direction=direction, optimism=gap)
-    assert f"On the search rows its score was 0.04 {said}." in verdict.sentence
+    verdict = compare(rng.random(20), rng.random(20), optimism=Optimism(gap, gap - 0.1, gap + 0.1))
+    assert f"On the search rows the winner's lead was {said} (95% interval -0.06 to +0.14)" in verdict.notes
+
+
+def test_what_was_decoded_once_is_not_said_to_be_decoded_three_times() -> None:
+    rng = np.random.default_rng(6)
+    sampled, greedy = rng.random((20, 3)), rng.random(20)
+    assert compare(greedy, sampled).decoded == ("The baseline was decoded once, the winner 3 times with fresh noise.")
+    assert compare(sampled, sampled).decoded == "Both were decoded 3 times with fresh noise."
+
+
+@pytest.mark.parametrize("answer", ["better", "worse", "not worse than margin", "no evidence"])
+def test_a_headline_has_twenty_words_at_most(answer: str) -> None:
+    shift = {"better": 0.3, "worse": -0.3, "not worse than margin": -0.001, "no evidence": 0.0}[answer]
+    rng = np.random.default_rng(7)
+    rows = 18 if answer == "no evidence" else 400
+    baseline = rng.random(rows)
+    verdict = compare(baseline, baseline + shift + 0.05 * rng.normal(size=rows), bounds=(-1, 2), margin=0.1)
+    if answer == "no evidence":
+        verdict = compare(baseline, rng.random(rows), bounds=(-1, 2))
+    assert verdict.answer == answer
+    assert len(verdict.headline.split()) <= 20
+    assert verdict.sentence == f"{verdict.headline} {verdict.notes}"
+    for other in (no_holdout_verdict(rows=12), no_holdout_verdict(rows=50), unscored_verdict(rows=14), baseline_won()):
+        assert len(other.headline.split()) <= 20
+        assert other.sentence == f"{other.headline} {other.notes}".strip()

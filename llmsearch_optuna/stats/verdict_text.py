@@ -1,0 +1,73 @@
+"""The verdict in words: what terminal, report, dashboard and evidence say of it, all from here.
+
+Numbers come in, sentences go out. What is not known of a look (of one made by an earlier version, say) is not said.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.stats.verdict import Verdict
+
+
+def headline(v: Verdict) -> str:
+    """Return the answer, the difference with its interval, and the rows: 20 words at most."""
+    if v.difference is None:
+        first, _, _ = v.sentence.partition(". ")
+        return first.rstrip(".") + "."
+    head = {
+        "better": "Better",
+        "worse": "Worse",
+        "not worse than margin": f"Not worse by the margin of {v.margin}",
+        "no evidence": "No evidence of a difference",
+    }[v.answer]
+    low, high = (f"{end:+.4g}" if end is not None else "no limit" for end in (v.low, v.high))
+    interval = f"{v.confidence:.0%} interval {low} to {high}"
+    return f"{head}: {v.difference:+.4g} ({interval}) on {v.rows} held-out rows."
+
+
+def notes(v: Verdict) -> str:
+    """Return what has to be known beside the headline, in a few sentences."""
+    if v.difference is None:
+        return v.sentence.partition(". ")[2]
+    text = [f"The winner scores {v.winner_mean:.4g}, the baseline {v.baseline_mean:.4g} (p = {v.p_value:.2g})."]
+    if v.unscored:
+        text.append(f"{v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count.")
+    if v.answer == "no evidence":
+        text.append(_found(v.detectable))
+    if v.optimism is not None and v.optimism_low is not None and v.optimism_high is not None:
+        text.append(_optimism(v.optimism, v.optimism_low, v.optimism_high, v.confidence))
+    if v.look > 1:
+        text.append(f"This was look number {v.look} at the same rows: chance had that many tries.")
+    return " ".join(text)
+
+
+def decoded(v: Verdict) -> str:
+    """Return how often each side was decoded on the held-out rows, in a sentence."""
+    baseline, winner = v.baseline_replicates, v.winner_replicates
+    if baseline is None or winner is None:
+        return "Both were decoded once." if v.replicates == 1 else f"What is sampled was decoded {v.replicates} times."
+    if baseline == winner:
+        return f"Both were decoded {_times(baseline)}."
+    return f"The baseline was decoded {_times(baseline)}, the winner {_times(winner)}."
+
+
+def _found(detectable: float | None) -> str:
+    if detectable is None:
+        return "So few rows do not find even a large difference in 4 of 5 cases."
+    return f"A look like this finds a difference of {detectable:.2g} in 4 of 5 cases."
+
+
+def _optimism(gap: float, low: float, high: float, confidence: float) -> str:
+    """A difference of two differences of the same two settings, so that how hard the rows are drops out."""
+    than = "larger" if gap >= 0 else "smaller"
+    low, high = (low, high) if gap >= 0 else (-high, -low)
+    return (
+        f"On the search rows the winner's lead was {abs(gap):.2g} {than} than here "
+        f"({confidence:.0%} interval {low:+.2g} to {high:+.2g})."
+    )
+
+
+def _times(replicates: int) -> str:
+    return "once" if replicates == 1 else f"{replicates} times with fresh noise"
