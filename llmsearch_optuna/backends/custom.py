@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from llmsearch_optuna.backends.answers import checked_completion, unavailable
@@ -25,6 +26,19 @@ def _checked(item: Any) -> Finished:
         return Finished(item.request, checked_completion(item.completion))
     except DecodingError as error:
         return Finished(item.request, None, error)
+
+
+def is_text_generator(model: Any) -> bool:
+    """Whether an object has a ``generate(prompts, params)``."""
+    # A Hugging Face model has a `generate` too, but takes tensors.
+    generate: Callable[..., Any] | None = getattr(model, "generate", None)
+    if not callable(generate) or hasattr(model, "config"):
+        return False
+    try:
+        names = list(inspect.signature(generate).parameters)
+    except (TypeError, ValueError):
+        return True
+    return len(names) >= 2 or any(name in ("args", "kwargs") for name in names)
 
 
 class CustomBackend(EngineBackend):

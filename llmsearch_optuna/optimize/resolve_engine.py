@@ -7,13 +7,13 @@ engine.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from llmsearch_optuna.backends.custom import CustomBackend, is_request_handler
+from llmsearch_optuna.backends.custom import CustomBackend, is_request_handler, is_text_generator
 from llmsearch_optuna.backends.function import FunctionBackend
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.backends.server import connect, is_address
@@ -101,7 +101,7 @@ def resolve_engine(model: Any, tokenizer: Any = None, options: ModelOptions | No
         _refuse(engine | loading, "model= is an engine already; give it to the engine, or to what loads its model")
         backend = model if isinstance(model, EngineBackend) else CustomBackend(model)
         return ResolvedEngine(backend, backend.describe(tokenizer))
-    if not isinstance(model, str) and _is_text_generator(model):
+    if not isinstance(model, str) and is_text_generator(model):
         rows = {"batch_rows": engine.pop("batch_size")} if "batch_size" in engine else {}
         _refuse(engine | loading, "model= decodes by its own generate(prompts, params); give it to that")
         backend = FunctionBackend(model, **rows)
@@ -140,23 +140,11 @@ def _refuse(arguments: Mapping[str, Any], reason: str) -> None:
         raise InputError(f"{', '.join(f'{n}={v!r}' for n, v in arguments.items())} has no effect here: {reason}")
 
 
-def _is_text_generator(model: Any) -> bool:
-    # A Hugging Face model has a `generate` too, but takes tensors.
-    generate: Callable[..., Any] | None = getattr(model, "generate", None)
-    if not callable(generate) or hasattr(model, "config"):
-        return False
-    try:
-        names = list(inspect.signature(generate).parameters)
-    except (TypeError, ValueError):
-        return True
-    return len(names) >= 2 or any(name in ("args", "kwargs") for name in names)
-
-
 def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mapping[str, Any]) -> ResolvedEngine:
     from llmsearch_optuna.engine.engine import Engine
     from llmsearch_optuna.models.loader import load
 
-    if not isinstance(model, str) and not hasattr(model, "__fspath__") and not hasattr(model, "config"):
+    if not isinstance(model, str | PathLike) and not hasattr(model, "config"):
         raise InputError(
             f"model={short(model)} cannot be searched: give a Hugging Face model, a path or hub id, an Engine, an "
             "object with generate(prompts, params), or Engine.from_function(fn) for a function from these to texts"

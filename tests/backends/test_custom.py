@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 import pytest
 
-from llmsearch_optuna.backends.custom import CustomBackend, is_request_handler
+from llmsearch_optuna.backends.custom import CustomBackend, is_request_handler, is_text_generator
 from llmsearch_optuna.backends.function import FunctionBackend
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.engine.request import Finished, Request
@@ -91,3 +91,20 @@ def test_a_backend_is_known_by_its_three_methods() -> None:
     assert is_request_handler(Minimal())
     assert is_request_handler(ShuffledServer(TextEngine(), 0))
     assert not is_request_handler(TextEngine())
+
+
+def test_a_text_generator_takes_prompts_and_parameters() -> None:
+    class Model:
+        """Like a Hugging Face model."""
+
+        config = None
+
+        def generate(self, inputs: object, generation_config: object) -> None: ...
+
+    class Other:
+        def generate(self, prompt: str) -> None: ...
+
+    assert is_text_generator(TextEngine())
+    assert not is_text_generator(Model())
+    assert not is_text_generator(Other())
+    assert not is_text_generator("a path")
