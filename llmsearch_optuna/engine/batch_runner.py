@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from llmsearch_optuna.engine.batch_size import BatchLimit
@@ -93,7 +94,7 @@ class BatchRunner:
         shared = self._cache.shared_segment if nodes[0].tree.shared else None
         suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
         results = self._runner.prefill(suffixes, [] if shared is None else [shared])
-        scores = [self._runner.scores(result.state[None])[0] for result in results]
+        scores = self._runner.scores(torch.stack([result.state for result in results]))
         for node, suffix, result, node_scores in zip(nodes, suffixes, results, scores, strict=True):
             node.scores = node_scores
             self._cache.store_prompt(node.tree, result.segment, result.cross)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from llmsearch_optuna.engine.cache.score_arena import NextTokenScores, ScoreArena, states_of
 from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
 from llmsearch_optuna.engine.memory import is_out_of_memory
-from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.static_step import EAGER_USES, StaticStep
 from llmsearch_optuna.engine.threads import ThreadTuner
@@ -113,6 +113,7 @@ class ModelRunner:
 
     Attributes:
         timer: How long the model has worked so far.
+        samples_on_device: Whether tokens are picked where the scores are, as far as that can be done there.
         passes: Forward passes so far.
         start: What the decoder begins with where that is not the prompt.
         starts_with_encoder: Whether prompts go through an encoder.
@@ -129,6 +130,8 @@ class ModelRunner:
         self.passes = 0
         self._static: StaticStep | None = None
         self._top = top
+        self._arena = ScoreArena()
+        self.samples_on_device = self.device.type == "cuda"
         self._body: Any = model
         self._from_hidden = False
         self._takes_positions = False
@@ -224,24 +227,17 @@ class ModelRunner:
             logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
         return logits
 
-    def all_logits(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-        """All logits of stored states (each ``[state]``), on the host: ``[rows, vocab]``."""
-        rows: NDArray[np.float32] = self.logits(torch.stack(list(states))).cpu().numpy()
+    def all_logits(self, scores: Sequence[NextTokenScores]) -> NDArray[np.float32]:
+        """All logits of prefixes whose scores are stored, on the host: ``[rows, vocab]``."""
+        rows: NDArray[np.float32] = self.logits(states_of(scores)).cpu().numpy()
         return rows
 
     @torch.inference_mode()
     def scores(self, states: torch.Tensor) -> list[NextTokenScores]:
-        """What is kept of each state ``[rows, state]``: the largest logits and their total."""
+        """Store what is kept of each state ``[rows, state]``: the largest logits, their total, the state."""
         logits = self.logits(states)
         top = torch.topk(logits, min(self._top, logits.shape[-1]), dim=-1)
-        values = top.values.cpu().numpy()
-        ids = top.indices.to(torch.int32).cpu().numpy()
-        totals = torch.logsumexp(logits, dim=-1).cpu().double().numpy()
-        # Copies: a view of one row would keep the memory of all rows of the pass for as long as it lives.
-        return [
-            NextTokenScores(values[row].copy(), ids[row].copy(), float(totals[row]), states[row].clone())
-            for row in range(len(states))
-        ]
+        return self._arena.store(top.values, top.indices, torch.logsumexp(logits, dim=-1), states)
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """States of all positions, ``[rows, width, state]``: hidden states, or logits where those do not serve."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
+from llmsearch_optuna.engine.cache.score_arena import candidates_of
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
 from llmsearch_optuna.engine.sampling.beam_search import Beams, BeamSearch
 from llmsearch_optuna.engine.sampling.candidates import Candidates
@@ -136,12 +137,7 @@ class BeamSequence:
         Args:
             logits_of: Computes all logits of nodes, where the largest ones do not decide.
         """
-        scores = {
-            path: Candidates.of([node.scores], self._vocab_size)
-            for path, node in self._nodes.items()
-            if node.scores is not None
-        }
-        beams = self._beam.after(scores)
+        beams = self._beam.after(self._candidates())
         looked_up = beams is None
         if beams is None:
             rows = logits_of(list(self._nodes.values()))
@@ -168,6 +164,12 @@ class BeamSequence:
         tokens, reason = self._beam.result()
         text, _ = self._stopper.finish(tokens)
         return Completion(text, tokens, reason, len(self.tree.prompt_ids))
+
+    def _candidates(self) -> dict[tuple[int, ...], Candidates]:
+        known = {path: node.scores for path, node in self._nodes.items() if node.scores is not None}
+        found = candidates_of(list(known.values()), self._vocab_size)
+        rows = zip(found.values[:, None], found.ids[:, None], found.log_total[:, None], strict=True)
+        return {path: Candidates(*row, self._vocab_size) for path, row in zip(known, rows, strict=True)}
 
     def _children(self, paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Node]:
         return {path: self._nodes[path[:-1]].child(path[-1]) for path in paths}

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import Node
+from llmsearch_optuna.engine.cache.score_arena import candidates_of, listed, states_of
 from llmsearch_optuna.engine.model_runner import ModelRunner
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError
 from llmsearch_optuna.engine.sampling.candidates import Candidates
+from llmsearch_optuna.engine.sampling.device_sampler import DeviceRows, can_pick, draw_whole, pick_listed
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
-from llmsearch_optuna.engine.sampling.settings import needs_full_logits
+from llmsearch_optuna.engine.sampling.settings import NARROW, is_wide_enough, needs_full_logits, settings_of
 from llmsearch_optuna.engine.sequence import BeamSequence, NextBeams, RunningSequence, TokenSequence
 from llmsearch_optuna.engine.stats import EngineStats
 
@@ -71,14 +74,36 @@ class SequenceSampler:
     def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int]:
         """The next token of each sequence, and how many of them needed all logits."""
         tokens = np.full(len(sequences), -1, dtype=np.int64)
+        lookups = self._pick_on_device(tokens, sequences) if self._runner.samples_on_device else 0
         quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
-        if quick:
-            tokens[quick] = pick(self._candidates([sequences[i].node for i in quick]), [sequences[i] for i in quick])
+        for width in (NARROW, None):
+            places = [i for i in quick if tokens[i] < 0 and is_wide_enough(width, sequences[i].params)]
+            if places:
+                candidates = self._candidates([sequences[i].node for i in places], width)
+                tokens[places] = pick(candidates, [sequences[i] for i in places])
         undecided = np.flatnonzero(tokens < 0).tolist()
         if undecided:
             logits = self._logits([sequences[i].node for i in undecided])
             tokens[undecided] = pick_from_logits(logits, [sequences[i] for i in undecided])
-        return tokens, len(undecided)
+        return tokens, lookups + len(undecided)
+
+    @torch.inference_mode()
+    def _pick_on_device(self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence]) -> int:
+        """Fill in the tokens that can be picked where the scores are; returns how many needed all logits."""
+        settings = [settings_of(sequence.params) for sequence in sequences]
+        places = [i for i, row in enumerate(settings) if can_pick(row)]
+        scores = [found for i in places if (found := sequences[i].node.scores) is not None]
+        if not scores:
+            return 0
+        rows = DeviceRows.of([sequences[i] for i in places], self._runner.device)
+        found = pick_listed(*listed(scores), self._runner.vocab_size, rows)
+        whole = [k for k, i in enumerate(places) if settings[i].sampled and not settings[i].is_truncated]
+        if whole:
+            index = torch.tensor(whole, device=found.device)
+            logits = self._runner.logits(states_of([scores[k] for k in whole]))
+            found[index] = draw_whole(logits, rows.take(index))
+        tokens[places] = found.cpu().numpy()
+        return len(whole)
 
     def _sample_beams(self, sequence: BeamSequence) -> Sampled:
         try:
@@ -88,8 +113,9 @@ class SequenceSampler:
         self._stats.lookups += beams.looked_up
         return Sampled(sequence, beams)
 
-    def _candidates(self, nodes: Sequence[Node]) -> Candidates:
-        return Candidates.of([node.scores for node in nodes if node.scores is not None], self._runner.vocab_size)
+    def _candidates(self, nodes: Sequence[Node], width: int | None) -> Candidates:
+        scores = [node.scores for node in nodes if node.scores is not None]
+        return candidates_of(scores, self._runner.vocab_size, width)
 
     def _logits(self, nodes: Sequence[Node]) -> NDArray[np.float32]:
         """All logits of these nodes, ``[nodes, vocab]``; in parts where they do not fit together.
@@ -97,9 +123,9 @@ class SequenceSampler:
         Raises:
             NoRoomError: Those of one node do not fit, and nothing is left to evict for them.
         """
-        states = [node.scores.state for node in nodes if node.scores is not None]
+        scores = [node.scores for node in nodes if node.scores is not None]
         try:
-            return self._reclaimer.retry(lambda: self._runner.all_logits(states), self._cache.evict_blocks)
+            return self._reclaimer.retry(lambda: self._runner.all_logits(scores), self._cache.evict_blocks)
         except NoRoomError:
             if len(nodes) == 1:
                 raise

@@ -32,10 +32,6 @@ def test_what_stands_before_is_not_computed_again(tiny_llama: LlamaForCausalLM) 
 def test_what_is_kept_of_a_row_keeps_nothing_else_in_memory(tiny_llama: LlamaForCausalLM) -> None:
     runner = ModelRunner(tiny_llama, top=8)
     rows = runner.prefill([[5, 6, 7], [8, 9]])
-    for scores in runner.scores(torch.stack([row.state for row in rows])):
-        assert scores.values.base is None
-        assert scores.ids.base is None
-        assert scores.state.untyped_storage().nbytes() == scores.state.nbytes
     for row in rows:
         assert row.segment.untyped_storage().nbytes() == row.segment.nbytes
         assert row.state.untyped_storage().nbytes() == row.state.nbytes
@@ -49,7 +45,7 @@ def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalL
     assert scores.values.tolist() == sorted(logits.tolist(), reverse=True)[:10]
     assert logits[torch.from_numpy(scores.ids).long()].tolist() == scores.values.tolist()
     assert scores.log_total == pytest.approx(float(torch.logsumexp(logits, 0)))
-    assert runner.all_logits([scores.state])[0] == pytest.approx(logits.numpy(), abs=1e-4)
+    assert runner.all_logits([scores])[0] == pytest.approx(logits.numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ def needs_full_logits(params: GenerationParams) -> bool:
     return settings_of(params).needs_full_logits
 
 
+def is_wide_enough(width: int | None, params: GenerationParams) -> bool:
+    """Whether so many candidates are likely to prove a token; None stands for all that are kept."""
+    return width is None or settings_of(params).width <= width
+
+
 def supports(params: GenerationParams) -> str | None:
     """Why these parameters cannot be decoded row by row from logits alone; None if they can.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from llmsearch_optuna.engine.cache.lru import LeastRecentlyUsed
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import BatchRow, KVBlock, Node
-from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
+from llmsearch_optuna.engine.cache.score_arena import NextTokenScores, ScoreArena
 
 
 def scores() -> NextTokenScores:
-    return NextTokenScores(np.zeros(4, np.float32), np.zeros(4, np.int32), 0.0, torch.zeros(8))
+    (found,) = ScoreArena().store(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1), torch.zeros(1, 8))
+    return found
 
 
 def segment(tokens: int) -> torch.Tensor:
