@@ -11,9 +11,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCrit
 
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
+from llmsearch_optuna.engine.cache.score_arena import ScoreArena
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
-from llmsearch_optuna.engine.sampling.candidates import NextTokenScores
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import StopOnSequences
 from llmsearch_optuna.engine.sequence import BeamSequence, SequenceFactory, TokenSequence
@@ -81,9 +81,8 @@ def stored(node: Node, *values: float) -> Node:
     """A node with the scores of all tokens."""
     order = np.argsort(-np.array(values), kind="stable")
     logits = np.array(values, dtype=np.float32)
-    node.scores = NextTokenScores(
-        logits[order], order.astype(np.int32), float(np.logaddexp.reduce(values)), torch.tensor(logits)
-    )
+    largest, tokens, everything = (torch.tensor(part)[None] for part in (logits[order], order, logits))
+    (node.scores,) = ScoreArena().store(largest, tokens, everything.logsumexp(dim=-1), everything)
     return node
 
 

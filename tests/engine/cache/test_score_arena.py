@@ -84,3 +84,8 @@ def test_candidates_own_their_memory_or_are_read_at_once() -> None:
     store(arena, rows(7, 3))
     assert before.values.tolist() == [row[0] for row in rows(0, 3)]
     assert isinstance(before.log_total, np.ndarray)
+
+
+def test_bytes_are_those_of_all_parts() -> None:
+    (one,) = store(ScoreArena(), rows(0, 1))
+    assert one.nbytes == 3 * 4 + 3 * 4 + 2 * 4 + 8
