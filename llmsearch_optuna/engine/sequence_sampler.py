@@ -96,13 +96,13 @@ class SequenceSampler:
         if not scores:
             return 0
         rows = DeviceRows.of([sequences[i] for i in places], self._runner.device)
-        found = pick_listed(*listed(scores), self._runner.vocab_size, rows)
+        picked = pick_listed(*listed(scores), self._runner.vocab_size, rows)
         whole = [k for k, i in enumerate(places) if settings[i].sampled and not settings[i].is_truncated]
         if whole:
-            index = torch.tensor(whole, device=found.device)
+            index = torch.tensor(whole, device=picked.device)
             logits = self._runner.logits(states_of([scores[k] for k in whole]))
-            found[index] = draw_whole(logits, rows.take(index))
-        tokens[places] = found.cpu().numpy()
+            picked[index] = draw_whole(logits, rows.take(index))
+        tokens[places] = picked.cpu().numpy()
         return len(whole)
 
     def _sample_beams(self, sequence: BeamSequence) -> Sampled:
