@@ -375,6 +375,14 @@ class ServerOptions(TypedDict, total=False):
             left_out=600.0,
         ),
     ]
+    skip_probe: Annotated[
+        bool,
+        Option(
+            "Begin a new study without a few short texts that show which searched parameters the server ignores.",
+            default=False,
+            key=Key("model"),
+        ),
+    ]
     price: Annotated[
         Mapping[str, float] | None,
         Option(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmsearch_optuna.engine.request import Completion, Finished, Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.models.tokenization import Positions
 
 if TYPE_CHECKING:
@@ -84,6 +85,21 @@ class ModelDescription:
         return cls(loaded.name, {**loaded.description, **decoding}, tokenizer, dict(default_params), loaded.positions)
 
 
+@dataclass(frozen=True)
+class ParameterEnds:
+    """Two configurations that differ in one searched parameter only.
+
+    Attributes:
+        name: Of the parameter.
+        low: With its lowest or first value.
+        high: With its highest or last.
+    """
+
+    name: str
+    low: GenerationParams
+    high: GenerationParams
+
+
 class EngineBackend(ABC):
     """Decodes requests for a search. A new backend derives from it.
 
@@ -115,11 +131,12 @@ class EngineBackend(ABC):
         """Say what of these parameters the backend cannot apply; None where it applies all. Default: None."""
         return None
 
-    def notes(self, rows: Sequence[Request]) -> Sequence[str]:
-        """Try a few rows of a new study, and return what its owner should know of the backend. Default: nothing.
+    def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> Sequence[str]:
+        """Try what a new study searches on a few rows, and return what its owner should know. Default: nothing.
 
         Args:
-            rows: Search rows under the baseline.
+            rows: Search rows.
+            ends: The searched parameters.
         """
         return ()
 

@@ -170,6 +170,7 @@ class Engine(EngineBackend):
         concurrency: int | Literal["auto"] = "auto",
         retry_for: float | None = None,
         price: Mapping[str, float] | None = None,
+        skip_probe: bool = False,
     ) -> ServerBackend:
         """Make an engine of a server with OpenAI's interface; `search` and `score` take it as a model.
 
@@ -184,6 +185,7 @@ class Engine(EngineBackend):
             concurrency: Most requests in flight; ``"auto"`` finds what makes the server fastest.
             retry_for: Seconds for which a server that does not answer is asked again; 600 by default.
             price: What a million tokens cost: ``{"input": 0.5, "output": 1.5}``.
+            skip_probe: Begin a study without a few short texts that show which parameters the server ignores.
 
         Raises:
             InputError: The openai package is missing, or an argument cannot be used.
@@ -200,6 +202,7 @@ class Engine(EngineBackend):
             concurrency=concurrency,
             retry_for=retry_for,
             price=price,
+            skip_probe=skip_probe,
         )
 
     @property

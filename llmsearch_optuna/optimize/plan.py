@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 
+from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
@@ -315,6 +316,34 @@ def check_supported(space: Space, served: ResolvedEngine, *configurations: Mappi
     told = [problem for problem in problems if problem is not None]
     if told:
         raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")
+
+
+def parameter_ends(space: Space, defaults: Mapping[str, Any]) -> list[ParameterEnds]:
+    """Both ends of every searched parameter that changes which tokens are picked, the others in the middle."""
+    found: dict[str, ParameterEnds] = {}
+    for branch in space.branches:
+        middle = {name: _middle(searched.ends()) for name, searched in branch.searched.items()}
+        for name in sorted(set(branch.searched) - set(_ENDS_OF_TEXTS) - set(found)):
+            ends = branch.searched[name].ends()
+            try:
+                low, high = (
+                    GenerationParams.of({**branch.fixed, **middle, name: end}, defaults) for end in (ends[0], ends[-1])
+                )
+            except InputError:  # a combination that is refused fails its own trial
+                continue
+            if low != high:
+                found[name] = ParameterEnds(name, low, high)
+    return list(found.values())
+
+
+_ENDS_OF_TEXTS = ("max_new_tokens", "min_new_tokens", "stop", "stop_strings", "stop_token_sequences")
+"""Searched parameters that need not change the beginning of any text."""
+
+
+def _middle(ends: Sequence[Any]) -> Any:
+    if len(ends) == 2 and all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
+        return (ends[0] + ends[1]) // 2 if isinstance(ends[0], int) else (ends[0] + ends[1]) / 2
+    return ends[len(ends) // 2]
 
 
 POINTS = 32

@@ -13,8 +13,9 @@ import optuna
 
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallback, PowerCallback, ThroughputCallback
+from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.loop import run_trials
-from llmsearch_optuna.optimize.plan import Plan, Prepared, readable
+from llmsearch_optuna.optimize.plan import Plan, Prepared, parameter_ends, readable
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.request_queue import RequestQueue
 from llmsearch_optuna.optimize.selection import WinnerSelector
@@ -88,6 +89,8 @@ def run_study(
             ]
         )
         all_callbacks.on(_study_started(trial_queue, plan.baseline_note))
+        if not opened.resumed:
+            _warn_of_the_engine(prepared)
         with stored_engine_work(opened.study, session.owner, lambda: served.stats):
             make_run = functools.partial(_trial_run, prepared, opened, all_callbacks)
             run_trials(trial_queue, RequestQueue(meter, served.capacity), make_run, all_callbacks, deadline=deadline)
@@ -96,6 +99,13 @@ def run_study(
         result = result_of(opened, plan)
         all_callbacks.on(events.StudyEnded(result_summary=result.summary))
     return result
+
+
+def _warn_of_the_engine(prepared: Prepared) -> None:
+    rows = prepared.plan.rows
+    requests = requests_for(rows.task, prepared.plan.baseline, "probe", order=rows.order[:8], replicates=[0])
+    for warning in prepared.served.backend.warnings(requests, parameter_ends(prepared.space, prepared.served.defaults)):
+        logger.warning("%s", warning)
 
 
 def _open(prepared: Prepared, options: StudyOptions) -> OpenedStudy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,13 @@ def stub() -> Iterator[StubServer]:
 
 
 def study(folder: Path, model: Any, **changed: Any) -> SearchResult:
-    arguments: dict[str, Any] = {"n_trials": 4, "storage": f"sqlite:///{folder}/s.db", "study_name": "s"} | changed
+    arguments: dict[str, Any] = {
+        "n_trials": 4,
+        "storage": f"sqlite:///{folder}/s.db",
+        "study_name": "s",
+        "skip_probe": True,
+    }
+    arguments |= changed
     return search(model, dataset(24), SPACE, metric=number_metric, progress=False, **arguments)
 
 
@@ -62,21 +70,22 @@ def test_an_address_is_a_model(tmp_path: Path, stub: StubServer) -> None:
     assert stub.url.split("/")[2].encode() not in b"".join(p.read_bytes() for p in tmp_path.glob("*.db"))
 
 
+@functools.cache
+def undisturbed() -> list[Any]:
+    """The study as it comes out without faults."""
+    with tempfile.TemporaryDirectory() as folder, StubServer().running() as stub:
+        return told(study(Path(folder), stub.url, concurrency=4))
+
+
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=st.lists(st.one_of(st.none(), st.sampled_from(FAULTS)), max_size=40))
 def test_faults_do_not_change_a_study(tmp_path_factory: pytest.TempPathFactory, faults: list[Any]) -> None:
-    with StubServer().running() as quiet:
-        expected = told(study(tmp_path_factory.mktemp("quiet"), quiet.url, concurrency=4))
     with StubServer(schedule=lambda number: faults[number] if number < len(faults) else None).running() as faulty:
-        assert told(study(tmp_path_factory.mktemp("faulty"), faulty.url, concurrency=4)) == expected
+        assert told(study(tmp_path_factory.mktemp("faulty"), faulty.url, concurrency=4)) == undisturbed()
     assert max(faulty.answered.values()) == 1
 
 
-def test_a_server_that_goes_away_ends_the_study_and_the_same_call_goes_on(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with StubServer().running() as quiet:
-        expected = told(study(tmp_path_factory.mktemp("quiet"), quiet.url, concurrency=4))
+def test_a_server_that_goes_away_ends_the_study_and_the_same_call_goes_on(tmp_path: Path) -> None:
     first = StubServer(schedule=lambda number: "503" if number >= 30 else None)
     with first.running(), pytest.raises(EngineUnavailableError, match="same command again when it is back"):
         study(tmp_path, first.url, concurrency=4, retry_for=0.1)
@@ -86,7 +95,7 @@ def test_a_server_that_goes_away_ends_the_study_and_the_same_call_goes_on(
     assert errors == 0
     assert kept == sum(first.answered.values()) == 30
     with StubServer().running() as second:
-        assert told(study(tmp_path, second.url, concurrency=4)) == expected
+        assert told(study(tmp_path, second.url, concurrency=4)) == undisturbed()
     assert not set(+first.answered) & set(second.asked)
 
 
@@ -138,3 +147,30 @@ def test_an_engine_of_a_server_is_made_once_for_several_calls(stub: StubServer) 
         score(engine, dataset(3), params, metric=number_metric)
     assert engine.stats["requests"] == 6
     assert engine.stats["cost"] > 0
+
+
+def test_a_parameter_that_the_server_ignores_is_warned_of_once(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = SPACE | {"top_p": FloatDistribution(0.1, 1.0)}  # which this server takes, and does nothing with
+    arguments: dict[str, Any] = {"metric": number_metric, "n_trials": 2, "storage": f"sqlite:///{tmp_path}/s.db"}
+    search(stub.url, dataset(20), space, progress=False, **arguments)
+    assert "openai answers with the same texts at both ends of top_p: it seems to ignore it" in caplog.text
+    assert "temperature: it seems" not in caplog.text
+    assert "the same seed" not in caplog.text
+    caplog.clear()
+    search(stub.url, dataset(20), space, progress=False, **arguments)
+    assert "seems to ignore" not in caplog.text
+
+
+def test_draws_that_depend_on_their_neighbours_are_told(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def beside_others(answer: dict[str, Any], body: Any) -> dict[str, Any]:
+        if stub._at_once > 1 and body["temperature"] > 0:
+            answer["choices"][0]["message"]["content"] += "0"
+        return answer
+
+    stub.seconds, stub.change = 0.02, beside_others
+    search(stub.url, dataset(20), SPACE, metric=number_metric, n_trials=1, progress=False, storage=f"{tmp_path}/s.db")
+    assert "for 4 of 4 rows alone, and for 0 of 4 beside others: draws depend on" in caplog.text

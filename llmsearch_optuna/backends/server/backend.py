@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
-from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
+from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription, ParameterEnds
 from llmsearch_optuna.backends.server.backoff import Backoff
 from llmsearch_optuna.backends.server.concurrency import ConcurrencyLimit
 from llmsearch_optuna.backends.server.connection import Address, Connection, api_key
@@ -24,6 +24,7 @@ from llmsearch_optuna.backends.server.dispatcher import Dispatcher, Job
 from llmsearch_optuna.backends.server.event_loop import EventLoopThread
 from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError
 from llmsearch_optuna.backends.server.identity import Identity, base_name, identify
+from llmsearch_optuna.backends.server.probe import effects, ignored_warning, repetition
 from llmsearch_optuna.backends.server.reply import UNKNOWN_TOKEN_ID, Reply, read_reply
 from llmsearch_optuna.backends.server.request_body import refusal, server_request
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
@@ -93,6 +94,7 @@ class ServerBackend(EngineBackend):
             default.
         timeout: Seconds to wait for one answer.
         price: What a million tokens cost: ``{"input": 0.5, "output": 1.5}``.
+        skip_probe: Whether a new study begins without a few short texts that show what the server ignores.
 
     Raises:
         InputError: An argument cannot be used, or the server has no such model.
@@ -111,6 +113,7 @@ class ServerBackend(EngineBackend):
         retry_for: float | None = None,
         timeout: float = TIMEOUT_SECONDS,
         price: Mapping[str, float] | None = None,
+        skip_probe: bool = False,
     ) -> None:
         if concurrency != "auto" and (
             isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
@@ -121,6 +124,7 @@ class ServerBackend(EngineBackend):
             raise InputError(f"retry_for={retry_for!r} must be a number of seconds from 0 on")
         self._address = Address.of(url)
         self._retry_for = retry_for
+        self._skip_probe = skip_probe
         self._price = None if price is None else Price.of(price)
         self.tokenizer = tokenizer
         self._loop = EventLoopThread(f"requests to {self._address.host}")
@@ -185,6 +189,20 @@ class ServerBackend(EngineBackend):
     def refusal(self, params: Mapping[str, Any]) -> str | None:
         """Say what of these parameters the server cannot be asked for; None where it can all."""
         return refusal(self.identity.dialect, params)
+
+    def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> list[str]:
+        """Say which searched parameters the server seems to ignore, and whether draws depend on their neighbours."""
+        if self._skip_probe or not ends:
+            return []
+        ignored = ignored_warning(effects(self, rows, ends), self.identity.dialect.name)
+        sampled = next((end.high for end in ends if end.high.kind == "sampling"), None)
+        repeated = None if sampled is None else repetition(self, rows, sampled)
+        found = [ignored] if ignored is not None else []
+        if repeated is not None and min(repeated.alone, repeated.beside_others) < repeated.rows:
+            found.append(
+                f"{repeated}: draws depend on what the server computes beside them, and scores carry that noise"
+            )
+        return found
 
     # Requests
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 
@@ -25,21 +26,6 @@ class Asked(Protocol):
     def ask(self, requests: Sequence[Request]) -> list[Completion | None]:
         """Return a completion for each; None where it is refused."""
         ...
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Two configurations that differ in one parameter only.
-
-    Attributes:
-        name: Of the parameter.
-        low: With its lowest or first value.
-        high: With its highest or last.
-    """
-
-    name: str
-    low: GenerationParams
-    high: GenerationParams
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class Repetition:
         return f"the same seed gives the same text for {self.alone} of {self.rows} rows alone, and for {beside}"
 
 
-def effects(server: Asked, rows: Sequence[Request], ends: Sequence[Ends]) -> dict[str, Effect]:
+def effects(server: Asked, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> dict[str, Effect]:
     """Say what each parameter does: the same rows with the same seeds, under both of its ends.
 
     Args:
