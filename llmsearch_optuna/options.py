@@ -20,13 +20,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Literal, TypedDict, TypeVar, cast, get_args
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.types import Direction
+from llmsearch_optuna.types import DialectName, Direction
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-    from llmsearch_optuna.backends.server.dialect import DialectName
     from llmsearch_optuna.progress import Callback
 
 
@@ -341,12 +340,10 @@ class ServerOptions(TypedDict, total=False):
         ),
     ]
     dialect: Annotated[
-        "DialectName | None",
+        DialectName | None,
         Option(
             "What kind of server it is: vllm, sglang, llama.cpp, ollama, transformers or openai; found by asking.",
-            key=Key(
-                "model", type=Literal["vllm", "sglang", "llama.cpp", "ollama", "transformers", "openai"], example="vllm"
-            ),
+            key=Key("model", type=DialectName, example="vllm"),
         ),
     ]
     api_key_env: Annotated[

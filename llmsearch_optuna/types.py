@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Direction = Literal["maximize", "minimize"]
 
+DialectName = Literal["vllm", "sglang", "llama.cpp", "ollama", "transformers", "openai"]
+"""The kinds of servers with OpenAI's interface."""
 
 Bounds = tuple[float, float]
 

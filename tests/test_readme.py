@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
 import tomllib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 from llmsearch_optuna.cli.app import app
+from tests.backends.stub_server import StubServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,8 +38,12 @@ def workplace(tmp_path, monkeypatch, tiny_llama, tiny_tokenizer):
 
 def test_every_python_snippet_runs(workplace):
     names: dict[str, object] = {}
-    for snippet in PYTHON:
-        exec(compile(snippet.replace(MODEL, str(workplace)), "README.md", "exec"), names)
+    with StubServer().running() as server:
+        for snippet in PYTHON:
+            here = snippet.replace(MODEL, str(workplace)).replace("http://127.0.0.1:8000/v1", server.url)
+            exec(compile(here, "README.md", "exec"), names)
+    assert all("Summarize" in body["messages"][0]["content"] for body in server.bodies())
+    assert len(names["served"].trials) == 24
     assert Path("report.html").stat().st_size > 1_000_000
     config = json.loads(Path("tuned/generation_config.json").read_text(encoding="utf-8"))
     assert config["max_new_tokens"] == 40
@@ -55,45 +57,6 @@ def _space_and_metric_are_accepted(names):
 
     assert len(Space.of(names["space"]).branches) == 2
     assert Metric.of(names["shortness"]).bounds == (0, 1)
-
-
-class ChatServer(BaseHTTPRequestHandler):
-    """Answers as a server with OpenAI's interface does: with what it was asked."""
-
-    asked: ClassVar[list[dict[str, object]]] = []
-
-    def do_POST(self):
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
-        reply = {"choices": [{"message": {"role": "assistant", "content": body["messages"][0]["content"].upper()}}]}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-def test_a_server_with_openais_interface_can_be_searched():
-    (snippet,) = (text for text in PYTHON if "ThreadPoolExecutor" in text)
-    with ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        names: dict[str, Any] = {}
-        exec(compile(snippet.replace("127.0.0.1:8000", f"127.0.0.1:{server.server_port}"), "README.md", "exec"), names)
-        params = {"max_new_tokens": 7, "do_sample": True, "temperature": 0.5, "generation_seed": 3}
-        answers = names["engine"].generate(["one", "two"], params)
-        greedy = names["engine"].generate(["one"], {"max_new_tokens": 7})
-        server.shutdown()
-    assert [answer.text for answer in (*answers, *greedy)] == ["ONE", "TWO", "ONE"]
-    sampled, *_, last = ChatServer.asked
-    assert {name: sampled[name] for name in ("max_tokens", "temperature", "top_p", "seed")} == {
-        "max_tokens": 7,
-        "temperature": 0.5,
-        "top_p": 1.0,
-        "seed": 3,
-    }
-    assert last["temperature"] == 0.0
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("llmsearch-optuna ")])

@@ -1,4 +1,4 @@
-"""Writes the recommended parameters so that plain `model.generate` uses them, and the evidence beside them."""
+"""Writes the recommended parameters as the program reads them that will use them, and the evidence beside them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
+from llmsearch_optuna.analysis.export_formats import files_for
 from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
 
 if TYPE_CHECKING:
     from llmsearch_optuna.analysis.view import StudyView
 
+EVIDENCE = "evidence.json"
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -30,9 +32,37 @@ def save_generation_config(result: StudyView, folder: str | Path) -> Path:
     special = {name: defaults[name] for name in _SPECIAL_TOKENS if defaults.get(name) is not None}
     plain = {name: value for name, value in params.to_hugging_face().items() if name != "stop_strings"}
     GenerationConfig(**(special | plain)).save_pretrained(str(target))
-    evidence = target / "evidence.json"
-    evidence.write_text(json.dumps(_evidence(result, params), indent=2, default=str) + "\n", encoding="utf-8")
+    _write_evidence(result, params, target)
     return target / "generation_config.json"
+
+
+def save_for(result: StudyView, program: str, folder: str | Path) -> list[Path]:
+    """Write the recommended parameters as a program reads them, and the evidence beside them; returns the paths.
+
+    Args:
+        result: The study.
+        program: ``"transformers"``, or one of `export_formats.PROGRAMS`.
+        folder: Where to.
+
+    Raises:
+        InputError: The program is unknown, or cannot be told some of the parameters; names them, and writes nothing.
+    """
+    if program == "transformers":
+        config = save_generation_config(result, folder)
+        return [config, config.parent / EVIDENCE]
+    params = GenerationParams.of(result.recommended_params)
+    texts = files_for(program, params)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (target / name).write_text(text, encoding="utf-8")
+    return [*(target / name for name in texts), _write_evidence(result, params, target)]
+
+
+def _write_evidence(result: StudyView, params: GenerationParams, folder: Path) -> Path:
+    path = folder / EVIDENCE
+    path.write_text(json.dumps(_evidence(result, params), indent=2, default=str) + "\n", encoding="utf-8")
+    return path
 
 
 def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:

@@ -20,9 +20,19 @@ def export(
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Write the whole study into this zip; `import` opens it.")
     ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="PROGRAM",
+            help="vllm, sglang, llama.cpp, ollama, openai, lm-eval, inspect or transformers.",
+        ),
+    ] = None,
     study_name: arguments.StudyName = None,
 ) -> None:
-    """Write the recommended generation_config.json, or with --bundle the whole study as one zip."""
+    """Write the recommended parameters as a program reads them, or with --bundle the whole study as one zip."""
+    if program is not None and bundle is None and output is None:
+        output = Path(program)
     if (output is None) == (bundle is None):
         raise InputError("give either --output FOLDER or --bundle FILE.zip")
     result = arguments.load(study, study_name)
@@ -31,7 +41,7 @@ def export(
 
         typer.echo(f"{write_bundle(result, bundle)}: study, report and parameters; open it with `import`")
     elif output is not None:
-        _export_parameters(result, output)
+        _export_parameters(result, output, program or "transformers")
 
 
 def import_(
@@ -53,9 +63,11 @@ def import_(
         typer.echo(f"go on with: llmsearch-optuna run {study_file} --storage {database}")
 
 
-def _export_parameters(result: SearchResult, output: Path) -> None:
-    path = result.save_generation_config(output)
+def _export_parameters(result: SearchResult, output: Path, program: str) -> None:
+    from llmsearch_optuna.analysis.export import save_for
+
+    paths = save_for(result, program, output)
     verdict = result.verdict
     origin = "the winner's" if verdict is not None and verdict.recommends_winner else "the baseline's"
-    typer.echo(f"{path}: {origin} parameters")
-    typer.echo(f"{path.parent / 'evidence.json'}: {result.summary}")
+    for path in paths:
+        typer.echo(f"{path}: {result.summary if path.name == 'evidence.json' else f'{origin} parameters'}")

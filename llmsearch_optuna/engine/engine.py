@@ -39,7 +39,7 @@ from llmsearch_optuna.models.tokenization import Positions
 
 if TYPE_CHECKING:
     from llmsearch_optuna.backends.server.backend import ServerBackend
-    from llmsearch_optuna.backends.server.dialect import DialectName
+    from llmsearch_optuna.types import DialectName
 
 logger = logging.getLogger("llmsearch_optuna.engine")
 

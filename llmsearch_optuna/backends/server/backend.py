@@ -19,7 +19,6 @@ from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription, 
 from llmsearch_optuna.backends.server.backoff import Backoff
 from llmsearch_optuna.backends.server.concurrency import ConcurrencyLimit
 from llmsearch_optuna.backends.server.connection import Address, Connection, api_key
-from llmsearch_optuna.backends.server.dialect import DialectName
 from llmsearch_optuna.backends.server.dispatcher import Dispatcher, Job
 from llmsearch_optuna.backends.server.event_loop import EventLoopThread
 from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError
@@ -30,6 +29,7 @@ from llmsearch_optuna.backends.server.request_body import refusal, server_reques
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError
+from llmsearch_optuna.types import DialectName
 
 logger = logging.getLogger("llmsearch_optuna.server")
 

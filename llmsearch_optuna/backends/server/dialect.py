@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-DialectName = Literal["vllm", "sglang", "llama.cpp", "ollama", "transformers", "openai"]
+from llmsearch_optuna.types import DialectName
+
 DIALECT_NAMES: tuple[DialectName, ...] = get_args(DialectName)
 
 

@@ -13,9 +13,10 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from llmsearch_optuna.backends.server.connection import OPENAI_HOST, Address, Connection
-from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, Dialect, DialectName
+from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, Dialect
 from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError, failure_of
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.types import DialectName
 
 _OWNERS: Mapping[str, DialectName] = {
     "vllm": "vllm",
