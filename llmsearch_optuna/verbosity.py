@@ -10,6 +10,7 @@ import sys
 from typing import Literal
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.redaction import redacted
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -26,9 +27,12 @@ class StderrHandler(logging.Handler):
     """Prints to what is standard error at the time: a notebook and a live view of progress put their own there."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Write one record, as lines that drive no terminal."""
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            from llmsearch_optuna.progress import printable
+
+            lines = redacted(self.format(record)).split("\n")
+            sys.stderr.write("\n".join(map(printable, lines)) + "\n")
         except Exception:
             self.handleError(record)
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import sqlite3
 import stat
+import struct
 import tempfile
+import tomllib
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +24,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.artifacts import get_all_artifact_meta
 
-from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.errors import InputError, LlmsearchError, StudyError
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
@@ -29,6 +33,13 @@ from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, OpenedStudy, li
 DATABASE = "study.db"
 STUDY_FILE = "study.toml"
 FORMAT = 1
+MOST_BYTES = 20_000_000_000
+MOST_MEMBERS = 200_000
+MOST_RATIO = 100
+"""Texts and databases are packed to a tenth or so; bombs to a thousandth."""
+SMALL_BYTES = 50_000_000
+"""So much may be packed as tightly as it likes: empty tables are."""
+_MOST_FACTS = 16_000_000
 _FILES = {DATABASE, STUDY_FILE, "bundle.json", "report.html", "generation_config.json", "evidence.json"}
 
 
@@ -61,27 +72,81 @@ def write_bundle(result: SearchResult, path: str | Path) -> Path:
 def open_bundle(path: str | Path, folder: str | Path | None = None) -> SearchResult:
     """Unpack a bundle and return the study in it, ready to be read or gone on with.
 
+    It is unpacked and read beside the folder first, and moved there when all of it is well: what goes wrong leaves
+    nothing behind.
+
     Args:
         path: The zip.
         folder: Where to; it must be empty or not there. Default: a folder with the study's name, here.
 
     Raises:
-        InputError: It is no bundle, holds what no bundle holds, or the folder holds something already.
+        InputError: It is no bundle, holds what no bundle holds, is damaged or far too large, or the folder holds
+            something already.
     """
     source = Path(path)
-    try:
-        with zipfile.ZipFile(source) as bundle:
-            members = _checked(bundle, source)
-            name = _study_name(bundle, source)
-            target = Path(folder) if folder is not None else Path(_folder_name(name))
-            if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise InputError(f"{target} holds something already; give another folder with --output")
-            target.mkdir(parents=True, exist_ok=True)
-            for member in members:
-                bundle.extract(member, target)
-    except (OSError, zipfile.BadZipFile) as problem:
-        raise InputError(f"{source} cannot be read as a bundle: {problem}") from None
+    with _bundle_errors(source), zipfile.ZipFile(source) as bundle:
+        members = _checked(bundle, source)
+        name = _study_name(bundle, source)
+        target = Path(folder) if folder is not None else Path(_folder_name(name))
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} holds something already; give another folder with --output")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".import-", ignore_cleanup_errors=True) as made:
+            unpacked = Path(made) / "study"
+            _unpack(bundle, members, unpacked, source)
+            load_result(str(unpacked / DATABASE), name).opened.close()
+            if target.exists():
+                target.rmdir()
+            unpacked.rename(target)
     return load_result(str(target / DATABASE), name)
+
+
+def warnings_of(study_file: Path) -> list[str]:
+    """Return what somebody should know before running a study file that came from somebody else."""
+    try:
+        model = tomllib.loads(study_file.read_text(encoding="utf-8")).get("model", {})
+    except (OSError, ValueError, RecursionError):
+        return [f"{study_file} cannot be read"]
+    if not isinstance(model, dict) or not model.get("trust_remote_code"):
+        return []
+    return [
+        f"{study_file} says trust_remote_code: `run` would execute code that comes with the model "
+        f"{model.get('name')!r}; read that code first, or take the line out"
+    ]
+
+
+@contextlib.contextmanager
+def _bundle_errors(source: Path) -> Iterator[None]:
+    """Say in words what zips of any kind raise: damaged, encrypted, compressed in ways that Python does not know."""
+    try:
+        yield
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as problem:
+        raise InputError(f"{source} cannot be read as a bundle: {problem or 'it ends too early'}") from None
+    except StudyError as problem:
+        raise InputError(f"{source}: the study in it cannot be read: {problem}") from None
+    except LlmsearchError:
+        raise
+    except (RuntimeError, NotImplementedError, ValueError, UnicodeError, OverflowError, struct.error) as problem:
+        raise InputError(f"{source} cannot be unpacked ({problem}); make it with `export STUDY --bundle`") from None
+
+
+def _unpack(bundle: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], folder: Path, source: Path) -> None:
+    left = MOST_BYTES
+    for member in members:
+        path = folder / member.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with bundle.open(member) as packed, path.open("xb") as file:
+            while chunk := packed.read(1 << 20):
+                left -= len(chunk)
+                if left < 0:
+                    raise InputError(_too_large(source))
+                file.write(chunk)
+
+
+def _too_large(source: Path) -> str:
+    return (
+        f"{source} holds more than {MOST_BYTES / 1e9:.0f} GB, or packs far more than a study packs; it was not unpacked"
+    )
 
 
 def _gather(result: SearchResult, folder: Path) -> None:
@@ -157,6 +222,9 @@ def _checked(bundle: zipfile.ZipFile, source: Path) -> list[zipfile.ZipInfo]:
     for member in members:
         if not _belongs(member):
             raise InputError(f"{source} holds {member.filename!r}, which no bundle holds; it was not unpacked")
+    is_bomb = any(m.file_size > SMALL_BYTES + MOST_RATIO * m.compress_size for m in members)
+    if is_bomb or sum(m.file_size for m in members) > MOST_BYTES or len(members) > MOST_MEMBERS:
+        raise InputError(_too_large(source))
     names = {member.filename for member in members}
     if not {DATABASE, "bundle.json"} <= names or len(names) != len(members):
         raise InputError(f"{source} is no bundle of llmsearch-optuna; make one with `export STUDY --bundle FILE.zip`")
@@ -178,9 +246,10 @@ def _belongs(member: zipfile.ZipInfo) -> bool:
 
 def _study_name(bundle: zipfile.ZipFile, source: Path) -> str:
     try:
-        facts: dict[str, Any] = json.loads(bundle.read("bundle.json"))
+        with bundle.open("bundle.json") as file:
+            facts: dict[str, Any] = json.loads(file.read(_MOST_FACTS))
         name, made = str(facts["study"]), int(facts["format"])
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise InputError(f"{source} is no bundle of llmsearch-optuna: bundle.json says nothing ({problem})") from None
     if made > FORMAT:
         raise InputError(f"{source} was made by a newer llmsearch-optuna; upgrade to open it")
@@ -188,7 +257,7 @@ def _study_name(bundle: zipfile.ZipFile, source: Path) -> str:
 
 
 def _folder_name(study_name: str) -> str:
-    return "".join(_safe(study_name)).strip(".-") or "study"
+    return "".join(_safe(study_name)).strip(".-")[:60] or "study"
 
 
 def _safe(name: str) -> Iterator[str]:

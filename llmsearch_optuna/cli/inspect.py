@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llmsearch_optuna.cli import arguments
+from llmsearch_optuna.cli.terminal import say
 
 
 def status(
@@ -42,7 +43,7 @@ def report(
     others = [rescored(result, metric) for metric in rescore or ()]
     for other in others:
         print_rescored(result, other)
-    typer.echo(f"report: {write_report(result, output or arguments.beside(result, '.html'), others)}")
+    say(f"report: {write_report(result, output or arguments.beside(result, '.html'), others)}")
 
 
 def compare(
@@ -58,7 +59,7 @@ def compare(
 
     found = compare_studies([arguments.load(study, None) for study in studies])
     print_comparison(found)
-    typer.echo(f"comparison: {write_comparison(found, output)}")
+    say(f"comparison: {write_comparison(found, output)}")
 
 
 def dashboard(
@@ -74,8 +75,8 @@ def dashboard(
     if not dashboards.is_installed():
         raise StudyError(dashboards.NOT_INSTALLED)
     dashboards.describe_all(result)
-    typer.echo(f"{result.study.study_name}: http://{dashboards.HOST}:{port}/dashboard  (Ctrl-C to end)", err=True)
+    say(f"{result.study.study_name}: http://{dashboards.HOST}:{port}/dashboard  (Ctrl-C to end)", err=True)
     try:
         dashboards.serve(result.opened, port=port)
     except KeyboardInterrupt:
-        typer.echo("dashboard ended; the study is untouched", err=True)
+        say("dashboard ended; the study is untouched", err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmsearch_optuna.cli import arguments
+from llmsearch_optuna.cli.terminal import say
 from llmsearch_optuna.redaction import redacted_values
 from llmsearch_optuna.study_file.model import DEMO_STUDY, Changes, parse_study_file, search_arguments, study_file_text
 
@@ -71,8 +72,8 @@ def init(
         raise InputError(f"{path} is there already; give another name") from None
     except OSError as problem:
         raise InputError(f"{path} cannot be written: {problem.strerror}") from None
-    typer.echo(f"{path}: change it, then: llmsearch-optuna run {path}")
-    typer.echo(f"{path.with_name(SCHEMA_NAME)}: lets editors complete it")
+    say(f"{path}: change it, then: llmsearch-optuna run {path}")
+    say(f"{path.with_name(SCHEMA_NAME)}: lets editors complete it")
 
 
 def demo(
@@ -139,7 +140,7 @@ def _search_and_tell(
 
     if not quiet:
         _say_what_is_resolved(file)
-        typer.echo(_what_begins(workers, ray), err=True)
+        say(_what_begins(workers, ray), err=True)
     with contextlib.ExitStack() as stack:
         shown = NoProgress() if quiet else stack.enter_context(Terminal(show_summary=False))
         stored = StudyFileCallback(file.study.storage, file.study.name, text)
@@ -196,7 +197,7 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
 
     if not quiet:
         _say_what_is_resolved(file)
-        typer.echo("loading the model", err=True)
+        say("loading the model", err=True)
     given = search_arguments(file)
     found = forecast(
         given["model"], given["dataset"], given["space"], given.get("tokenizer"), **part(ForecastOptions, given)

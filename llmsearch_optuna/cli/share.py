@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmsearch_optuna.cli import arguments
+from llmsearch_optuna.cli.terminal import say
 from llmsearch_optuna.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def export(
     if bundle is not None:
         from llmsearch_optuna.cli.bundle import write_bundle
 
-        typer.echo(f"{write_bundle(result, bundle)}: study, report and parameters; open it with `import`")
+        say(f"{write_bundle(result, bundle)}: study, report and parameters; open it with `import`")
     elif output is not None:
         _export_parameters(result, output, program or "transformers")
 
@@ -51,16 +52,18 @@ def import_(
     ] = None,
 ) -> None:
     """Unpack a bundle, so that its study can be read, or gone on with."""
-    from llmsearch_optuna.cli.bundle import STUDY_FILE, open_bundle
+    from llmsearch_optuna.cli.bundle import STUDY_FILE, open_bundle, warnings_of
 
     result = open_bundle(bundle, output)
     database = result.opened.path
     assert database is not None
-    typer.echo(f"{result.study.study_name}: {result.summary}")
-    typer.echo(f"read it:    llmsearch-optuna status {database}")
+    say(f"{result.study.study_name}: {result.summary}")
+    say(f"read it:    llmsearch-optuna status {database}")
     study_file = database.with_name(STUDY_FILE)
     if study_file.is_file():
-        typer.echo(f"go on with: llmsearch-optuna run {study_file} --storage {database}")
+        for warning in warnings_of(study_file):
+            say(f"WARNING: {warning}")
+        say(f"go on with: llmsearch-optuna run {study_file} --storage {database}")
 
 
 def _export_parameters(result: SearchResult, output: Path, program: str) -> None:
@@ -70,4 +73,4 @@ def _export_parameters(result: SearchResult, output: Path, program: str) -> None
     verdict = result.verdict
     origin = "the winner's" if verdict is not None and verdict.recommends_winner else "the baseline's"
     for path in paths:
-        typer.echo(f"{path}: {result.summary if path.name == 'evidence.json' else f'{origin} parameters'}")
+        say(f"{path}: {result.summary if path.name == 'evidence.json' else f'{origin} parameters'}")

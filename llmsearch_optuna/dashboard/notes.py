@@ -20,7 +20,7 @@ STUDY_HEADING = "#### Outcome"
 SHOWN_ROWS = 3
 _PROMPT_TAIL, _TEXT_SHOWN = 200, 300
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!~<>&$])")
-_LINKS = re.compile(r"(https?://|www(?=\.)|@)", re.IGNORECASE)
+_LINKS = re.compile(r"((?:https?|ftp|mailto|xmpp)(?=:)|www(?=\.)|@)", re.IGNORECASE)
 _JOINER = "\u2060"
 
 
@@ -80,6 +80,7 @@ def inline(text: str) -> str:
     """Markdown and HTML in a text that stands in a line or a cell are shown, not obeyed; links lead nowhere."""
     marked = _MARKS.sub(r"\\\1", " ".join(_visible(text).split())).replace("|", "&#124;")
     # Addresses become links even where every mark is escaped; a joiner that takes no room keeps them texts.
+    # It stands in front of the colon: browsers leave one out that stands in front of a host, and follow the link.
     return _LINKS.sub(rf"\1{_JOINER}", marked)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 from pathlib import Path
@@ -119,3 +120,79 @@ def test_other_files_are_refused_in_words(tmp_path: Path) -> None:
 def test_the_default_folder_has_a_safe_name() -> None:
     assert bundles._folder_name("../a b/ü") == "a-b-ü"
     assert bundles._folder_name("..") == "study"
+
+
+def packed_anew(bundle: Path, target: Path, changed: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(bundle) as old, zipfile.ZipFile(target, "w", how) as new:
+        for name in [*old.namelist(), *(name for name in changed if name not in old.namelist())]:
+            new.writestr(name, changed.get(name, old.read(name) if name in old.namelist() else b""))
+    return target
+
+
+def assert_refused(path: Path, folder: Path, said: str) -> None:
+    before = sorted(p.name for p in folder.iterdir())
+    with pytest.raises(InputError, match=said):
+        open_bundle(path, folder / "here")
+    assert sorted(p.name for p in folder.iterdir()) == before, "nothing is left behind"
+
+
+def test_damaged_zips_are_told_and_leave_nothing(bundle: Path, tmp_path: Path) -> None:
+    good = bundle.read_bytes()
+    bad = tmp_path / "bad.zip"
+    for at in range(200, len(good), max(1, len(good) // 12)):
+        bad.write_bytes(good[:at] + bytes(64) + good[at + 64 :])
+        try:
+            open_bundle(bad, tmp_path / "here").opened.close()
+        except InputError:
+            assert [p.name for p in tmp_path.iterdir()] == ["bad.zip"]
+        else:
+            shutil.rmtree(tmp_path / "here")
+    bad.write_bytes(good[: len(good) // 2])
+    assert_refused(bad, tmp_path, "cannot be read as a bundle")
+
+
+def test_encrypted_and_oddly_packed_zips_are_told(bundle: Path, tmp_path: Path) -> None:
+    encrypted = bytearray(bundle.read_bytes())
+    with zipfile.ZipFile(bundle) as archive:
+        for member in archive.infolist():
+            encrypted[member.header_offset + 6] |= 1
+    at = 0
+    while (at := encrypted.find(b"PK\x01\x02", at)) >= 0:
+        encrypted[at + 8] |= 1
+        at += 4
+    (tmp_path / "bad.zip").write_bytes(encrypted)
+    assert_refused(tmp_path / "bad.zip", tmp_path, "cannot be unpacked .*encrypted")
+    odd = bytearray(bundle.read_bytes())
+    at = 0
+    while (at := odd.find(b"PK\x01\x02", at)) >= 0:
+        odd[at + 10] = 9
+        at += 4
+    (tmp_path / "bad.zip").write_bytes(odd)
+    assert_refused(tmp_path / "bad.zip", tmp_path, "cannot be unpacked|cannot be read")
+
+
+def test_bombs_are_not_unpacked(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = packed_anew(bundle, tmp_path / "bomb.zip", {"artifacts/a": bytes(150_000_000)})
+    assert bomb.stat().st_size < 3_000_000
+    assert_refused(bomb, tmp_path, "packs far more than a study packs")
+    monkeypatch.setattr(bundles, "MOST_BYTES", 100_000)
+    assert_refused(bundle, tmp_path, "holds more than")
+
+
+def test_the_real_size_counts_where_the_declared_one_lies(bundle: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(bundles, "_checked", lambda archive, source: archive.infolist())
+    monkeypatch.setattr(bundles, "MOST_BYTES", 100_000)
+    assert_refused(bundle, tmp_path, "holds more than")
+
+
+def test_a_database_that_is_none_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    bad = packed_anew(bundle, tmp_path / "bad.zip", {"study.db": b"SQLite format 3\x00" + bytes(5000)})
+    assert_refused(bad, tmp_path, "the study in it cannot be read")
+
+
+def test_code_of_strangers_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('[model]\nname = "a/b"\ntrust_remote_code = true\n')
+    assert "trust_remote_code: `run` would execute code that comes with the model 'a/b'" in bundles.warnings_of(path)[0]
+    path.write_text('[model]\nname = "a/b"\n')
+    assert bundles.warnings_of(path) == []

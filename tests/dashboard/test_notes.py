@@ -106,4 +106,4 @@ def test_a_text_stays_in_its_cell(text):
 
 @pytest.mark.parametrize("address", ["http://x.org/a", "see HTTPS://x.org", "www.x.org", "me@x.org"])
 def test_addresses_become_no_links(address):
-    assert not re.search(r"https?://\w|www\.|@\w", inline(address), re.IGNORECASE)
+    assert not re.search(r"https?:|www\.|@\w", inline(address), re.IGNORECASE)
