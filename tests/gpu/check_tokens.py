@@ -69,6 +69,34 @@ def greedy_parity_fp32(c: Context) -> Result:
     return out
 
 
+SAMPLING = (
+    {"do_sample": True, "temperature": 0.7},
+    {"do_sample": True, "temperature": 1.0, "top_k": 0},
+    {"do_sample": True, "temperature": 0.9, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1},
+    {"do_sample": True, "temperature": 1.2, "min_p": 0.05, "top_k": 0},
+    {"do_sample": True, "num_beams": 2, "top_k": 20},
+)
+
+
+def device_picking(c: Context) -> Result:
+    """Tokens that the device picks beside those that the host picks from the same scores, and what a pick costs."""
+    tokenizer = c.tokenizer(499)
+    prompts = c.prompts(6 if c.small else 48, 3, 40, 499, seed=9)
+    model = c.tiny("llama")
+    out: Result = {"ok": True}
+    for number, params in enumerate([*SAMPLING[:4], {}]):
+        given = {"max_new_tokens": 8 if c.small else 32, **params}
+        engines = [Engine(model, tokenizer, batch_size=len(prompts)) for _ in range(2)]
+        tokens = []
+        for engine, on_device in zip(engines, (False, True), strict=True):
+            engine._runner.samples_on_device = on_device
+            tokens.append(tokens_of(engine, prompts, given))
+        record = differing(*tokens)
+        out[f"{number}"] = {"rows_differ": record["rows_differ"], "lookups": [e.stats.lookups for e in engines]}
+        out["ok"] &= tokens[0] == tokens[1]
+    return out
+
+
 def beams_parity_fp32(c: Context) -> Result:
 
     new = 8 if c.small else 20
@@ -85,15 +113,6 @@ def beams_parity_fp32(c: Context) -> Result:
             out[f"{family}_{beams}"] = differing(ours, theirs)
             out["ok"] &= ours == theirs
     return out
-
-
-SAMPLING = (
-    {"do_sample": True, "temperature": 0.7},
-    {"do_sample": True, "temperature": 1.0, "top_k": 0},
-    {"do_sample": True, "temperature": 0.9, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1},
-    {"do_sample": True, "temperature": 1.2, "min_p": 0.05, "top_k": 0},
-    {"do_sample": True, "num_beams": 2, "top_k": 20},
-)
 
 
 def batch_independence_fp32(c: Context) -> Result:

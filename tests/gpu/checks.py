@@ -21,6 +21,7 @@ CHECKS = {
     "environment": Check("check_environment", 30),
     "static_steps": Check("check_tokens", 60),
     "greedy_parity_fp32": Check("check_tokens", 60),
+    "device_picking": Check("check_tokens", 60),
     "out_of_memory": Check("check_memory", 60),
     "step_1b": Check("check_step", 60),
     "speed_1b": Check("check_speed", 120),

@@ -8,7 +8,7 @@ and rows that a list of candidates cannot prove, are left to them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class DeviceRows:
         temperature, top_p, min_p: float64, neutral where they are off.
         top_k: 0 where it is off.
         streams: The state of each row's noise at its position.
+        asked: What any of the rows asks for; launching what none of them does costs more than running it.
     """
 
     sampled: torch.Tensor
@@ -51,6 +52,7 @@ class DeviceRows:
     top_p: torch.Tensor
     min_p: torch.Tensor
     streams: torch.Tensor
+    asked: frozenset[str]
 
     @classmethod
     def of(cls, rows: Sequence[SamplerRow], device: torch.device) -> DeviceRows:
@@ -65,11 +67,18 @@ class DeviceRows:
         integers = np.concatenate((whole.T.astype(np.int64), seeds[None], keys[None]))
         temperature, top_p, min_p = torch.from_numpy(numbers).to(device)
         sampled, truncated, top_k, steps, seed, key = torch.from_numpy(integers).to(device)
-        return cls(sampled.bool(), truncated.bool(), temperature, top_k, top_p, min_p, _streams(seed, key, steps))
+        asked = frozenset(
+            name
+            for name, neutral in (("sampled", False), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
+            if any(getattr(row, name) != neutral for row in settings)
+        )
+        streams = _streams(seed, key, steps)
+        return cls(sampled.bool(), truncated.bool(), temperature, top_k, top_p, min_p, streams, asked)
 
     def take(self, places: torch.Tensor) -> DeviceRows:
         """Some of them."""
-        return DeviceRows(*(getattr(self, name)[places] for name in self.__slots__))
+        tensors: dict[str, Any] = {name: getattr(self, name)[places] for name in self.__slots__ if name != "asked"}
+        return replace(self, **tensors)
 
 
 @torch.inference_mode()
@@ -84,8 +93,10 @@ def pick_listed(
         vocab_size: How many logits there are.
         rows: How each row is picked.
     """
-    drawn = _draw(values, ids.long(), totals, vocab_size, rows)
-    return torch.where(rows.sampled, drawn, _largest(values, ids.long(), vocab_size))
+    largest = _largest(values, ids.long(), vocab_size)
+    if "sampled" not in rows.asked:
+        return largest
+    return torch.where(rows.sampled, _draw(values, ids.long(), totals, vocab_size, rows), largest)
 
 
 @torch.inference_mode()
@@ -151,44 +162,42 @@ def _draw(
     is_open = high > -torch.inf
     place = torch.arange(width, device=values.device)[None]
 
-    # top_k
-    active = (rows.top_k > 0) & (rows.top_k < vocab_size)
-    kth = scores.gather(1, (rows.top_k - 1).clamp(0, width - 1)[:, None])
-    kept = (scores >= kth).sum(dim=1)
-    exact = active & (rows.top_k <= ranked)
-    uncertain = active & ~exact & is_open
-    sure = torch.where(exact, torch.minimum(sure, kept), sure)
-    most = torch.where(exact, torch.minimum(most, kept), most)
-    sure = torch.where(uncertain, torch.minimum(sure, ranked), sure)
-    is_open = is_open & ~exact
-    tail_low = torch.where(active, 0.0, tail_low)
-
-    # top_p
-    active = rows.top_p < 1.0
-    each = (scores - top[:, None]).exp()
-    mass = each.cumsum(dim=1)
-    before = torch.cat((torch.zeros_like(mass[:, :1]), mass[:, :-1]), dim=1)
-    sum_low = torch.where(sure > 0, _at(mass, sure - 1), 0.0)
-    sum_high = _at(mass, most - 1)
-    sum_low = torch.where(is_open, (sum_low + tail_low) * (1 - ROUNDING), sum_low)
-    sum_high = torch.where(is_open, (sum_high + tail_high) * (1 + ROUNDING), sum_high)
-    front = place == 0
-    is_ranked = (ranked > 0) | ~is_open
-    surely = ((before < (rows.top_p * sum_low)[:, None]) | (front & is_ranked[:, None])).sum(dim=1)
-    possibly = ((before < (rows.top_p * sum_high)[:, None]) | front).sum(dim=1)
-    surely = torch.where(is_open, torch.minimum(surely, ranked), surely)
-    held = torch.where(ranked > 0, _at(mass, ranked - 1), 0.0)
-    sure = torch.where(active, torch.minimum(sure, surely), sure)
-    most = torch.where(active, torch.minimum(most, possibly), most)
-    is_open = is_open & (~active | (held < rows.top_p * sum_high))
-
-    # min_p
-    active = rows.min_p > 0
-    below = rows.min_p.log()
-    above = torch.maximum(top, torch.where(is_open, bound, top)) + below
-    sure = torch.where(active, torch.minimum(sure, (scores >= above[:, None]).sum(dim=1)), sure)
-    most = torch.where(active, torch.minimum(most, (scores >= (top + below)[:, None]).sum(dim=1)), most)
-    is_open = is_open & (~active | (bound >= top + below))
+    if "top_k" in rows.asked:
+        active = (rows.top_k > 0) & (rows.top_k < vocab_size)
+        kth = scores.gather(1, (rows.top_k - 1).clamp(0, width - 1)[:, None])
+        kept = (scores >= kth).sum(dim=1)
+        exact = active & (rows.top_k <= ranked)
+        uncertain = active & ~exact & is_open
+        sure = torch.where(exact, torch.minimum(sure, kept), sure)
+        most = torch.where(exact, torch.minimum(most, kept), most)
+        sure = torch.where(uncertain, torch.minimum(sure, ranked), sure)
+        is_open = is_open & ~exact
+        tail_low = torch.where(active, 0.0, tail_low)
+    if "top_p" in rows.asked:
+        active = rows.top_p < 1.0
+        each = (scores - top[:, None]).exp()
+        mass = each.cumsum(dim=1)
+        before = torch.cat((torch.zeros_like(mass[:, :1]), mass[:, :-1]), dim=1)
+        sum_low = torch.where(sure > 0, _at(mass, sure - 1), 0.0)
+        sum_high = _at(mass, most - 1)
+        sum_low = torch.where(is_open, (sum_low + tail_low) * (1 - ROUNDING), sum_low)
+        sum_high = torch.where(is_open, (sum_high + tail_high) * (1 + ROUNDING), sum_high)
+        front = place == 0
+        is_ranked = (ranked > 0) | ~is_open
+        surely = ((before < (rows.top_p * sum_low)[:, None]) | (front & is_ranked[:, None])).sum(dim=1)
+        possibly = ((before < (rows.top_p * sum_high)[:, None]) | front).sum(dim=1)
+        surely = torch.where(is_open, torch.minimum(surely, ranked), surely)
+        held = torch.where(ranked > 0, _at(mass, ranked - 1), 0.0)
+        sure = torch.where(active, torch.minimum(sure, surely), sure)
+        most = torch.where(active, torch.minimum(most, possibly), most)
+        is_open = is_open & (~active | (held < rows.top_p * sum_high))
+    if "min_p" in rows.asked:
+        active = rows.min_p > 0
+        below = rows.min_p.log()
+        above = torch.maximum(top, torch.where(is_open, bound, top)) + below
+        sure = torch.where(active, torch.minimum(sure, (scores >= above[:, None]).sum(dim=1)), sure)
+        most = torch.where(active, torch.minimum(most, (scores >= (top + below)[:, None]).sum(dim=1)), most)
+        is_open = is_open & (~active | (bound >= top + below))
 
     noisy = _gumbel(_bits(rows.streams, ids)) + (scores - top[:, None])
     noisy = torch.where(place < most[:, None], noisy, -torch.inf)
