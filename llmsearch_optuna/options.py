@@ -208,15 +208,24 @@ class TaskOptions(TypedDict, total=False):
     metric: Annotated[
         Any,
         Option(
-            "A built-in name, a function, or an ``evaluate`` module.",
+            "A built-in name, a function, an ``evaluate`` module, or a dict of several with their weights.",
             more="See Metric.of.",
             key=Key(
                 "data",
-                type=str,
-                text="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, …",
+                type=str | dict[str, float],
+                text="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, json_valid, …; or several with "
+                "their weights: {rouge1 = 1.0, json_valid = 0.5}.",
                 filled="rouge1",
                 is_required=True,
             ),
+        ),
+    ]
+    metric_options: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            'Options of a built-in metric, such as {schema = "schema.json"} of json_schema; of several, '
+            "a table of them under each metric's name.",
+            key=Key("data", type=dict[str, Any], example={}),
         ),
     ]
     direction: Annotated[
@@ -433,6 +442,14 @@ class PlanOptions(ReplicateOptions, total=False):
             "The parameters in use today; the default is the model's generation configuration.",
             more="The space adds max_new_tokens, stops, special tokens and the seed; what else it fixes is tested.",
             key=Key("", type=dict[str, Any]),
+        ),
+    ]
+    try_first: Annotated[
+        Sequence[Mapping[str, Any]] | None,
+        Option(
+            "Configurations that are run in full right after the baseline and greedy, such as a paper's settings.",
+            more="They are completed as the baseline is, count among the trials, and are never pruned.",
+            key=Key("", type=list[dict[str, Any]]),
         ),
     ]
     sampler: Annotated[

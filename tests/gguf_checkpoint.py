@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -25,8 +26,8 @@ _NAMES = {
 }
 
 
-def save_gguf(model: LlamaForCausalLM, path: Path) -> None:
-    """Write the file; it has no tokenizer."""
+def save_gguf(model: LlamaForCausalLM, path: Path, sampling: Mapping[str, float | int | str] | None = None) -> None:
+    """Write the file, with the sampling settings that it recommends; it has no tokenizer."""
     config = model.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     writer = gguf.GGUFWriter(path, "llama")
@@ -39,6 +40,9 @@ def save_gguf(model: LlamaForCausalLM, path: Path) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    for name, value in (sampling or {}).items():
+        add = {float: writer.add_float32, int: writer.add_int32, str: writer.add_string}[type(value)]
+        add(f"general.sampling.{name}", value)
     writer.add_vocab_size(config.vocab_size)
     writer.add_bos_token_id(config.bos_token_id)
     writer.add_eos_token_id(config.eos_token_id)

@@ -315,10 +315,11 @@ class StudyView:
     def _value(self, metric: Metric, records: Sequence[RowRecord]) -> float:
         references = [self.items[r.row].reference for r in records]
         columns: list[Mapping[str, Any]] = [self.items[r.row].columns for r in records]
-        texts, numbers = [r.text or "" for r in records], [r.row for r in records]
+        completions, numbers = [r.completion for r in records], [r.row for r in records]
+        texts = [completion.text for completion in completions]
         if metric.per_row is False:
-            return metric.score_corpus(texts, references, columns, numbers=numbers)
-        scores = metric.score_rows(texts, references, columns, numbers=numbers)
+            return metric.score_corpus(texts, references, columns, completions=completions, numbers=numbers)
+        scores = metric.score_rows(texts, references, columns, completions=completions, numbers=numbers)
         rescored = [r.scored(score) for r, score in zip(records, scores, strict=True)]
         return mean(by_row(rescored, numbers))
 

@@ -12,7 +12,7 @@ import typer
 from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import ModelOptions, part
-from llmsearch_optuna.study_file.model import Changes, search_arguments
+from llmsearch_optuna.study_file.model import Changes, metric_name, search_arguments
 
 
 def score(
@@ -54,7 +54,7 @@ def score(
     else:
         from llmsearch_optuna.cli.output import print_score
 
-        print_score(found, metric=file.data.metric, completions=completions)
+        print_score(found, metric=metric_name(file), completions=completions)
 
 
 def _read_params(path: Path) -> dict[str, Any]:

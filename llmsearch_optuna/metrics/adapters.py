@@ -12,42 +12,58 @@ from typing import Any
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import is_number, listed
 
-ScoreFunction = Callable[[Sequence[str], Sequence[Any], Sequence[Mapping[str, Any]]], Any]
+ScoreFunction = Callable[[Sequence[str], Sequence[Any], Sequence[Mapping[str, Any]], Sequence[Any]], Any]
+"""``(predictions, references, rows, completions)`` to one score a row, or to one score of all."""
 
 
 def adapted(function: Callable[..., Any]) -> ScoreFunction:
     """Call the function in the form that its argument names tell."""
-    try:
-        names = set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # compiled functions have no signature
-        names = set()
+    names = _names(function)
     if {"y_true", "y_pred"} <= names:
-        return lambda predictions, references, rows: function(
+        return lambda predictions, references, rows, completions: function(
             y_true=[
                 reference if isinstance(reference, Mapping) else row
                 for reference, row in zip(references, rows, strict=True)
             ],
             y_pred=list(predictions),
+            **({"completions": list(completions)} if "completions" in names else {}),
         )
     if {"predictions", "references"} <= names:
-        wants_rows = "rows" in names
-        return lambda predictions, references, rows: function(
-            predictions=list(predictions), references=list(references), **({"rows": list(rows)} if wants_rows else {})
+        return lambda predictions, references, rows, completions: function(
+            predictions=list(predictions),
+            references=list(references),
+            **({"rows": list(rows)} if "rows" in names else {}),
+            **({"completions": list(completions)} if "completions" in names else {}),
         )
-    return lambda predictions, references, rows: function(list(predictions), list(references))
+    return lambda predictions, references, rows, completions: function(list(predictions), list(references))
+
+
+def asks_for_completions(function: Callable[..., Any]) -> bool:
+    """Tell whether `adapted` hands the function completions: where it names the other arguments, too."""
+    names = _names(function)
+    return "completions" in names and ({"predictions", "references"} <= names or {"y_true", "y_pred"} <= names)
+
+
+def _names(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # compiled functions have no signature
+        return set()
 
 
 def computing(module: Any, *, key: str | None, per_row: bool | None, name: str) -> ScoreFunction:
     """Call the object's ``compute`` on all rows, or once a row; ``key`` picks one of several results."""
     options = _row_options(module)
 
-    def compute(predictions: Sequence[str], references: Sequence[Any], rows: object) -> Any:
+    def compute(predictions: Sequence[str], references: Sequence[Any], rows: object, completions: object) -> Any:
         results = module.compute(predictions=list(predictions), references=list(references), **options)
         return _picked(results, key, name)
 
-    def compute_each(predictions: Sequence[str], references: Sequence[Any], rows: object) -> list[Any]:
+    def compute_each(
+        predictions: Sequence[str], references: Sequence[Any], rows: object, completions: object
+    ) -> list[Any]:
         pairs = zip(predictions, references, strict=True)
-        answers = [compute([prediction], [reference], rows) for prediction, reference in pairs]
+        answers = [compute([prediction], [reference], rows, completions) for prediction, reference in pairs]
         return [answer if is_number(answer) else listed(answer)[0] for answer in answers]
 
     return compute_each if per_row else compute

@@ -7,21 +7,24 @@ trials and models must not enter.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.metrics import text_scores as text_scores
-from llmsearch_optuna.metrics.adapters import ScoreFunction, adapted, computing
+from llmsearch_optuna.metrics.adapters import ScoreFunction, adapted, asks_for_completions, computing
 from llmsearch_optuna.metrics.checks import bad_places, count_of, is_number, listed, score_problem, short
+from llmsearch_optuna.metrics.factories import COMBINING, FACTORIES, made, unknown
 from llmsearch_optuna.metrics.references import plain_reference, problems_of, reference_texts
 from llmsearch_optuna.types import Direction
+
+if TYPE_CHECKING:
+    from llmsearch_optuna.engine.request import Completion
 
 _log = logging.getLogger("llmsearch_optuna.metrics.metric")
 
@@ -47,20 +50,26 @@ class Metric:
 
     Attributes:
         name: For tables and messages.
-        function: ``(predictions, references, rows)`` to one score a row, or to one score of all.
+        function: ``(predictions, references, rows, completions)`` to one score a row, or to one score of all.
         bounds: Lowest and highest possible score, where known: lets a search stop hopeless trials exactly.
         per_row: True for one score a row, False for a corpus metric, None for a function that was not tried yet
             (``check`` settles it).
         description: JSON-able, stable: how the metric counts in a study's fingerprint.
         check_text: Raises ValueError for the text of a reference that it cannot use; None for a user's function, of
             whose references nothing is known.
+        reads_completions: Whether the function looks at the completions; where it does not, it may be given none.
+        check_row: Raises for a reference and its row that the metric cannot use; None for a function that may use any.
+        columns: The columns of the rows that a built-in metric looks at, beside the reference.
     """
 
     name: str
     function: ScoreFunction = field(repr=False, compare=False)
     bounds: tuple[float, float] | None = None
     per_row: bool | None = None
-    description: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    description: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    reads_completions: bool = field(default=False, repr=False)
+    check_row: Callable[[Any, Mapping[str, Any]], object] | None = field(default=None, repr=False, compare=False)
+    columns: tuple[str, ...] = field(default=(), repr=False)
     check_text: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -76,33 +85,44 @@ class Metric:
         bounds: tuple[float, float] | None = None,
         per_row: bool | None = None,
         key: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Metric:
         """Return the metric that ``metric`` stands for.
 
         Args:
-            metric: A built-in name (see ``BUILT_IN``); a function ``fn(predictions, references)`` that returns one
+            metric: A built-in name (see `metric_names`); a function ``fn(predictions, references)`` that returns one
                 score a row (best: it can be compared row by row) or one score of all rows;
                 ``scorer(y_true, y_pred)``, whose ``y_true`` is a dict a row: the reference where it names several
                 columns, else the whole row; a loaded ``evaluate`` module or anything with its ``compute``.
+                A function that names ``completions`` beside ``predictions`` and ``references`` (or ``y_true`` and
+                ``y_pred``) is given the `Completion` of each row too: its text as it was decoded, its tokens, and
+                why it ended. A dict of such metrics and their weights is the weighted mean of their scores a row.
             name: What to call it; a function's own name otherwise.
             bounds: Lowest and highest possible score. A function may carry them as an attribute ``bounds``.
             per_row: For objects with ``compute``: True calls it once a row, which gives row scores to a measure
                 that means something on one row.
             key: For objects with ``compute``: which of the results counts (``"rouge1"``).
+            options: Of a built-in metric, such as ``{"schema": "schema.json"}`` of ``json_schema``; of several, by
+                their names.
 
         Raises:
             InputError: An unknown name, bounds that are none, or an object that is no metric.
         """
-        made = _resolve(metric, name, per_row, key)
+        found = _resolve(metric, name, per_row, key, options)
         if bounds is None:
-            bounds = made.bounds
-        return replace(made, bounds=_checked_bounds(bounds, made.name))
+            bounds = found.bounds
+        return replace(found, bounds=_checked_bounds(bounds, found.name))
 
     def after(self, postprocess: Callable[[str], str]) -> Metric:
-        """Return the metric that scores what ``postprocess`` makes of a prediction."""
+        """Return the metric that scores what ``postprocess`` makes of a prediction; completions stay as they are."""
 
-        def function(predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> Any:
-            return self.function([_processed(postprocess, text) for text in predictions], references, rows)
+        def function(
+            predictions: Sequence[str],
+            references: Sequence[Any],
+            rows: Sequence[Mapping[str, Any]],
+            completions: Sequence[Completion],
+        ) -> Any:
+            return self.function([_processed(postprocess, text) for text in predictions], references, rows, completions)
 
         described = {**self.description, "postprocess": describe_callable(postprocess)}
         return replace(self, function=function, description=described)
@@ -131,8 +151,9 @@ class Metric:
         tried = [references[0], references[min(1, len(references) - 1)]]
         tried_rows = [rows[0], rows[min(1, len(rows) - 1)]]
         predictions = [_as_prediction(reference) for reference in tried]
+        self._check_rows(references, rows)
         try:
-            answer = self.function(predictions, tried, tried_rows)
+            answer = self.function(predictions, tried, tried_rows, made_up_completions(predictions))
         except InputError:  # what was wrong is said already
             raise
         except FOREIGN_ERRORS as error:
@@ -149,7 +170,8 @@ class Metric:
                 "It must return a list with one finite number a row, or one finite number for all rows."
             )
         of_empty = checked._try_empty_text(tried, tried_rows)
-        if direction is None and of_empty is not None and any(reference is not None for reference in tried):
+        is_foreign = "built_in" not in self.description
+        if direction is None and is_foreign and of_empty is not None and any(r is not None for r in tried):
             checked._refuse_to_guess(_mean(answer), of_empty)
         checked._warn_of_lost_scripts(references, rows)
         return checked
@@ -209,9 +231,20 @@ class Metric:
     def _own_score(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The score of references against themselves; None where a postprocess takes no such text."""
         try:
-            return _mean(self.function([_as_prediction(reference) for reference in references], references, rows))
+            texts = [_as_prediction(reference) for reference in references]
+            return _mean(self.function(texts, references, rows, made_up_completions(texts)))
         except FOREIGN_ERRORS:
             return None
+
+    def _check_rows(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse rows that a built-in metric could not judge, before anything is decoded."""
+        if self.check_row is None:
+            return
+        for number, (reference, row) in enumerate(zip(references, rows, strict=True)):
+            try:
+                self.check_row(reference, row)
+            except FOREIGN_ERRORS as error:
+                raise InputError(f"metric {self.name!r} cannot judge row {number}: {error}") from error
 
     def score_rows(
         self,
@@ -219,6 +252,7 @@ class Metric:
         references: Sequence[Any],
         rows: Sequence[Mapping[str, Any]],
         *,
+        completions: Sequence[Completion] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> list[float]:
         """Return one score a row, in the order of the predictions.
@@ -227,16 +261,18 @@ class Metric:
             predictions: One text a row.
             references: What the metric compares with, one a row.
             rows: The rows themselves.
+            completions: As they were decoded, one a row; only a metric that reads them needs them.
             numbers: The rows' numbers for messages; their places here otherwise.
 
         Raises:
+            InputError: It scores all rows at once, or reads completions, and there are none.
             MetricError: The function raised, returned a wrong number of scores, or no finite number within bounds.
         """
         if self.per_row is False:
             raise InputError(f"metric {self.name!r} scores all rows at once; it has no scores by row")
         if not predictions:
             return []
-        answer = self._ask(predictions, references, rows, numbers)
+        answer = self._ask(predictions, references, rows, completions, numbers)
         problem = self._problem(answer, len(predictions))
         if problem:
             places = (
@@ -251,6 +287,7 @@ class Metric:
         references: Sequence[Any],
         rows: Sequence[Mapping[str, Any]],
         *,
+        completions: Sequence[Completion] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> float:
         """Return one score of all rows: the mean for a metric by row, the metric's own answer otherwise.
@@ -259,9 +296,9 @@ class Metric:
             MetricError: As ``score_rows``.
         """
         if self.per_row is not False:
-            scores = self.score_rows(predictions, references, rows, numbers=numbers)
+            scores = self.score_rows(predictions, references, rows, completions=completions, numbers=numbers)
             return math.fsum(scores) / len(scores)
-        answer = self._ask(predictions, references, rows, numbers)
+        answer = self._ask(predictions, references, rows, completions, numbers)
         problem = self._problem(answer, len(predictions))
         if problem:
             raise self._failure(problem, list(range(len(predictions))), numbers, predictions)
@@ -272,23 +309,32 @@ class Metric:
         predictions: Sequence[str],
         references: Sequence[Any],
         rows: Sequence[Mapping[str, Any]],
+        completions: Sequence[Completion] | None,
         numbers: Sequence[int] | None,
     ) -> Any:
+        if completions is None and self.reads_completions:
+            raise InputError(f"metric {self.name!r} reads how the texts were decoded; give completions=")
+        decoded: Sequence[Any] = (None,) * len(predictions) if completions is None else completions
         try:
-            return self.function(predictions, references, rows)
+            return self.function(predictions, references, rows, decoded)
         except FOREIGN_ERRORS as error:
-            culprits = self._culprits(predictions, references, rows)
+            culprits = self._culprits(predictions, references, rows, decoded)
             problem = f"raised {describe_error(error)}"
             raise self._failure(problem, culprits, numbers, predictions) from error
 
     def _culprits(
-        self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Any],
+        rows: Sequence[Mapping[str, Any]],
+        completions: Sequence[Any],
     ) -> list[int]:
         """Return the places on which the function fails alone; all of them when it fails only on the whole."""
         guilty = []
-        for place, (prediction, reference, row) in enumerate(zip(predictions, references, rows, strict=True)):
+        for place in range(len(predictions)):
+            one = slice(place, place + 1)
             try:
-                self.function([prediction], [reference], [row])
+                self.function(predictions[one], references[one], rows[one], completions[one])
             except FOREIGN_ERRORS:
                 guilty.append(place)
         return guilty or list(range(len(predictions)))
@@ -322,7 +368,7 @@ class Metric:
     def _try_empty_text(self, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The mean score of empty texts; None, and a warning, where there is none."""
         try:
-            answer = self.function(["", ""], references, rows)
+            answer = self.function(["", ""], references, rows, made_up_completions(["", ""]))
             problem = self._problem(answer, 2)
         except FOREIGN_ERRORS as error:
             answer, problem = None, f"raises {describe_error(error)}"
@@ -339,6 +385,13 @@ class Metric:
 def _mean(answer: Any) -> float:
     scores = [float(answer)] if is_number(answer) else [float(score) for score in listed(answer)]
     return math.fsum(scores) / len(scores)
+
+
+def made_up_completions(texts: Sequence[str]) -> list[Completion]:
+    """Return completions to try a metric with: a token for each word, and one that ends the text."""
+    from llmsearch_optuna.engine.request import Completion
+
+    return [Completion(text, tuple(range(1 + len(text.split()))), prompt_tokens=1) for text in texts]
 
 
 def _processed(postprocess: Callable[[str], str], text: str) -> str:
@@ -365,7 +418,9 @@ def _by_row(
 ) -> Metric:
     """Make a built-in metric by row; where a row has several references the best counts."""
 
-    def function(predictions: Sequence[str], references: Sequence[Any], rows: object) -> list[float]:
+    def function(
+        predictions: Sequence[str], references: Sequence[Any], rows: object, completions: object
+    ) -> list[float]:
         return [
             max(score(prediction, text) for text in reference_texts(reference))
             for prediction, reference in zip(predictions, references, strict=True)
@@ -426,7 +481,9 @@ def _last_number() -> Metric:
 
 
 def _sentence(name: str, score: Callable[[str, Sequence[str]], float]) -> Metric:
-    def function(predictions: Sequence[str], references: Sequence[Any], rows: object) -> list[float]:
+    def function(
+        predictions: Sequence[str], references: Sequence[Any], rows: object, completions: object
+    ) -> list[float]:
         pairs = zip(predictions, references, strict=True)
         return [score(prediction, reference_texts(reference)) for prediction, reference in pairs]
 
@@ -434,7 +491,7 @@ def _sentence(name: str, score: Callable[[str, Sequence[str]], float]) -> Metric
 
 
 def _corpus(name: str, score: Callable[[Sequence[str], Sequence[Sequence[str]]], float]) -> Metric:
-    def function(predictions: Sequence[str], references: Sequence[Any], rows: object) -> float:
+    def function(predictions: Sequence[str], references: Sequence[Any], rows: object, completions: object) -> float:
         return score(predictions, [reference_texts(reference) for reference in references])
 
     return _built_in(name, function, 100.0, per_row=False)
@@ -465,32 +522,44 @@ BUILT_IN: Mapping[str, Metric] = MappingProxyType(
 forms (by row, so that trials can be compared row by row) 0..100. Where a row has several references the best counts."""
 
 
-def _resolve(metric: object, name: str | None, per_row: bool | None, key: str | None) -> Metric:
+def _resolve(
+    metric: object, name: str | None, per_row: bool | None, key: str | None, options: Mapping[str, Any] | None
+) -> Metric:
+    if isinstance(metric, Mapping):
+        several: Metric = COMBINING[0](metric, options)
+        return several if name is None else replace(several, name=name)
+    if isinstance(metric, str):
+        known = _by_name(metric, options or {})
+        return known if name is None else replace(known, name=name)
+    if options:
+        raise InputError(f"options {', '.join(options)} are for a metric that is given by its name")
     if isinstance(metric, Metric):
         return replace(metric, name=name or metric.name)
-    if isinstance(metric, str):
-        return _by_name(metric)
     if callable(getattr(metric, "compute", None)):
         return _from_compute(metric, name, per_row, key)
     if callable(metric):
         return _from_function(metric, name, per_row)
     raise InputError(
-        f"metric={metric!r} is no metric: give one of {', '.join(BUILT_IN)}, a function(predictions, references), "
+        f"metric={metric!r} is no metric: give one of {', '.join(metric_names())}, "
+        "a function(predictions, references), "
         "or a loaded evaluate module"
     )
 
 
-def _by_name(name: str) -> Metric:
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.5)
-    folded = {known.lower(): known for known in BUILT_IN}
-    suggestion = folded.get(name.lower()) or (near[0] if near else None)
-    hint = f"did you mean {suggestion!r}? " if suggestion else ""
-    raise InputError(
-        f"unknown metric {name!r}: {hint}Built in are {', '.join(BUILT_IN)}. "
-        "Others: pass a function(predictions, references), or evaluate.load(name)."
-    )
+def _by_name(name: str, options: Mapping[str, Any]) -> Metric:
+    if name in FACTORIES:
+        found: Metric = made(name, options)
+        return found
+    if name not in BUILT_IN:
+        raise unknown(name, metric_names())
+    if options:
+        raise InputError(f"metric {name!r} takes no options, and was given {', '.join(options)}")
+    return BUILT_IN[name]
+
+
+def metric_names() -> tuple[str, ...]:
+    """Return the names of all metrics that are known by one."""
+    return (*BUILT_IN, *FACTORIES)
 
 
 def _from_function(function: Callable[..., Any], name: str | None, per_row: bool | None) -> Metric:
@@ -503,6 +572,7 @@ def _from_function(function: Callable[..., Any], name: str | None, per_row: bool
         bounds=_checked_bounds(bounds, called),
         per_row=per_row,
         description=description,
+        reads_completions=asks_for_completions(function),
     )
 
 

@@ -25,9 +25,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.fingerprint.weights import hash_tokenizer, hash_weights
+from llmsearch_optuna.models.gguf_sampling import take_recommended
 from llmsearch_optuna.models.quantized import load_with_autoawq, needs_autoawq, quantization_of, require, torch_dtype
 from llmsearch_optuna.models.tokenization import Positions
 
@@ -216,7 +218,16 @@ def _from_files(
         made = auto.from_pretrained(
             **source, revision=revision, dtype=wanted, trust_remote_code=trust_remote_code, device_map=device_map
         )
+        if gguf_file is not None:
+            take_recommended(made, _gguf_path(path, name, gguf_file, revision))
     return (made if device_map is not None else made.to(chosen)), source
+
+
+def _gguf_path(folder: Path, name: str, gguf_file: str, revision: str | None) -> str:
+    """Where the file is: in the folder, or in the cache of a hub repository that was loaded just now."""
+    if folder.exists():
+        return str(folder / gguf_file)
+    return str(cached_file(name, gguf_file, revision=revision))
 
 
 def _refuse_adapter(path: Path, name: str) -> None:

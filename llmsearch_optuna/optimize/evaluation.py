@@ -6,13 +6,15 @@ Row numbers are those of the task everywhere. Which parameters are tried, and wh
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
+from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.jackknife import influences
@@ -73,15 +75,33 @@ class SearchRows:
         """
         if self.task.metric.per_row is False or all(r.score is not None for r in records):
             return list(records)
-        numbers = [r.row for r in records]
+        metric, numbers = self.task.metric, [r.row for r in records]
+        texts, rows = [r.text or "" for r in records], [self.task.rows[n] for n in numbers]
+        references = [self.task.references[n] for n in numbers]
+        decoded: dict[str, Any] = {"completions": [r.completion for r in records], "numbers": numbers}
         with stoppable():
-            scores = self.task.metric.score_rows(
-                [r.text or "" for r in records],
-                [self.task.references[n] for n in numbers],
-                [self.task.rows[n] for n in numbers],
-                numbers=numbers,
-            )
-        return [record.scored(score) for record, score in zip(records, scores, strict=True)]
+            if not isinstance(metric, WeightedMetric):
+                scores = metric.score_rows(texts, references, rows, **decoded)
+                return [record.scored(score) for record, score in zip(records, scores, strict=True)]
+            parts = metric.score_parts(texts, references, rows, **decoded)
+        by_record = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+        found = zip(records, metric.combine(parts), by_record, strict=True)
+        return [record.scored(score, of_parts) for record, score, of_parts in found]
+
+    def part_means(self, records: Sequence[RowRecord]) -> dict[str, float]:
+        """The mean score of each part of a weighted metric, by name; empty for any other metric.
+
+        Records that an earlier process has scored are scored again.
+
+        Raises:
+            MetricError: The metric failed; names the row.
+        """
+        metric = self.task.metric
+        if not isinstance(metric, WeightedMetric) or not records:
+            return {}
+        known = [r for r in records if r.parts is not None]
+        known += self.score([replace(r, score=None) for r in records if r.parts is None])
+        return {part.name: mean([r.parts[part.name] for r in known if r.parts is not None]) for part in metric.parts}
 
     def value(self, records: Sequence[RowRecord]) -> float:
         """The score of all these records together: the mean, or the corpus metric's answer."""
@@ -92,6 +112,7 @@ class SearchRows:
                     [r.text or "" for r in records],
                     [self.task.references[n] for n in numbers],
                     [self.task.rows[n] for n in numbers],
+                    completions=[r.completion for r in records],
                     numbers=numbers,
                 )
         return mean([r.score for r in records if r.score is not None])

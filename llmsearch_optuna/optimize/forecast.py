@@ -346,7 +346,14 @@ def _opening(prepared: Prepared, count: int) -> Iterator[GenerationParams | None
     """The parameters of the first trials; None where they are refused."""
     plan, begun, known = prepared.plan, list[FrozenTrial](), set[str]()
     for number in range(count):
-        candidate, _ = first_candidate(number, plan.baseline, plan.greedy, prepared.space, prepared.served.defaults)
+        candidate, _ = first_candidate(
+            number,
+            plan.baseline,
+            plan.greedy,
+            prepared.space,
+            prepared.served.defaults,
+            try_first=plan.try_first,
+        )
         if candidate is None and prepared.suggester is not None:
             candidate = prepared.suggester.suggest(number, visible(begun, number, count), known)
         if candidate is None:

@@ -21,7 +21,14 @@ from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner, make_pruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
-from llmsearch_optuna.optimize.samplers import GridSuggester, Suggester, make_suggester
+from llmsearch_optuna.optimize.samplers import (
+    Candidate,
+    CandidateMaker,
+    GridSuggester,
+    Suggester,
+    candidate_of,
+    make_suggester,
+)
 from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.storage.records import Item
@@ -51,6 +58,7 @@ class Plan:
         baseline: What trial 0 decodes with.
         greedy: What trial 1 decodes with; None where that is the baseline.
         baseline_note: What the baseline is, in words.
+        try_first: What the trials after these decode with; none twice.
     """
 
     task: PreparedTask
@@ -59,6 +67,7 @@ class Plan:
     baseline: GenerationParams
     greedy: GenerationParams | None
     baseline_note: str = ""
+    try_first: tuple[Candidate, ...] = ()
 
     def write(self, opened: OpenedStudy, served: ResolvedEngine, *, n_trials: int, seed: int) -> None:
         """Store what reports want to show, and every row of the task."""
@@ -124,7 +133,9 @@ def make_plan(
         logger.warning("%s", warning)
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
-    task.check_lengths(served.tokenizer, served.positions, first.max_new_tokens)
+    named = tuple(_named_candidates(space, served, options["try_first"], known=(first, greedy)))
+    longest = max(p.max_new_tokens for p in (first, *(c.generation for c in named if c.generation is not None)))
+    task.check_lengths(served.tokenizer, served.positions, longest)
     if warning := endless_warning(task, served.tokenizer, first):
         logger.warning("%s", warning)
     order, held_out = split_rows(task.distinct, options["holdout"], seed)
@@ -139,7 +150,7 @@ def make_plan(
     if options["holdout"] and not held_out:
         logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
     note = baseline_note(space, first, served.defaults, is_given=baseline is not None)
-    return Plan(task, rows, held_out, first, None if greedy == first else greedy, note)
+    return Plan(task, rows, held_out, first, None if greedy == first else greedy, note, named)
 
 
 def baseline_note(space: Space, baseline: GenerationParams, defaults: Mapping[str, Any], *, is_given: bool) -> str:
@@ -162,6 +173,32 @@ def baseline_note(space: Space, baseline: GenerationParams, defaults: Mapping[st
         return text
     verb = "is" if len(tested) == 1 else "are"
     return f"{text} The space fixes {', '.join(tested)} besides, which {verb} part of what is tested."
+
+
+def _named_candidates(
+    space: Space,
+    served: ResolvedEngine,
+    given: Sequence[Mapping[str, Any]] | None,
+    *,
+    known: Sequence[GenerationParams],
+) -> Iterator[Candidate]:
+    """What is to be tried first, without what other trials try before."""
+    if isinstance(given, Mapping | str) or (given is not None and not isinstance(given, Sequence)):
+        raise InputError(f"try_first={given!r} must be a list of dicts of generation parameters")
+    seen = {params.fingerprint for params in known}
+    for place, one in enumerate(given or ()):
+        if not isinstance(one, Mapping):
+            raise InputError(f"try_first[{place}]={one!r} must be a dict of generation parameters")
+        try:
+            values = space.baseline_values(served.defaults, one)
+            params = GenerationParams.of(values, served.defaults)
+        except InputError as problem:
+            raise InputError(f"try_first[{place}]: {problem}") from None
+        if warning := inert_warning({f"try_first[{place}]": [name for name in params.inert if name in one]}):
+            logger.warning("%s", warning)
+        if params.fingerprint not in seen:
+            yield candidate_of(space, values, params, CandidateMaker(served.defaults))
+        seen.add(params.fingerprint)
 
 
 def endless_warning(task: PreparedTask, tokenizer: Any, params: GenerationParams) -> str | None:
@@ -227,7 +264,7 @@ class Prepared:
             return n_trials
         if not isinstance(self.suggester, GridSuggester):
             return DEFAULT_TRIALS
-        first = {p.fingerprint for p in (self.plan.baseline, self.plan.greedy) if p is not None}
+        first = {p.fingerprint for p in (self.plan.baseline, self.plan.greedy, *self.plan.try_first) if p is not None}
         return len(first) + self.suggester.untried(first)
 
 

@@ -142,6 +142,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         "margin": options["margin"],
         "trials_in_flight": options["trials_in_flight"],
         **({} if options["folds"] is None else {"folds": options["folds"]}),
+        **({"try_first": [dict(c.values) for c in plan.try_first]} if plan.try_first else {}),
         # Left out where the score is alone, so that studies from before there was a choice go on.
         **({} if is_single else {"objectives": plan.rows.objectives.names}),
     }
@@ -162,6 +163,7 @@ def _trial_queue(
         n_trials=total,
         in_flight=options["trials_in_flight"],
         max_tokens=options["max_tokens"],
+        try_first=prepared.plan.try_first,
     )
 
 

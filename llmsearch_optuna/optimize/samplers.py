@@ -223,6 +223,26 @@ def same_point(space: Space, generation: GenerationParams, make: CandidateMaker)
     return None
 
 
+def candidate_of(
+    space: Space, values: Mapping[str, Any], generation: GenerationParams, make: CandidateMaker
+) -> Candidate:
+    """What decodes with these parameters: a point of the space where it has one, so that TPE learns from it.
+
+    Args:
+        space: What is searched.
+        values: The parameters as they were given.
+        generation: The same, checked.
+        make: Of the model.
+    """
+    for branch in space.branches:
+        if not all(name in values for name in branch.searched):
+            continue
+        point = space.encode({**branch.fixed, **{name: values[name] for name in branch.searched}}, branch.label)
+        if point is not None and (candidate := make.of(point)).generation == generation:
+            return candidate
+    return Candidate({}, {}, generation.canonical, generation)
+
+
 def _refused(refusal: InputError) -> Candidate:
     """What a function that is a space gives when it returns something that cannot be decoded with."""
     return Candidate({}, {}, {}, None, str(refusal))

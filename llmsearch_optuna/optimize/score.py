@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -13,6 +14,7 @@ from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.plan import inert_warning
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
@@ -34,6 +36,7 @@ class Score:
         params: Everything that was decoded with, the model's own defaults included.
         prompts: What the model saw.
         references: What the metric compared with.
+        parts: The mean score of each part of a weighted metric, by name; empty for any other metric.
     """
 
     score: float
@@ -42,6 +45,7 @@ class Score:
     params: Mapping[str, Any]
     prompts: tuple[str, ...]
     references: tuple[Any, ...]
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Score(score={self.score:.6g}, rows={len(self.completions)}, params={dict(self.params)!r})"
@@ -90,12 +94,19 @@ def _score(
     records = _decode(server, requests, tag, on_row)
     scores: list[float] = []
     values: list[float] = []
+    parts: dict[str, list[float]] = defaultdict(list)
     for replicate in repeats:
-        texts = [records[row, replicate].text or "" for row in range(len(task))]
+        completions = [records[row, replicate].completion for row in range(len(task))]
+        texts = [completion.text for completion in completions]
         if task.metric.per_row is False:
-            values.append(task.metric.score_corpus(texts, task.references, task.rows))
+            values.append(task.metric.score_corpus(texts, task.references, task.rows, completions=completions))
+        elif isinstance(task.metric, WeightedMetric):
+            of_parts = task.metric.score_parts(texts, task.references, task.rows, completions=completions)
+            scores += task.metric.combine(of_parts)
+            for name, found in of_parts.items():
+                parts[name] += found
         else:
-            scores += task.metric.score_rows(texts, task.references, task.rows)
+            scores += task.metric.score_rows(texts, task.references, task.rows, completions=completions)
     by_row = [mean(scores[row :: len(task)]) for row in range(len(task))] if scores else []
     return Score(
         score=mean(by_row) if by_row else mean(values),
@@ -104,6 +115,7 @@ def _score(
         params=params.canonical,
         prompts=task.prompts,
         references=task.references,
+        parts={name: mean(found) for name, found in parts.items()},
     )
 
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
+from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.metrics.metric import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
@@ -247,11 +248,11 @@ class WinnerSelector:
             # Of both: what cannot be computed at all is an error, not an open interval.
             for records in kept.values():
                 self._corpus_mean(records)
-            texts = {n: _texts(records, order) for n, records in kept.items()}
+            completions = {n: _completions(records, order) for n, records in kept.items()}
             return compare_corpus(
                 self._corpus_score,
-                texts[0],
-                texts[look.winner],
+                completions[0],
+                completions[look.winner],
                 references=[self.rows.task.references[row] for row in order],
                 rows=[self.rows.task.rows[row] for row in order],
                 **common,
@@ -280,11 +281,12 @@ class WinnerSelector:
         return gains
 
     def _corpus_score(
-        self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
+        self, completions: Sequence[Completion], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
     ) -> float:
         """The metric, or not a number where it cannot be computed on rows that were drawn."""
         try:
-            return self.rows.task.metric.score_corpus(predictions, references, rows)
+            texts = [completion.text for completion in completions]
+            return self.rows.task.metric.score_corpus(texts, references, rows, completions=completions)
         except MetricError:
             return math.nan
 
@@ -314,10 +316,10 @@ class WinnerSelector:
         return scored
 
 
-def _texts(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[str]]:
+def _completions(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[Completion]]:
     """Completions [rows][replicates], rows in this order."""
-    texts: dict[int, list[str]] = {row: [] for row in order}
+    found: dict[int, list[Completion]] = {row: [] for row in order}
     for record in sorted(records, key=lambda r: r.replicate):
-        if record.row in texts:
-            texts[record.row].append(record.text or "")
-    return list(texts.values())
+        if record.row in found:
+            found[record.row].append(record.completion)
+    return list(found.values())

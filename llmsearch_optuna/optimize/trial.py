@@ -31,7 +31,7 @@ from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.trial")
 
-Role = Literal["baseline", "greedy", "searched"]
+Role = Literal["baseline", "greedy", "try_first", "searched"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrialJob:
         number: Its number in the study.
         params: How it decodes; None where they were refused.
         refusal: Why they were refused.
-        role: The baseline and greedy run in full, whatever they score.
+        role: The baseline, greedy and what was to be tried first run in full, whatever they score.
         incumbent: Number of the trial that it is compared with.
         incumbent_scores: Scores of that trial, one a row, in the permutation; empty for a corpus metric.
         incumbent_running: What that trial reported at its steps.
@@ -270,6 +270,8 @@ class TrialRun:
             found["cut_by_length"] = f"{sum(r.finish_reason == 'length' for r in records) / len(records):.0%}"
         if end.reason is not None:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
+        if end.state != "failed" and (parts := self.rows.part_means(records)):
+            found["metric_parts"] = parts
         if self._folds and end.state == "complete":
             found["fold_scores"] = self._folds
         if stats := {k: v for k, v in self.stats().items() if v}:

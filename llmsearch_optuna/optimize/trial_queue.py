@@ -40,6 +40,7 @@ class TrialQueue:
         defaults: The model's generation configuration.
         baseline: What trial 0 decodes with.
         greedy: What trial 1 decodes with; None where that is the baseline.
+        try_first: What the trials after these decode with, see `search`.
         suggester: Suggests the others; None where the study has a user's own sampler, which is asked then.
         n_trials: The study's total.
         in_flight: How many trials may be under way at once in the whole study.
@@ -58,6 +59,7 @@ class TrialQueue:
     n_trials: int
     in_flight: int
     max_tokens: int | None = None
+    try_first: Sequence[Candidate] = ()
     exhausted: bool = False
     _taken: set[int] = field(default_factory=set)
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -139,7 +141,9 @@ class TrialQueue:
 
     def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
         number = len(trials)
-        candidate, role = first_candidate(number, self.baseline, self.greedy, self.space, self.defaults)
+        candidate, role = first_candidate(
+            number, self.baseline, self.greedy, self.space, self.defaults, try_first=self.try_first
+        )
         if candidate is None and self.suggester is not None:
             known = {str(t.user_attrs.get("fingerprint")) for t in trials}
             candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight), known)
@@ -210,13 +214,17 @@ def first_candidate(
     greedy: GenerationParams | None,
     space: Space,
     defaults: Mapping[str, Any],
+    *,
+    try_first: Sequence[Candidate] = (),
 ) -> tuple[Candidate | None, Role]:
-    """What a trial tries that is not suggested: the baseline and greedy come first, whatever the sampler."""
+    """What a trial tries that is not suggested: baseline, greedy, and what is to be tried first, in this order."""
     roles: list[tuple[GenerationParams, Role]] = [(baseline, "baseline")]
     if greedy is not None:
         roles.append((greedy, "greedy"))
-    if number >= len(roles):
+    if number >= len(roles) + len(try_first):
         return None, "searched"
+    if number >= len(roles):
+        return try_first[number - len(roles)], "try_first"
     params, role = roles[number]
     point = same_point(space, params, CandidateMaker(defaults))
     return point or Candidate({}, {}, params.canonical, params), role

@@ -161,7 +161,7 @@ class CorpusScore(Protocol):
     """A metric that scores all rows at once."""
 
     def __call__(
-        self, predictions: Sequence[str], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
+        self, completions: Sequence[Any], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
     ) -> float:
         """Return one score of all rows."""
         ...
@@ -250,8 +250,8 @@ def compare(
 
 def compare_corpus(
     score: CorpusScore,
-    baseline: Sequence[Sequence[str]],
-    best: Sequence[Sequence[str]],
+    baseline: Sequence[Sequence[Any]],
+    best: Sequence[Sequence[Any]],
     *,
     references: Sequence[Any],
     rows: Sequence[Mapping[str, Any]] | None = None,
@@ -277,7 +277,7 @@ def compare_corpus(
     Args:
         score: The metric; called 2 · replicates · (permutations + resamples + prompts, 200 at most) times. Not a
             number means that it cannot be computed on the rows drawn (see `swap_test`).
-        baseline: Completions [rows][replicates].
+        baseline: Completions [rows][replicates], in the form that ``score`` takes.
         best: The winner's completions on the same rows.
         references: One a row.
         rows: The rows' columns, handed to the metric.
@@ -297,8 +297,8 @@ def compare_corpus(
         """The mean over replicates; ``who[row]`` says whose completion is taken."""
         scores = []
         for replicate in range(replicates):
-            texts = [pairs[who[row]][row][replicate % len(pairs[who[row]][row])] for row in picked]
-            scores.append(score(texts, [references[r] for r in picked], [columns[r] for r in picked]))
+            found = [pairs[who[row]][row][replicate % len(pairs[who[row]][row])] for row in picked]
+            scores.append(score(found, [references[r] for r in picked], [columns[r] for r in picked]))
         return math.fsum(scores) / replicates
 
     everything = range(len(references))

@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -47,6 +47,8 @@ class RowRecord:
     prompt_tokens: int = 0
     score: float | None = None
     error: str | None = None
+    parts: Mapping[str, float] | None = field(default=None, compare=False)
+    """Scores of the parts of a weighted metric, by name; only in the process that scored them."""
 
     @classmethod
     def of(cls, finished: Finished) -> RowRecord:
@@ -64,9 +66,9 @@ class RowRecord:
             completion.prompt_tokens,
         )
 
-    def scored(self, score: float) -> RowRecord:
-        """The same record with its score."""
-        return replace(self, score=score)
+    def scored(self, score: float, parts: Mapping[str, float] | None = None) -> RowRecord:
+        """The same record with its score, and with those of a weighted metric's parts."""
+        return replace(self, score=score, parts=parts)
 
     @property
     def completion(self) -> Completion:

@@ -199,6 +199,8 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         check_space(file)
     with _placed(name, lambda said: place_of_mention(text, said, "baseline")):
         check_baseline(file)
+    with _placed(name, lambda said: place_of_mention(text, said, "try_first")):
+        check_try_first(file)
     with _placed(name, lambda _: place(text, ["data", "metric"])):
         check_metric(file)
     return file
@@ -237,17 +239,36 @@ def check_space(file: StudyFile) -> Any:
 
 def check_baseline(file: StudyFile) -> None:
     """Raise InputError where a name or a value of the baseline is not allowed."""
+    _check_values(file.baseline or {})
+
+
+def check_try_first(file: StudyFile) -> None:
+    """Raise InputError where a name or a value of what is to be tried first is not allowed."""
+    for values in file.try_first or ():
+        _check_values(values)
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
     from llmsearch_optuna.engine.sampling.param_specs import check_value
 
-    for name, value in (file.baseline or {}).items():
+    for name, value in values.items():
         check_value(name, value)
 
 
 def check_metric(file: StudyFile) -> None:
-    """Raise InputError where there is no such metric."""
+    """Raise InputError where there is no such metric, or it has no such options."""
+    metric_name(file)
+
+
+def metric_name(file: StudyFile) -> str:
+    """Return the metric's name for people.
+
+    Raises:
+        InputError: There is no such metric, or it has no such options.
+    """
     from llmsearch_optuna.metrics.metric import Metric
 
-    Metric.of(file.data.metric)
+    return Metric.of(file.data.metric, options=file.data.metric_options).name
 
 
 def search_arguments(file: StudyFile) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def study_file_schema() -> dict[str, Any]:
     space["anyOf"] = [_ref("Space"), {"type": "array", "minItems": 1, "items": _ref("Space")}]
     baseline = found["properties"]["baseline"]
     baseline["anyOf"] = [_ref("Fixed")]
+    found["properties"]["try_first"]["anyOf"] = [{"type": "array", "items": _ref("Fixed")}]
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "llmsearch-optuna study file"} | {
         key: value for key, value in plain(found).items() if key != "title"
     }

@@ -40,6 +40,11 @@ no_repeat_ngram_size = {choices = [0, 3]}
 # What is in use today and must be beaten; without it, the model's own generation config.
 # [baseline]
 # do_sample = false
+
+# What is run in full right after the baseline and greedy decoding, such as a paper's settings.
+# [[try_first]]
+# do_sample = true
+# temperature = 0.7
 """
 
 

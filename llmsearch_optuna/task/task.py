@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.metric import BUILT_IN, Metric
+from llmsearch_optuna.metrics.metric import Metric, metric_names
 from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.models.tokenization import Positions, check_encode_args
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
@@ -136,7 +136,8 @@ class Task:
             messages whose contents are templates. None: the column ``prompt``.
         reference: A column, several columns (the metric then gets a dict a row), or ``callable(row)``. None: the
             column ``reference`` where there is one, else no references.
-        metric: A built-in name, a function, or an ``evaluate`` module; see ``Metric.of``.
+        metric: A built-in name, a function, or an ``evaluate`` module, or a dict of several with their weights; see
+            ``Metric.of``.
         direction: Whether a higher score is better (``"maximize"``, the default) or a lower one (``"minimize"``).
         postprocess: ``callable(text)`` applied to every completion before it is scored.
         system: A system message before the prompt (without a chat template: a first paragraph).
@@ -152,6 +153,8 @@ class Task:
         split: Which split of a dataset that has several.
         subset: Which configuration of a hub dataset that has several.
         limit: Use only the first so many rows.
+        metric_options: Options of a built-in metric, such as ``{"schema": "schema.json"}`` of ``json_schema``; where
+            several metrics are weighted, a dict of them for each metric, by its name.
     """
 
     dataset: Any
@@ -168,6 +171,7 @@ class Task:
     split: str | None = None
     subset: str | None = None
     limit: int | None = None
+    metric_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
@@ -287,10 +291,10 @@ class Task:
     def _metric(self) -> Metric:
         if self.metric is None:
             raise InputError(
-                f"metric= is missing: give one of {', '.join(BUILT_IN)}, a function(predictions, references), "
+                f"metric= is missing: give one of {', '.join(metric_names())}, a function(predictions, references), "
                 "or a loaded evaluate module"
             )
-        metric = Metric.of(self.metric)
+        metric = Metric.of(self.metric, options=self.metric_options)
         return metric if self.postprocess is None else metric.after(self.postprocess)
 
     def _prompts(
@@ -428,6 +432,8 @@ class Task:
             described["tokenizer_encode_args"] = check_encode_args(self.tokenizer_encode_args)
         if "built_in" not in metric.description:  # a user's scorer may read any column
             described["columns"] = _hash(rows)
+        elif metric.columns:
+            described["metric_columns"] = _hash([[row.get(name) for name in metric.columns] for row in rows])
         return described
 
 

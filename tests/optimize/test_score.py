@@ -64,6 +64,7 @@ def test_study_files_say_everything_that_python_says() -> None:
         "dataset",
         "space",
         "baseline",
+        "try_first",
         "progress",
         "observer",
         "study_name",

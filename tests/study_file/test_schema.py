@@ -69,7 +69,7 @@ def test_editors_see_the_mistakes_that_reading_finds(old: str, new: str) -> None
 
 def test_everything_that_search_can_do_a_study_file_can() -> None:
     sections = [StudyFile.model_fields[name].annotation for name in ("study", "model", "data")]
-    keys = {key for section in sections for key in section.model_fields} | {"space", "baseline"}
+    keys = {key for section in sections for key in section.model_fields} | {"space", "baseline", "try_first"}
     wanted = {RENAMED.get(name, name) for name in inspect.signature(search).parameters} - ONLY_IN_PYTHON
     assert wanted <= keys
     of_task = {RENAMED.get(name, name) for name in Task.__dataclass_fields__} - ONLY_IN_PYTHON
@@ -78,7 +78,11 @@ def test_everything_that_search_can_do_a_study_file_can() -> None:
 
 def test_every_key_reaches_search_or_the_task() -> None:
     text = re.sub(r"^# (\w+ = )", r"\1", new_study_file("x"), flags=re.MULTILINE)
-    text = text.replace("# [baseline]", "[baseline]").replace('name = "demo"', 'name = "my-model"')
+    text = (
+        text.replace("# [baseline]", "[baseline]")
+        .replace("# [[try_first]]", "[[try_first]]")
+        .replace('name = "demo"', 'name = "my-model"')
+    )
     file = parse_study_file(text)
     arguments = search_arguments(file)
     of_search = set(inspect.signature(search).parameters)
