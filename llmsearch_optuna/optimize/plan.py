@@ -291,6 +291,7 @@ def prepare(
         InputError: An argument cannot be used; says which and why.
     """
     pruner = _pruner(options["pruner"], options["objectives"])
+    _check_sampler(options["sampler"])
     checked = Space.of(space)
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
@@ -327,6 +328,14 @@ def stored_algorithm(storage: str | None, study_name: str) -> int:
 
 def _default_name(task: PreparedTask, served: ResolvedEngine) -> str:
     return f"{task.name}-{served.name}"
+
+
+def _check_sampler(sampler: Any) -> None:
+    if isinstance(sampler, optuna.samplers.BruteForceSampler | optuna.samplers.GridSampler):
+        raise InputError(
+            f"sampler={type(sampler).__name__} ends a study from within `study.optimize`, which is not called here; "
+            "sampler='grid' tries every combination once"
+        )
 
 
 def _pruner(pruner: Any, objectives: Sequence[str]) -> Pruner:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, WilcoxonPruner
 from scipy import special, stats
 
 from llmsearch_optuna.errors import InputError
@@ -333,8 +333,13 @@ def make_pruner(pruner: Any) -> PairedPruner | BasePruner | None:
         pruner: ``"paired"``, ``"none"``, a PairedPruner, or an Optuna pruner.
 
     Raises:
-        InputError: There is no such pruner.
+        InputError: There is no such pruner, or it cannot read what trials report.
     """
+    if isinstance(pruner, WilcoxonPruner):
+        raise InputError(
+            "pruner=WilcoxonPruner wants the score of one row at every step, and trials report the mean of the rows so "
+            "far. Leave pruner= out: 'paired' compares trials row by row, too"
+        )
     if isinstance(pruner, PairedPruner | BasePruner):
         return pruner
     if pruner == "paired":

@@ -31,6 +31,7 @@ from scipy import stats
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.stats.verdict import compare
 from tests.benchmarks.array_study import ArrayStudy, run_study, run_trials
+from tests.benchmarks.verdict_worlds import SECTIONS
 from tests.benchmarks.worlds import Shape, World, WorldServer, setting_of
 
 SHAPES: tuple[Shape, ...] = ("continuous", "0/1", "skewed")
@@ -42,11 +43,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the studies to run")
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--worlds", action="store_true", help="only the worlds of verdict_worlds.py")
     arguments = parser.parse_args()
     began = time.monotonic()
     sections = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for make in (real_searches, equal_settings, true_gains, pruners, intervals):
+        searches = (real_searches, equal_settings, true_gains, pruners, intervals)
+        for make in SECTIONS if arguments.worlds else (*searches, *SECTIONS):
             text = make(pool, arguments.share)
             print(text, flush=True)
             sections.append(text)
@@ -98,6 +101,9 @@ def real_searches(pool: ProcessPoolExecutor, share: float) -> str:
     )
 
 
+_UNKNOWN = {"optimism": None, "optimism_low": None, "optimism_high": None, "sentence": ""}
+
+
 def _real_search(world: World) -> tuple[bool, bool, bool]:
     from llmsearch_optuna import search
 
@@ -121,7 +127,7 @@ def _real_search(world: World) -> tuple[bool, bool, bool]:
     ours = run_study(world, [s for s in settings if s is not None], pruner=PairedPruner(), seed=world.seed)
     assert verdict is not None
     # Arrays know no score of the search, so no optimism; the sentence only says the numbers.
-    found, expected = ({**v.to_json(), "optimism": None, "sentence": ""} for v in (verdict, ours.verdict))
+    found, expected = ({**v.to_json(), **_UNKNOWN} for v in (verdict, ours.verdict))
     return rows == ours.rows_done, winner == ours.winner, found == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from tests.benchmarks import honesty
 from tests.benchmarks.array_study import run_study
+from tests.benchmarks.verdict_worlds import asymmetric, sparse
 from tests.benchmarks.worlds import SCALE, Shape, World
 
 
@@ -47,3 +49,10 @@ def test_our_readme_section_is_replaced_and_the_others_kept(tmp_path: Path, monk
     assert all(part in text for part in ("## Study\n\nnumbers", "## Growth\n\nmore", "## Honesty\n\nnew"))
     honesty._write("## Honesty\n\nnewer\n")
     assert readme.read_text().count("## Honesty") == 1
+
+
+def test_the_hard_worlds_make_their_tables() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        derailing, margin = asymmetric(pool, 0.05), sparse(pool, 0.02)
+    assert derailing.count("\n|") == 14
+    assert margin.count("\n|") == 5

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from transformers import PreTrainedTokenizerFast
@@ -121,3 +122,9 @@ def test_a_chat_whose_answers_cannot_end_is_told_with_the_token_to_add(tiny_toke
     assert said(wrapped, eos_token_id=2, stop=["<|turn|>"]) is None
     assert said(wrapped, eos_token_id=2, stop_token_sequences=[[turn]]) is None
     assert said(plain, eos_token_id=2) is None
+
+
+@pytest.mark.parametrize("sampler", [optuna.samplers.BruteForceSampler(), optuna.samplers.GridSampler({"top_k": [1]})])
+def test_samplers_that_end_a_study_by_themselves_are_refused(sampler: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sampler='grid' tries every combination once"):
+        search(TextEngine(), dataset(20), {"max_new_tokens": 4}, metric=number_metric, sampler=sampler)

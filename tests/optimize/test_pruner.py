@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.pruner import PairedPruner, _beta_binomial
+from llmsearch_optuna.optimize.pruner import PairedPruner, _beta_binomial, make_pruner
 from tests.benchmarks.array_study import run_trials
 
 PRUNER = PairedPruner()
@@ -241,3 +242,9 @@ def test_rows_that_fail_spare_nine_tenths_of_what_was_spared() -> None:
             done += sum(run_trials(scores, pruner, bounds=(0.0, 1.0), in_flight=1))
         saved.append(1 - done / (6 * 40 * 60))
     assert saved[0] >= 0.9 * saved[1] > 0.5
+
+
+def test_a_pruner_that_would_misread_running_means_is_refused_with_the_reason() -> None:
+    with pytest.raises(InputError, match="one row at every step"):
+        make_pruner(optuna.pruners.WilcoxonPruner())
+    assert isinstance(make_pruner(optuna.pruners.MedianPruner()), optuna.pruners.MedianPruner)
