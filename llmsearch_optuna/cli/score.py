@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llmsearch_optuna.cli import arguments
+from llmsearch_optuna.cli.terminal import say
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import ModelOptions, part
 from llmsearch_optuna.study_file.model import Changes, metric_name, search_arguments
@@ -36,6 +37,9 @@ def score(
     from llmsearch_optuna.api import score as score_once
     from llmsearch_optuna.space.space import Space
 
+    for text in values or ():
+        name, value = _name_and_value(text)
+        say(f"{name} = {value!r}", err=True)
     file = arguments.resolved(study, Changes(data=data, rows=rows, model=model))
     given = (_read_params(params) if params else {}) | dict(_name_and_value(text) for text in values or ())
     given_to_search = search_arguments(file)
@@ -67,12 +71,24 @@ def _read_params(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("transformers_version", "_from_model_config")}
 
 
+_SPELLED = {"True": True, "False": False, "None": None}
+
+
 def _name_and_value(text: str) -> tuple[str, Any]:
-    """``temperature=0.7`` as TOML reads it; what TOML does not read is a text."""
+    """``temperature=0.7`` as Python, JSON or TOML read it; all else is a text, whose escapes (``\\n``) are read."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise InputError(f"{text!r} is no parameter; write NAME=VALUE, such as temperature=0.7")
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value
+    if value in _SPELLED:
+        return name, _SPELLED[value]
+    for read in (json.loads, lambda written: tomllib.loads(f"value = {written}")["value"], _unescaped):
+        try:
+            return name, read(value)
+        except (ValueError, RecursionError):
+            continue
+    return name, value
+
+
+def _unescaped(value: str) -> Any:
+    """A shell leaves the backslash in ``stop="\\n"``."""
+    return json.loads('"' + value.replace('"', '\\"') + '"')

@@ -5,12 +5,17 @@ Files, data frames, lists and datasets of the hub end up the same. What the colu
 
 from __future__ import annotations
 
+import bz2
 import csv
 import difflib
+import glob
+import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from llmsearch_optuna.errors import InputError
 
@@ -26,6 +31,11 @@ _READ_AS = {
 }
 
 
+_OPENED_WITH: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_LONGEST_CELL = (1 << 31) - 1
+"""The csv module's own limit is 131,072 letters."""
+
+
 def read_rows(
     dataset: Any, *, split: str | None = None, subset: str | None = None, limit: int | None = None
 ) -> tuple[Row, ...]:
@@ -33,8 +43,9 @@ def read_rows(
 
     Args:
         dataset: A ``datasets.Dataset`` (or a dict of them with ``split``), a list of dicts, a pandas DataFrame, the
-            path of a .jsonl, .json, .csv, .tsv or .parquet file or of a folder that ``save_to_disk`` wrote, or the
-            name of a dataset on the Hugging Face hub. Cells of a .csv are texts, as they stand in the file.
+            path of a .jsonl, .json, .csv, .tsv or .parquet file (also packed: .gz, .bz2, .xz), of a folder of such
+            files or of one that ``save_to_disk`` wrote, a pattern such as ``data/*.jsonl``, or the name of a dataset on
+            the Hugging Face hub. Cells of a .csv are texts, as they stand in the file.
         split: Which split of a dataset that has several.
         subset: Which configuration of a hub dataset that has several (gsm8k's ``main``).
         limit: Keep only the first so many rows.
@@ -56,7 +67,10 @@ def read_rows(
 def dataset_name(dataset: Any) -> str:
     """Return a short name for a dataset: the file's or the hub's, ``"data"`` where it has none."""
     if isinstance(dataset, str | Path):
-        return Path(dataset).stem if Path(dataset).suffix in _READ_AS else Path(dataset).name
+        path = Path(dataset)
+        packed = path.suffix.lower() in _OPENED_WITH and _kind_of(path) is not None
+        path = path.with_suffix("") if packed else path
+        return path.stem if path.suffix in _READ_AS else path.name
     known = getattr(getattr(dataset, "info", None), "dataset_name", None)
     return str(known) if known else "data"
 
@@ -71,35 +85,90 @@ def missing_column(name: str, columns: Iterable[str], where: str) -> InputError:
 
 def _load(dataset: str | Path, split: str | None, subset: str | None) -> Any:
     path = Path(dataset).expanduser()
-    kind = _READ_AS.get(path.suffix.lower())
     if path.is_dir():
-        return _from_disk(path)
-    if kind is None and path.is_file():
-        raise InputError(f"{path} is no file that can be read as rows; give one of {', '.join(_READ_AS)}")
+        return _from_folder(path)
+    is_pattern = glob.has_magic(str(path)) and not path.is_file()
+    if not is_pattern and (path.is_file() or _kind_of(path) is not None):
+        return _read_file(path)
+    if is_pattern:
+        return _read_files([Path(found) for found in sorted(glob.glob(str(path), recursive=True))], str(path))
+    return _from_hub(str(dataset), split, subset)
+
+
+def _kind_of(path: Path) -> str | None:
+    """How a file is read, by its name: ``rows.jsonl.gz`` as ``rows.jsonl``; None where that is not known."""
+    name = path.with_suffix("") if path.suffix.lower() in _OPENED_WITH else path
+    return _READ_AS.get(name.suffix.lower())
+
+
+def _read_file(path: Path) -> Any:
+    kind = _kind_of(path)
     if kind is None:
-        return _from_hub(str(dataset), split, subset)
+        raise InputError(
+            f"{path} is no file that can be read as rows; give one of {', '.join(_READ_AS)}, also with .gz"
+        )
     if not path.is_file():
         raise InputError(f"there is no file {path} (looked for from {Path.cwd()})")
     try:
         return {"lines": _read_lines, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[kind](path)
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError) as problem:
         raise InputError(f"{path} cannot be read: {problem}") from problem
 
 
+def _read_files(paths: Sequence[Path], pattern: str) -> list[Any]:
+    """The rows of several files, in the order of their names."""
+    readable = [path for path in paths if path.is_file() and _kind_of(path) is not None]
+    if not readable:
+        raise InputError(f"{pattern}: there is no file that can be read as rows ({', '.join(_READ_AS)})")
+    return [row for path in readable for row in _read_file(path)]
+
+
+def _from_folder(path: Path) -> Any:
+    """What `save_to_disk` wrote, else the files in the folder."""
+    if any((path / name).is_file() for name in ("dataset_info.json", "state.json", "dataset_dict.json")):
+        return _from_disk(path)
+    return _read_files(sorted(path.iterdir()), f"{path} is a folder, but not one that datasets' save_to_disk wrote")
+
+
+def _opened(path: Path, **options: Any) -> IO[str]:
+    opening = _OPENED_WITH.get(path.suffix.lower(), open)
+    return cast("IO[str]", opening(path, "rt", encoding="utf-8-sig", **options))
+
+
 def _read_lines(path: Path) -> list[Any]:
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                rows.append(_parsed(line, f"{path}, line {number}"))
-    return rows
+    with _opened(path) as file:
+        return _rows_of_lines(file, path)
+
+
+def _rows_of_lines(lines: Iterable[str], path: Path) -> list[Any]:
+    return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _read_json(path: Path) -> Any:
-    rows = _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+    """A list of objects, or one object a line, as `Dataset.to_json` writes into files of this name."""
+    with _opened(path) as file:
+        text = file.read()
+    try:
+        rows = json.loads(text)
+    except RecursionError:
+        raise InputError(f"{path} is nested too deep") from None
+    except ValueError as problem:
+        first, _, rest = text.strip().partition("\n")
+        if not rest or not _is_object(first):
+            raise InputError(f"{path} is no JSON: {problem}") from None
+        return _rows_of_lines(text.split("\n"), path)
+    if isinstance(rows, dict) and rows and not any(isinstance(value, list | dict) for value in rows.values()):
+        return [rows]  # one object on one line
     if not isinstance(rows, list):
         raise InputError(f"{path} must hold a list of objects, one a row, but holds a {type(rows).__name__}")
     return rows
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -112,9 +181,21 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter=delimiter))
+    name = path.with_suffix("") if path.suffix.lower() in _OPENED_WITH else path
+    delimiter = "\t" if name.suffix.lower() == ".tsv" else ","
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with _opened(path, newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter)
+            heading = list(reader.fieldnames or ())
+            twice = sorted({column for column in heading if heading.count(column) > 1})
+            if twice:
+                raise InputError(
+                    f"{path}: several columns are called {', '.join(map(repr, twice))}; rename all but one"
+                )
+            rows = list(reader)
+    finally:
+        csv.field_size_limit(before)
     for number, row in enumerate(rows):
         if None in row or None in row.values():
             raise InputError(f"{path}: row {number} has another number of cells than the heading")

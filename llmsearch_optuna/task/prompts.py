@@ -379,8 +379,10 @@ def _checked_messages(messages: Sequence[Any], where: str) -> list[Message]:
 
 
 def _is_said(message: Mapping[str, Any]) -> bool:
-    """Whether a message has a text, or a list of parts such as ``{"type": "text", "text": "..."}``."""
+    """Whether a message has a text, a list of parts such as ``{"type": "text", "text": "..."}``, or calls of tools."""
     content = message.get("content")
+    if content is None:  # an assistant that calls tools says nothing beside it
+        return bool(message.get("tool_calls"))
     if isinstance(content, list):
         return all(isinstance(part, Mapping) and "type" in part for part in content)
     return isinstance(content, str)

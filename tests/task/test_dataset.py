@@ -98,7 +98,7 @@ def test_what_is_no_dataset_is_refused(dataset: Any, complaint: str) -> None:
     ("name", "content", "complaint"),
     [
         ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl, line 2 is no JSON"),
-        ("a.json", '{"a": 1}', "must hold a list of objects"),
+        ("a.json", '{"a": [1]}', "must hold a list of objects"),
         ("a.json", "[1", "is no JSON"),
         ("a.csv", "a,b\n1\n", "row 0 has another number of cells"),
         ("a.csv", "a,b\n1,2,3\n", "row 0 has another number of cells"),
