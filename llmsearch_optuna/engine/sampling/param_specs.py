@@ -428,7 +428,7 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     # servers only
     "presence_penalty": ParamSpec(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
     "frequency_penalty": ParamSpec(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
-    "repeat_last_n": ParamSpec(_integer(-1), "a number of tokens from 0, or -1 for all"),
+    "repeat_last_n": ParamSpec(_integer(0), "a number of tokens from 0"),
     "dry_multiplier": ParamSpec(_number(0.0), "a number from 0 (0 switches it off)", neutral=0.0),
     "dry_base": ParamSpec(_number(1.0), "a number from 1"),
     "dry_allowed_length": ParamSpec(_integer(0), "an integer from 0"),
