@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -263,14 +264,26 @@ class WinnerSelector:
     def _optimism(self, winner: int, kept: Mapping[int, Sequence[RowRecord]], order: Sequence[int]) -> Optimism | None:
         """How much larger the winner's lead was on the search rows; None where a corpus metric cannot tell."""
         searched = {number: self.opened.records.rows("search", number) for number in (0, winner)}
+        # A baseline that failed on its way has no scores from there on.
+        shared = set.intersection(*(self._scored_rows(records) for records in searched.values()))
+        searched_order = [row for row in self.rows.order if row in shared]
+        if not searched_order:
+            return None
         try:
             return optimism(
-                self._gains(searched, winner, self.rows.order),
+                self._gains(searched, winner, searched_order),
                 self._gains(kept, winner, order),
             )
         except MetricError as error:
             logger.info("the optimism of the search is not known: %s", error)
             return None
+
+    def _scored_rows(self, records: Sequence[RowRecord]) -> set[int]:
+        """The rows that have a score in every replicate; of a corpus metric, a text."""
+        needs_score = self.rows.task.metric.per_row is not False
+        scored = Counter(r.row for r in records if r.error is None and (r.score is not None or not needs_score))
+        replicates = len({r.replicate for r in records})
+        return {row for row, count in scored.items() if count == replicates}
 
     def _gains(
         self, records: Mapping[int, Sequence[RowRecord]], winner: int, order: Sequence[int]
