@@ -28,6 +28,9 @@ prompt = "Repeat: {words}"
 reference = "words"
 metric = "rouge1"
 
+[baseline]
+do_sample = true
+
 [space]
 max_new_tokens = 20
 do_sample = true
