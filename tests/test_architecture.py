@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 NAME = PACKAGE.name
 
 LAYERS = (
-    "errors", "types", "redaction", "openmp", "verbosity", "progress", "fingerprint",
+    "errors", "types", "redaction", "openmp", "progress", "verbosity", "fingerprint",
     "engine.sampling", "engine.request", "engine.stats",  # what is asked and answered: all that speak to an engine
     "stats", "metrics", "models", "task", "space", "presets", "backends", "options", "engine", "storage", "demo",
     "optimize", "analysis", "report", "dashboard", "search_result", "api", "", "study_file", "workers", "cli",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,93 +40,19 @@ from llmsearch_optuna.stats.paired_tests import (
     two_valued_test,
 )
 from llmsearch_optuna.stats.tail_bound import mean_above_p_value
+from llmsearch_optuna.stats.verdict_numbers import Answer, VerdictNumbers
 from llmsearch_optuna.types import Bounds, Direction
-
-Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
 
 _MOST_GROUPS = 200
 """Of prompts that are left out together to see what each adds to a score of all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The outcome of one look at the holdout, or why there was none.
+class Verdict(VerdictNumbers):
+    """The outcome of one look at the holdout, or why there was none, in numbers and in words.
 
-    All score differences are winner minus baseline in the metric's own unit (negative is good when minimizing).
-
-    Attributes:
-        answer: ``"better"``, ``"worse"``, ``"no evidence"``, or, when a margin was given, ``"not worse than margin"``.
-        sentence: The answer with its numbers, for people.
-        direction: Of the metric.
-        baseline_mean: The baseline's score on the holdout; None where nothing was looked at.
-        winner_mean: The winner's.
-        difference: Their mean paired difference.
-        low: Lower end of the interval of the difference; None where the data set no limit.
-        high: Upper end.
-        confidence: Of the interval.
-        p_value: Two-sided, of "no difference"; this decides.
-        margin_p_value: One-sided, of "worse by the margin or more"; None without a margin.
-        detectable: The true difference that a look like this one finds in 80 of 100 cases, by the test that was used;
-            None where there are too few rows to find even a large one so often.
-        wins: Rows (means over replicates) on which the winner scores better; None for corpus metrics.
-        ties: Rows on which both score alike.
-        losses: The rest.
-        rows: Held-out rows that were compared.
-        prompts: Distinct prompts among them, the independent units.
-        replicates: How often each row was decoded, by the side that was decoded more often.
-        baseline_replicates: How often by the baseline; None where an earlier version did not store it.
-        winner_replicates: How often by the winner.
-        margin: The loss that was declared acceptable, or None.
-        look: 1 for the first look at this holdout. Later ones are not corrected for the earlier: read them with care.
-        optimism: How much larger the winner's lead over the baseline was on the search rows than on the holdout;
-            positive is flattering.
-        optimism_low: Lower end of its interval; what an earlier version stored as optimism has none and is dropped.
-        optimism_high: Upper end.
-        unscored: Held-out rows that could not be scored, for the baseline or the winner, and do not count.
-        method: How p-value and interval were made.
-        differences: Winner minus baseline, one value a row; empty for corpus metrics.
+    The attributes are those of `VerdictNumbers`.
     """
-
-    answer: Answer
-    sentence: str
-    direction: Direction
-    baseline_mean: float | None = None
-    winner_mean: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    confidence: float = 0.95
-    p_value: float | None = None
-    margin_p_value: float | None = None
-    detectable: float | None = None
-    wins: int | None = None
-    ties: int | None = None
-    losses: int | None = None
-    rows: int = 0
-    prompts: int = 0
-    replicates: int = 1
-    baseline_replicates: int | None = None
-    winner_replicates: int | None = None
-    margin: float | None = None
-    look: int = 1
-    optimism: float | None = None
-    optimism_low: float | None = None
-    optimism_high: float | None = None
-    unscored: int = 0
-    method: str = ""
-    differences: tuple[float, ...] = ()
-
-    @property
-    def recommends_winner(self) -> bool:
-        """Whether there is reason to use the winner's parameters instead of the baseline's."""
-        return self.answer in ("better", "not worse than margin")
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """(low, high), infinite where the data set no limit; None where nothing was looked at."""
-        if self.difference is None:
-            return None
-        return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
 
     @property
     def headline(self) -> str:

@@ -5,13 +5,10 @@ Numbers come in, sentences go out. What is not known of a look (of one made by a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llmsearch_optuna.stats.verdict import Verdict
+from llmsearch_optuna.stats.verdict_numbers import VerdictNumbers
 
 
-def headline(v: Verdict) -> str:
+def headline(v: VerdictNumbers) -> str:
     """Return the answer, the difference with its interval, and the rows: 20 words at most."""
     if v.difference is None:
         first, _, _ = v.sentence.partition(". ")
@@ -27,7 +24,7 @@ def headline(v: Verdict) -> str:
     return f"{head}: {v.difference:+.4g} ({interval}) on {v.rows} held-out rows."
 
 
-def notes(v: Verdict) -> str:
+def notes(v: VerdictNumbers) -> str:
     """Return what has to be known beside the headline, in a few sentences."""
     if v.difference is None:
         return v.sentence.partition(". ")[2]
@@ -43,7 +40,7 @@ def notes(v: Verdict) -> str:
     return " ".join(text)
 
 
-def decoded(v: Verdict) -> str:
+def decoded(v: VerdictNumbers) -> str:
     """Return how often each side was decoded on the held-out rows, in a sentence."""
     baseline, winner = v.baseline_replicates, v.winner_replicates
     if baseline is None or winner is None:

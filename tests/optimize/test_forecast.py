@@ -70,8 +70,9 @@ def test_beams_are_picked_more_often_and_count_once() -> None:
 def test_what_samples_is_decoded_again_for_the_verdict() -> None:
     sampling = {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.5, 1.0)}
     found = of(probed(), prepared(sampling, pruner="none", replicates=2))
-    baseline_greedy_and_others = 2 * 30 + 30 + 8 * 2 * 30
-    assert found.rows.high == baseline_greedy_and_others + 3 * (3 * 30) + 2 * 3 * 10
+    baseline_and_others = 30 + 9 * 2 * 30  # the baseline is greedy, as the model is, and decodes once
+    finalists = 3 * (3 * 30)
+    assert found.rows.high == baseline_and_others + finalists + (1 + 3) * 10
 
 
 def test_what_trials_share_makes_later_ones_cheaper() -> None:

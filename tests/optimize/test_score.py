@@ -20,6 +20,7 @@ from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models.loader import load
+from llmsearch_optuna.options import ServerOptions
 from llmsearch_optuna.study_file.model import DataSection, ModelSection, StudySection
 from llmsearch_optuna.task.task import Task
 from tests.engine.architectures import make
@@ -29,6 +30,7 @@ from tests.synthetic import TextEngine, dataset, number_metric
 TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
 ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
 LOADING = set(inspect.signature(load).parameters) - {"model", "tokenizer"}
+SERVER = set(ServerOptions.__annotations__)
 NOT_IN_FILES = {"postprocess"}  # a function
 
 
@@ -37,8 +39,8 @@ def arguments(function: Any) -> set[str]:
 
 
 def test_search_and_score_take_what_task_engine_and_loader_take() -> None:
-    assert arguments(search) >= TASK | ENGINE | LOADING
-    assert arguments(score) == TASK | ENGINE | LOADING | {
+    assert arguments(search) >= TASK | ENGINE | LOADING | SERVER
+    assert arguments(score) == TASK | ENGINE | LOADING | SERVER | {
         "model",
         "dataset",
         "params",
@@ -57,7 +59,7 @@ def test_every_argument_is_explained() -> None:
 def test_study_files_say_everything_that_python_says() -> None:
     data = set(DataSection.model_fields) - {"path", "rows"} | {"limit"}
     assert data == TASK - NOT_IN_FILES
-    assert set(ModelSection.model_fields) - {"name"} == ENGINE | LOADING | {"tokenizer"}
+    assert set(ModelSection.model_fields) - {"name"} == ENGINE | LOADING | SERVER | {"tokenizer"}
     elsewhere = {
         "model",
         "callbacks",
@@ -70,7 +72,7 @@ def test_study_files_say_everything_that_python_says() -> None:
         "study_name",
         "tokenizer",
     }
-    assert set(StudySection.model_fields) - {"name"} == arguments(search) - TASK - ENGINE - LOADING - elsewhere
+    assert set(StudySection.model_fields) - {"name"} == arguments(search) - TASK - ENGINE - LOADING - SERVER - elsewhere
 
 
 ROWS = [
