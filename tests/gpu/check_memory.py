@@ -40,7 +40,8 @@ def out_of_memory(c: Context) -> Result:
             torch.cuda.set_per_process_memory_fraction(min(1.0, (allocated + 0.75 * need) / total))
             out["limit_mib"] = int(allocated + 0.75 * need) >> 20
         else:
-            held = MemoryLimit(free.peak // 2)
+            # not less: beside so small a model the first chunk of scores, which no row can do without, is a large part
+            held = MemoryLimit(free.peak * 3 // 4)
         with held:
             engine = Engine(model, tokenizer, batch_size=rows, cache_budget=budget)
             begun = time.perf_counter()
