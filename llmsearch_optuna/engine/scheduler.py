@@ -191,11 +191,14 @@ class Scheduler:
         return DecodeBatch(waiting[: limit.rows], limit)
 
     def update(self, sampled: Iterable[Sampled]) -> None:
-        """Let sequences go on by what was sampled for them; those that are complete, or do not fit, end."""
+        """Let sequences go on by what was sampled for them; those that are complete, or cannot go on, end."""
         for item in sampled:
             sequence, outcome = item.sequence, item.outcome
             if isinstance(outcome, NoRoomError):
                 self.fail_running(sequence, one_row_does_not_fit(str(outcome)))
+                continue
+            if isinstance(outcome, DecodingError):
+                self.fail_running(sequence, outcome)
                 continue
             for _ in sequence.frontier:
                 self._counters.picked(sequence.request.tag)

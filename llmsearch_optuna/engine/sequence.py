@@ -131,13 +131,18 @@ class BeamSequence:
         """Whether no hypothesis can become the answer any more."""
         return self._beam.finished
 
-    def next_beams(self, logits_of: LogitsOf) -> NextBeams:
+    def next_beams(self, logits_of: LogitsOf) -> NextBeams | None:
         """Return the hypotheses that are one token longer; nothing moves, whatever fails inside.
+
+        None where the logits of one of them are NaN or infinite.
 
         Args:
             logits_of: Computes all logits of nodes, where the largest ones do not decide.
         """
-        beams = self._beam.after(self._candidates())
+        candidates = self._candidates()
+        if not all(np.isfinite(found.log_total).all() for found in candidates.values()):
+            return None
+        beams = self._beam.after(candidates)
         looked_up = beams is None
         if beams is None:
             rows = logits_of(list(self._nodes.values()))

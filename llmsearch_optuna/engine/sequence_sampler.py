@@ -16,10 +16,15 @@ from llmsearch_optuna.engine.model_runner import ModelRunner
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError
 from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.device_sampler import DeviceRows, can_pick, draw_whole, pick_listed
+from llmsearch_optuna.engine.sampling.draw import UNDECIDED
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
 from llmsearch_optuna.engine.sampling.settings import NARROW, is_wide_enough, needs_full_logits, settings_of
 from llmsearch_optuna.engine.sequence import BeamSequence, NextBeams, RunningSequence, TokenSequence
 from llmsearch_optuna.engine.stats import EngineStats
+from llmsearch_optuna.errors import DecodingError
+
+NOT_NUMBERS = -2
+"""Stands for the token of a row whose logits are NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,11 @@ class Sampled:
 
     Attributes:
         sequence: The sequence.
-        outcome: Its next token, its next beams, or the error where its logits do not even fit alone.
+        outcome: Its next token, its next beams, or the error where its logits do not even fit alone or are no numbers.
     """
 
     sequence: RunningSequence
-    outcome: int | NextBeams | NoRoomError
+    outcome: int | NextBeams | NoRoomError | DecodingError
 
 
 class SequenceSampler:
@@ -69,23 +74,48 @@ class SequenceSampler:
             half = len(sequences) // 2
             return [*self._sample_tokens(sequences[:half]), *self._sample_tokens(sequences[half:])]
         self._stats.lookups += lookups
-        return [Sampled(sequence, token) for sequence, token in zip(sequences, tokens.tolist(), strict=True)]
+        return [
+            Sampled(sequence, self._not_numbers(sequence) if token == NOT_NUMBERS else token)
+            for sequence, token in zip(sequences, tokens.tolist(), strict=True)
+        ]
 
     def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int]:
         """The next token of each sequence, and how many of them needed all logits."""
-        tokens = np.full(len(sequences), -1, dtype=np.int64)
+        tokens = np.full(len(sequences), UNDECIDED, dtype=np.int64)
         lookups = self._pick_on_device(tokens, sequences) if self._runner.samples_on_device else 0
         quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
         for width in (NARROW, None):
-            places = [i for i in quick if tokens[i] < 0 and is_wide_enough(width, sequences[i].params)]
+            places = [i for i in quick if tokens[i] == UNDECIDED and is_wide_enough(width, sequences[i].params)]
             if places:
-                candidates = self._candidates([sequences[i].node for i in places], width)
-                tokens[places] = pick(candidates, [sequences[i] for i in places])
-        undecided = np.flatnonzero(tokens < 0).tolist()
+                self._pick_listed(tokens, sequences, places, width)
+        undecided = np.flatnonzero(tokens == UNDECIDED).tolist()
         if undecided:
-            logits = self._logits([sequences[i].node for i in undecided])
-            tokens[undecided] = pick_from_logits(logits, [sequences[i] for i in undecided])
+            self._pick_from_logits(tokens, sequences, undecided)
         return tokens, lookups + len(undecided)
+
+    def _pick_listed(
+        self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence], places: list[int], width: int | None
+    ) -> None:
+        """Fill in the tokens that the largest ``width`` logits decide."""
+        candidates = self._candidates([sequences[i].node for i in places], width)
+        finite = np.isfinite(candidates.log_total)
+        if not finite.all():
+            tokens[[i for i, is_finite in zip(places, finite, strict=True) if not is_finite]] = NOT_NUMBERS
+            places = [i for i, is_finite in zip(places, finite, strict=True) if is_finite]
+            candidates = self._candidates([sequences[i].node for i in places], width) if places else candidates
+        if places:
+            tokens[places] = pick(candidates, [sequences[i] for i in places])
+
+    def _pick_from_logits(
+        self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence], places: list[int]
+    ) -> None:
+        """Fill in the tokens that only all logits decide."""
+        logits = self._logits([sequences[i].node for i in places])
+        finite = np.isfinite(logits.max(axis=1))
+        tokens[[i for i, is_finite in zip(places, finite, strict=True) if not is_finite]] = NOT_NUMBERS
+        places = [i for i, is_finite in zip(places, finite, strict=True) if is_finite]
+        if places:
+            tokens[places] = pick_from_logits(logits[finite], [sequences[i] for i in places])
 
     @torch.inference_mode()
     def _pick_on_device(self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence]) -> int:
@@ -96,13 +126,14 @@ class SequenceSampler:
         if not scores:
             return 0
         rows = DeviceRows.of([sequences[i] for i in places], self._runner.device)
-        picked = pick_listed(*listed(scores), self._runner.vocab_size, rows)
+        values, ids, totals = listed(scores)
+        picked = pick_listed(values, ids, totals, self._runner.vocab_size, rows)
         whole = [k for k, i in enumerate(places) if settings[i].sampled and not settings[i].is_truncated]
         if whole:
             index = torch.tensor(whole, device=picked.device)
             logits = self._runner.logits(states_of([scores[k] for k in whole]))
             picked[index] = draw_whole(logits, rows.take(index))
-        tokens[places] = picked.cpu().numpy()
+        tokens[places] = torch.where(totals.isfinite(), picked, NOT_NUMBERS).cpu().numpy()
         return len(whole)
 
     def _sample_beams(self, sequence: BeamSequence) -> Sampled:
@@ -110,8 +141,17 @@ class SequenceSampler:
             beams = self._reclaimer.retry(lambda: sequence.next_beams(self._logits), self._cache.evict_host_blocks)
         except NoRoomError as error:
             return Sampled(sequence, error)
+        if beams is None:
+            return Sampled(sequence, self._not_numbers(sequence))
         self._stats.lookups += beams.looked_up
         return Sampled(sequence, beams)
+
+    def _not_numbers(self, sequence: RunningSequence) -> DecodingError:
+        dtype = str(self._runner.model.dtype).removeprefix("torch.")
+        return DecodingError(
+            f"the logits after {sequence.frontier[0].depth} new tokens are not numbers (NaN or infinite), in {dtype}; "
+            f"{'look at the weights' if dtype == 'float32' else 'try bfloat16 or float32'}"
+        )
 
     def _candidates(self, nodes: Sequence[Node], width: int | None) -> Candidates:
         scores = [node.scores for node in nodes if node.scores is not None]
