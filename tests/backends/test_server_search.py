@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -173,4 +174,5 @@ def test_draws_that_depend_on_their_neighbours_are_told(
 
     stub.seconds, stub.change = 0.02, beside_others
     search(stub.url, dataset(20), SPACE, metric=number_metric, n_trials=1, progress=False, storage=f"{tmp_path}/s.db")
-    assert "for 4 of 4 rows alone, and for 0 of 4 beside others: draws depend on" in caplog.text
+    # the last of them to be answered may be alone by then
+    assert re.search("for 4 of 4 rows alone, and for [0-3] of 4 beside others: draws depend on", caplog.text)
