@@ -55,6 +55,8 @@ class StudyWatcher:
     trials_in_flight: int
     observer: progress.Callback
     _opened: OpenedStudy | None = None
+    _is_new: bool = False
+    _is_started: bool = False
     _rows: int = 0
     _started: set[int] = field(default_factory=set)
     _ended: set[int] = field(default_factory=set)
@@ -77,10 +79,13 @@ class StudyWatcher:
 
     def poll(self) -> None:
         """Emit what has happened since the last poll; a study that is not there yet is waited for."""
-        if self._opened is None and self._open():
-            self._emit_start(self._study)
-        if self._opened is None:
+        if self._opened is None and not self._open():
+            self._is_new = True
             return
+        if not self._is_started:
+            self._is_started = True
+            self._emit_start(self._study)
+        assert self._opened is not None
         self._emit_attributes(self._opened)
         trials = self._opened.study.get_trials(deepcopy=False)
         got_further = [self._emit_trial(trial, trials) for trial in trials if trial.number not in self._ended]
@@ -128,8 +133,9 @@ class StudyWatcher:
     def _emit_start(self, opened: OpenedStudy) -> None:
         settings = opened.records.settings()
         trials = opened.study.get_trials(deepcopy=False)
-        self._ended = {t.number for t in trials if t.state.is_finished()}
-        self._looks = len(opened.records.looks())
+        # Of a study that was not there at the first poll everything is news, however fast its workers were.
+        self._ended = set() if self._is_new else {t.number for t in trials if t.state.is_finished()}
+        self._looks = 0 if self._is_new else len(opened.records.looks())
         self._attributes = set(opened.study.user_attrs) if self._ended else set()
         best = best_complete(trials, direction_of(opened.study))
         self.observer.on(

@@ -31,6 +31,12 @@ pytestmark = pytest.mark.faults
 TRIALS = 16
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent is to see a trial's end while the study goes on, which takes a second or two."""
+    monkeypatch.setattr(processes, "LOOK_EVERY_SECONDS", 0.05)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("alone")

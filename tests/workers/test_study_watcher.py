@@ -113,3 +113,16 @@ def test_a_resumed_study_begins_with_what_is_there(tmp_path: Path) -> None:
         28,
         max(t.value or 0 for t in whole.trials),
     )
+
+
+def test_of_a_study_that_was_not_there_every_trial_is_news_even_if_it_has_ended_by_the_next_poll(
+    tmp_path: Path,
+) -> None:
+    seen = Recorder()
+    watched = watcher(tmp_path, seen)
+    watched.poll()
+    run(tmp_path)
+    watched.poll()
+    watched.close()
+    ended = [event.number for event in seen.events if isinstance(event, progress.TrialEnded)]
+    assert sorted(ended) == list(range(10))
