@@ -197,7 +197,7 @@ class ModelRunner:
                 return self._static(buffer, tokens)
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         positions = torch.tensor(buffer.lengths, dtype=torch.long)[:, None]
-        with self._threads.timed(len(tokens)) if self.device.type == "cpu" else contextlib.nullcontext():
+        with self._timed_step(len(tokens)):
             return self._forward(ids, buffer.attention_mask(), positions, buffer.cache)[:, -1]
 
     @torch.inference_mode()
@@ -238,6 +238,10 @@ class ModelRunner:
         logits = self.logits(states)
         top = torch.topk(logits, min(self._top, logits.shape[-1]), dim=-1)
         return self._arena.store(top.values, top.indices, torch.logsumexp(logits, dim=-1), states)
+
+    def _timed_step(self, rows: int) -> contextlib.AbstractContextManager[None]:
+        """Time a step to choose the number of threads; on a device other than the CPU there is nothing to choose."""
+        return self._threads.timed(rows) if self.device.type == "cpu" else contextlib.nullcontext()
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """States of all positions, ``[rows, width, state]``: hidden states, or logits where those do not serve."""

@@ -7,7 +7,6 @@ takes absolute positions from the length of the cache (BART) fail the trial run 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +82,7 @@ class Seq2SeqModelRunner(ModelRunner):
         """Run one token for each row of the buffer; the caller commits the step. Logits, ``[rows, vocab]``."""
         assert buffer.cross is not None
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
-        with self._threads.timed(len(tokens)) if self.device.type == "cpu" else contextlib.nullcontext():
+        with self._timed_step(len(tokens)):
             return self._decode(ids, buffer.attention_mask(), buffer.cache, buffer.cross)[:, -1]
 
     def buffer(self, slots: int) -> SlotBuffer:
