@@ -63,7 +63,7 @@ def collect(result: StudyView) -> ReportData:
         best_params={} if best is None else result.best_params,
         baseline_params=result.baseline_params,
         recommended_params={} if best is None else result.recommended_params,
-        holdout=_holdout(verdict),
+        holdout=holdout_of(verdict),
         best_score_error=result.best_score_error,
         advice=None if best is None else result.advice,
         baseline_note=str(settings.get("baseline_note", "")),
@@ -116,7 +116,8 @@ def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
     )
 
 
-def _holdout(verdict: Verdict | None) -> Holdout | None:
+def holdout_of(verdict: Verdict | None) -> Holdout | None:
+    """Return what a page shows of a verdict; None where nothing was compared."""
     if verdict is None or verdict.difference is None or verdict.baseline_mean is None or verdict.winner_mean is None:
         return None
     return Holdout(

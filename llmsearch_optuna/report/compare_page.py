@@ -10,8 +10,7 @@ from typing import Any
 from llmsearch_optuna.analysis.compare import Compared, Comparison
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.progress import describe_params
-from llmsearch_optuna.report.collect import collect
-from llmsearch_optuna.report.data import Holdout
+from llmsearch_optuna.report.collect import collect, holdout_of
 from llmsearch_optuna.report.figures import history, holdout_differences
 from llmsearch_optuna.report.html_text import safe
 from llmsearch_optuna.report.page import document
@@ -40,7 +39,7 @@ def render_comparison(comparison: Comparison) -> str:
     sections = [_top(comparison)]
     first = comparison.studies[0]
     for place, (study, pair) in enumerate(zip(comparison.studies[1:], comparison.pairs, strict=True), start=1):
-        data = replace(collect(study.result), holdout=_as_holdout(pair))
+        data = replace(collect(study.result), holdout=holdout_of(pair))
         figure = holdout_differences(data)
         figure.update_xaxes(title_text="rows, sorted")
         figures[f"pair-{place}"] = json.loads(figure.to_json())
@@ -103,22 +102,6 @@ def interval(pair: Verdict) -> str:
     low, high = ("no limit" if end is None else f"{end:+.4f}" for end in (pair.low, pair.high))
     p_value = "" if pair.p_value is None else f" (p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'})"
     return f"{low} to {high}{p_value}"
-
-
-def _as_holdout(pair: Verdict) -> Holdout:
-    assert pair.baseline_mean is not None
-    assert pair.winner_mean is not None
-    assert pair.difference is not None
-    return Holdout(
-        baseline_mean=pair.baseline_mean,
-        best_mean=pair.winner_mean,
-        difference=pair.difference,
-        low=pair.low,
-        high=pair.high,
-        p_value=pair.p_value,
-        confidence=pair.confidence,
-        differences=pair.differences,
-    )
 
 
 def _figure(name: str, caption: str) -> str:
