@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
-from llmsearch_optuna.stats.verdict import Verdict, compare
+from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import Part, score_table
 
 FEWEST_ROWS = 2

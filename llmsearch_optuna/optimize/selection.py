@@ -27,17 +27,11 @@ from llmsearch_optuna.metrics.metric import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable
+from llmsearch_optuna.stats.comparison import compare
+from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
-from llmsearch_optuna.stats.verdict import (
-    Optimism,
-    Verdict,
-    baseline_won,
-    compare,
-    compare_corpus,
-    no_holdout_verdict,
-    optimism,
-    unscored_verdict,
-)
+from llmsearch_optuna.stats.optimism import Optimism, optimism
+from llmsearch_optuna.stats.verdict import Verdict, baseline_won, no_holdout_verdict, unscored_verdict
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
 from llmsearch_optuna.storage.records import Look, Phase, RowRecord, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy

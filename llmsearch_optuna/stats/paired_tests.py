@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.tail_bound import mean_above_p_value, mean_lower_bound
 
 Floats = NDArray[np.float64]
@@ -71,6 +72,19 @@ def cluster_numbers(labels: Sequence[Hashable]) -> NDArray[np.int64]:
     """Number the clusters from 0 in the order of first sight, [rows]; rows with the same label are one cluster."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+
+
+def prompt_labels(prompts: Sequence[Hashable] | None, rows: int) -> NDArray[np.int64]:
+    """Return a cluster number for each row; without prompts all rows are distinct.
+
+    Raises:
+        InputError: There is not one label a row.
+    """
+    if prompts is None:
+        return np.arange(rows)
+    if len(prompts) != rows:
+        raise InputError(f"{len(prompts)} prompt labels for {rows} rows; give one a row")
+    return cluster_numbers(prompts)
 
 
 @dataclass(frozen=True)

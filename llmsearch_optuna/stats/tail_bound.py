@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from llmsearch_optuna.types import Bounds
+
 Floats = NDArray[np.float64]
 
 _LOWEST_LEVEL = 1e-9
@@ -59,6 +61,17 @@ def mean_above_p_value(gains: Floats, *, largest_loss: float, threshold: float =
     if distance(lowest) > 0:
         return _LOWEST_LEVEL
     return float(math.exp(optimize.brentq(distance, lowest, highest, xtol=1e-6)))
+
+
+def worst_score(first: Floats, second: Floats, bounds: Bounds | None, sign: float) -> float:
+    """Return the worst possible score, with gains positive; without bounds the worst one seen.
+
+    Minus infinity where there are no bounds and all scores are alike: they do not show how low one can be.
+    """
+    if bounds is not None:
+        return sign * bounds[0 if sign > 0 else 1]
+    worst = float(min(first.min(), second.min()))
+    return worst if max(first.max(), second.max()) > worst else -math.inf
 
 
 def _bounds(gains: Floats, largest_loss: float, level: float) -> Floats:

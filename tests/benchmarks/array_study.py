@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.finalists import Selection, choose_finalists, pick_winner
-from llmsearch_optuna.stats.verdict import Verdict, baseline_won, compare, no_holdout_verdict
+from llmsearch_optuna.stats.verdict import Verdict, baseline_won, no_holdout_verdict
 from llmsearch_optuna.task.split import split_rows
 from tests.benchmarks.worlds import World
 

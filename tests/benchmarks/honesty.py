@@ -29,7 +29,7 @@ from optuna.distributions import FloatDistribution
 from scipy import stats
 
 from llmsearch_optuna.optimize.pruner import PairedPruner
-from llmsearch_optuna.stats.verdict import compare
+from llmsearch_optuna.stats.comparison import compare
 from tests.benchmarks.array_study import ArrayStudy, run_study, run_trials
 from tests.benchmarks.verdict_worlds import SECTIONS
 from tests.benchmarks.worlds import Shape, World, WorldServer, setting_of

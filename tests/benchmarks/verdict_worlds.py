@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsearch_optuna.optimize.pruner import PairedPruner
-from llmsearch_optuna.stats.verdict import compare
+from llmsearch_optuna.stats.comparison import compare
 from tests.benchmarks.worlds import Shape, World
 
 Floats = NDArray[np.float64]

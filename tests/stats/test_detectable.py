@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.detectable import detectable_gain, detectable_share, room_above
-from llmsearch_optuna.stats.verdict import Verdict, compare
+from llmsearch_optuna.stats.verdict import Verdict
 
 Floats = NDArray[np.float64]
 

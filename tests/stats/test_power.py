@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.power import minimum_detectable
-from llmsearch_optuna.stats.verdict import compare
 
 
 def test_the_detectable_difference_is_found_in_four_of_five_looks() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.tail_bound import mean_above_p_value, mean_lower_bound, mean_lower_bounds
-from llmsearch_optuna.stats.verdict import compare
 
 Floats = NDArray[np.float64]
 
