@@ -1,6 +1,6 @@
-"""What makes metrics: functions that are known by their names and take options, and what weighs several metrics.
+"""The metrics that have a name: ready ones, functions that make them with options, and what weighs several.
 
-They register themselves when the package `metrics` is imported. No metric is made or known here.
+They register themselves when the package `metrics` is imported. No metric is made here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 FACTORIES: dict[str, Callable[..., Any]] = {}
 """Metrics that take options, all of them by keyword; each can do without. By their names."""
+
+BUILT_IN: dict[str, Any] = {}
+"""The metrics that compare texts and take no options, by their names."""
 
 COMBINING: list[Callable[[Mapping[Any, Any], Mapping[str, Any] | None], Any]] = []
 """What makes one metric of several with their weights, and of their options."""
@@ -47,6 +50,11 @@ def made(name: str, options: Mapping[str, Any]) -> Any:
             has = f"its options are {', '.join(known)}" if known else "it has none"
             raise InputError(f"metric {name!r} has no option {option!r}{hint} ({has})")
     return FACTORIES[name](**options)
+
+
+def metric_names() -> tuple[str, ...]:
+    """Return the names of all metrics that are known by one."""
+    return (*BUILT_IN, *FACTORIES)
 
 
 def unknown(name: str, names: Sequence[str]) -> InputError:

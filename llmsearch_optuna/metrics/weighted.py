@@ -6,15 +6,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.factories import combining
 from llmsearch_optuna.metrics.metric import Metric
-from llmsearch_optuna.types import Bounds, Direction
-
-if TYPE_CHECKING:
-    from llmsearch_optuna.engine.request import Completion
+from llmsearch_optuna.metrics.preflight import Preflight
+from llmsearch_optuna.metrics.scoring import Answers
+from llmsearch_optuna.types import Bounds
 
 _log = logging.getLogger("llmsearch_optuna.metrics.weighted")
 
@@ -40,54 +39,29 @@ class WeightedMetric(Metric):
         """Return the metric whose parts score what ``postprocess`` makes of a prediction."""
         return _weighted([part.after(postprocess) for part in self.parts], self.weights, name=self.name)
 
-    def check(
-        self,
-        references: Sequence[Any],
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        direction: Direction | None = "maximize",
-    ) -> Metric:
-        """Try every part on the first two rows, and return the metric with their forms known.
+    def checked(self, tried: Preflight) -> Metric:
+        """Return the metric with the forms of its parts known; each is tried alone.
 
         Raises:
             InputError: A part cannot be used, or scores all rows at once.
         """
-        parts = [part.check(references, rows, direction=direction) for part in self.parts]
+        parts = [part.checked(tried) for part in self.parts]
         _refuse_corpus_metrics(parts)
         checked = _weighted(parts, self.weights, name=self.name)
         return replace(checked, bounds=self.bounds if checked.bounds is None else checked.bounds)
 
-    def score_parts(
-        self,
-        predictions: Sequence[str],
-        references: Sequence[Any],
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        completions: Sequence[Completion] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> dict[str, list[float]]:
-        """Return the scores of each part by its name, one a row; arguments and errors are those of `score_rows`."""
-        return {
-            part.name: part.score_rows(predictions, references, rows, completions=completions, numbers=numbers)
-            for part in self.parts
-        }
+    def score_parts(self, answers: Answers) -> dict[str, list[float]]:
+        """Return the scores of each part by its name, one a row; errors are those of `score_rows`."""
+        return {part.name: part.scores_of(answers) for part in self.parts}
 
     def combine(self, scores: Mapping[str, Sequence[float]]) -> list[float]:
         """Return the weighted mean of the parts' scores, one a row."""
         by_row = zip(*(scores[part.name] for part in self.parts), strict=True)
         return [_mean(row, self.weights) for row in by_row]
 
-    def score_rows(
-        self,
-        predictions: Sequence[str],
-        references: Sequence[Any],
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        completions: Sequence[Completion] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> list[float]:
-        """Return one score a row; see `Metric.score_rows`."""
-        return self.combine(self.score_parts(predictions, references, rows, completions=completions, numbers=numbers))
+    def scores_of(self, answers: Answers) -> list[float]:
+        """Return the weighted mean of the parts' scores, one a row."""
+        return self.combine(self.score_parts(answers))
 
 
 @combining

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
+from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import stoppable
@@ -75,18 +75,26 @@ class SearchRows:
         """
         if self.task.metric.per_row is False or all(r.score is not None for r in records):
             return list(records)
-        metric, numbers = self.task.metric, [r.row for r in records]
-        texts, rows = [r.text or "" for r in records], [self.task.rows[n] for n in numbers]
-        references = [self.task.references[n] for n in numbers]
-        decoded: dict[str, Any] = {"completions": [r.completion for r in records], "numbers": numbers}
+        metric = self.task.metric
+        answers = self._answers(records)
         with stoppable():
             if not isinstance(metric, WeightedMetric):
-                scores = metric.score_rows(texts, references, rows, **decoded)
+                scores = metric.scores_of(answers)
                 return [record.scored(score) for record, score in zip(records, scores, strict=True)]
-            parts = metric.score_parts(texts, references, rows, **decoded)
+            parts = metric.score_parts(answers)
         by_record = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
         found = zip(records, metric.combine(parts), by_record, strict=True)
         return [record.scored(score, of_parts) for record, score, of_parts in found]
+
+    def _answers(self, records: Sequence[RowRecord]) -> Answers:
+        numbers = [r.row for r in records]
+        return Answers(
+            predictions=[r.text or "" for r in records],
+            references=[self.task.references[n] for n in numbers],
+            rows=[self.task.rows[n] for n in numbers],
+            completions=[r.completion for r in records],
+            numbers=numbers,
+        )
 
     def part_means(self, records: Sequence[RowRecord]) -> dict[str, float]:
         """The mean score of each part of a weighted metric, by name; empty for any other metric.

@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 from llmsearch_optuna.engine.memory import bytes_in_use
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan, Prepared, prepare
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible

@@ -14,6 +14,7 @@ from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.plan import inert_warning
@@ -98,15 +99,16 @@ def _score(
     for replicate in repeats:
         completions = [records[row, replicate].completion for row in range(len(task))]
         texts = [completion.text for completion in completions]
+        answers = Answers(predictions=texts, references=task.references, rows=task.rows, completions=completions)
         if task.metric.per_row is False:
             values.append(task.metric.score_corpus(texts, task.references, task.rows, completions=completions))
         elif isinstance(task.metric, WeightedMetric):
-            of_parts = task.metric.score_parts(texts, task.references, task.rows, completions=completions)
+            of_parts = task.metric.score_parts(answers)
             scores += task.metric.combine(of_parts)
             for name, found in of_parts.items():
                 parts[name] += found
         else:
-            scores += task.metric.score_rows(texts, task.references, task.rows, completions=completions)
+            scores += task.metric.scores_of(answers)
     by_row = [mean(scores[row :: len(task)]) for row in range(len(task))] if scores else []
     return Score(
         score=mean(by_row) if by_row else mean(values),

@@ -23,7 +23,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import is_random
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable

@@ -21,7 +21,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.engine.memory import gpu_bytes, process_bytes
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.storage.artifacts import save_rows

@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.metric import Metric, metric_names
+from llmsearch_optuna.metrics.factories import metric_names
+from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.models.tokenization import Positions, check_encode_args
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows

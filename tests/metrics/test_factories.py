@@ -12,7 +12,7 @@ from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics import Metric, json_schema
 from llmsearch_optuna.metrics.factories import FACTORIES
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import MetricError
 
 REFERENCES: dict[str, Any] = {
     "json_schema": {"type": "object"},

@@ -14,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.metrics.metric import BUILT_IN, Metric, MetricError, rouge
+from llmsearch_optuna.metrics.built_in import rouge
+from llmsearch_optuna.metrics.factories import BUILT_IN
+from llmsearch_optuna.metrics.metric import Metric
+from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.metrics.text_scores import find_last_number
 
 ROWS: list[dict[str, Any]] = [{"text": "a", "answer": "yes 1"}, {"text": "b", "answer": "no 2"}]
@@ -288,7 +291,7 @@ def test_a_later_nan_and_a_later_wrong_length_name_the_rows() -> None:
 
 def test_a_metric_that_cannot_take_empty_text_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     metric = Metric.of(lambda p, r: [1 / len(text) for text in p], name="inverse")
-    with caplog.at_level("WARNING", logger="llmsearch_optuna.metrics.metric"):
+    with caplog.at_level("WARNING", logger="llmsearch_optuna.metrics.preflight"):
         metric.check(REFERENCES, ROWS)
     assert "'inverse' raises ZeroDivisionError" in caplog.text
 

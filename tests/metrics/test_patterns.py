@@ -8,7 +8,7 @@ import pytest
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics import Metric, language, patterns, regex
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import MetricError
 
 
 def scored(metric: Metric, text: str, reference: Any = None) -> float:

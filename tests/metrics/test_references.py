@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.metric import BUILT_IN, Metric
+from llmsearch_optuna.metrics.factories import BUILT_IN
+from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.metrics.text_scores import words
 from llmsearch_optuna.task.task import Task

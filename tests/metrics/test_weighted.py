@@ -17,7 +17,7 @@ from llmsearch_optuna import score, search
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics import Metric, json_schema
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import Answers, MetricError
 from llmsearch_optuna.metrics.weighted import WeightedMetric, weighted
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
@@ -59,7 +59,14 @@ def test_it_is_the_mean_of_what_its_parts_say(weights: dict[str, float]) -> None
     total = sum(weights.values())
     for place, found in enumerate(scores(metric)):
         assert found == pytest.approx(sum(weights[n] * alone[n][place] for n in weights) / total)
-    parts = metric.score_parts(TEXTS, REFERENCES, ROWS, completions=[Completion(t, (1,), "length") for t in TEXTS])
+    parts = metric.score_parts(
+        Answers(
+            predictions=TEXTS,
+            references=REFERENCES,
+            rows=ROWS,
+            completions=[Completion(t, (1,), "length") for t in TEXTS],
+        )
+    )
     assert parts == alone
 
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.metric import MetricError
+from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.models.tokenization import Positions
 from llmsearch_optuna.task.task import Task
 
