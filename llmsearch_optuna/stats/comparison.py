@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.detectable import (
+    PlannedLook,
     detectable_gain,
     detectable_replicated_share,
     detectable_share,
@@ -48,6 +49,7 @@ def compare(
     look: int = 1,
     optimism: Optimism | None = None,
     unscored: int = 0,
+    planned: PlannedLook | None = None,
 ) -> Verdict:
     """Compare two configurations on the same held-out rows.
 
@@ -71,6 +73,7 @@ def compare(
         look: Which look at this holdout it is.
         optimism: See `optimism`, carried along.
         unscored: Held-out rows that are missing here since they could not be scored, carried along.
+        planned: The look that this is a stage of: what is detectable is said of it. Default: this is all.
 
     Raises:
         InputError: The scores do not match or are not finite.
@@ -98,7 +101,9 @@ def compare(
     return judged(
         test,
         gain=clusters.mean,
-        detectable=_detectable(sign * first, sign * second, labels, unit, worst, alpha, seed),
+        detectable=_detectable(
+            sign * first, sign * second, labels, unit, worst, planned or PlannedLook(len(clusters), alpha), seed
+        ),
         margin_p_value=margin_p_value(clusters, margin, largest_loss=largest_loss, seed=seed) if margin else None,
         means=(float(first.mean()), float(second.mean())),
         counts=(wins, len(first) - wins - losses, losses),
@@ -117,29 +122,35 @@ def compare(
 
 
 def _detectable(
-    first: Floats, second: Floats, labels: NDArray[np.int64], unit: float | None, worst: float, alpha: float, seed: int
+    first: Floats,
+    second: Floats,
+    labels: NDArray[np.int64],
+    unit: float | None,
+    worst: float,
+    look: PlannedLook,
+    seed: int,
 ) -> float | None:
     """The true difference that a look like this one finds in 4 of 5 cases; scores with gains positive."""
     clusters = int(labels.max()) + 1
     if unit is None:
         weight = clusters / len(labels)
         ours, theirs = (np.asarray(weight * np.bincount(labels, side.mean(axis=1)), float) for side in (first, second))
-        return detectable_gain(ours, theirs, units=clusters, worst=worst, alpha=alpha, seed=seed)
+        return detectable_gain(ours, theirs, units=look.prompts, worst=worst, alpha=look.alpha, seed=seed)
     answers = [(side - worst) / unit for side in (first, second)]
     if first.shape[1] == second.shape[1] == 1 and clusters == len(labels):
-        return _scaled_gain(_detectable_answers(answers[0][:, 0], answers[1][:, 0], alpha), unit)
+        return _scaled_gain(_detectable_answers(answers[0][:, 0], answers[1][:, 0], look), unit)
     if clusters < len(labels):
         answers = [(np.bincount(labels, side.mean(axis=1)) / np.bincount(labels))[:, None] for side in answers]
-    gain = detectable_replicated_share(answers[0], answers[1], units=clusters, alpha=alpha, seed=seed)
+    gain = detectable_replicated_share(answers[0], answers[1], units=look.prompts, alpha=look.alpha, seed=seed)
     return _scaled_gain(gain, unit)
 
 
-def _detectable_answers(first: Floats, second: Floats, alpha: float) -> float | None:
+def _detectable_answers(first: Floats, second: Floats, look: PlannedLook) -> float | None:
     rows, right = len(first), float((first.mean() + second.mean()) / 2)
     discordant = (float(np.sum(first != second)) + 0.5) / (rows + 1)
     share = min(max((right * rows + 0.5) / (rows + 1), discordant / 2), 1 - discordant / 2)
     room = min(room_above(right, rows), 1 - share)
-    return detectable_share(discordant, share, units=rows, room=room, alpha=alpha)
+    return detectable_share(discordant, share, units=look.prompts, room=room, alpha=look.alpha)
 
 
 def _scaled_gain(gain: float | None, unit: float) -> float | None:

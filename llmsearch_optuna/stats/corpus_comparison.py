@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.stats.detectable import POWER
+from llmsearch_optuna.stats.detectable import POWER, PlannedLook
 from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.optimism import Optimism
 from llmsearch_optuna.stats.paired_tests import (
@@ -59,6 +59,7 @@ def compare_corpus(
     unscored: int = 0,
     permutations: int = 999,
     resamples: int = 300,
+    planned: PlannedLook | None = None,
 ) -> Verdict:
     """Compare two configurations under a metric that scores all rows at once (BLEU …).
 
@@ -77,6 +78,7 @@ def compare_corpus(
         prompts: As for `compare`, and so are the arguments not named here.
         permutations: Swaps drawn.
         resamples: Bootstrap samples drawn.
+        planned: As for `compare`.
     """
     if not len(baseline) == len(best) == len(references) > 0:
         raise InputError(f"{len(baseline)} and {len(best)} completions for {len(references)} references do not match")
@@ -118,7 +120,7 @@ def compare_corpus(
     return judged(
         test,
         gain=gain,
-        detectable=_detectable_corpus(error, count, alpha),
+        detectable=_detectable_corpus(error, count, planned or PlannedLook(count, alpha)),
         margin_p_value=_corpus_margin_p_value(gain, margin, error, count, unseen) if margin else None,
         means=means,
         counts=None,
@@ -168,8 +170,15 @@ def _corpus_margin_p_value(
     return p_value if gain > -margin else 1.0
 
 
-def _detectable_corpus(standard_error: float, units: int, alpha: float) -> float | None:
-    """By the normal formula: a metric of all rows at once cannot be asked hundreds of times more."""
-    if units < FEWEST_CLUSTERS or not math.isfinite(standard_error) or standard_error == 0:
+def _detectable_corpus(standard_error: float, prompts: int, look: PlannedLook) -> float | None:
+    """By the normal formula: a metric of all rows at once cannot be asked hundreds of times more.
+
+    Args:
+        standard_error: On so many prompts.
+        prompts: How many they are.
+        look: What is planned.
+    """
+    if look.prompts < FEWEST_CLUSTERS or not math.isfinite(standard_error) or standard_error == 0:
         return None
-    return float(standard_error * (stats.t.isf(alpha / 2, units - 1) + stats.t.isf(1 - POWER, units - 1)))
+    quantiles = stats.t.isf(look.alpha / 2, look.prompts - 1) + stats.t.isf(1 - POWER, look.prompts - 1)
+    return float(standard_error * math.sqrt(prompts / look.prompts) * quantiles)

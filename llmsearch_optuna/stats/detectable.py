@@ -9,6 +9,7 @@ differences so often. `docs/verdict.md` has the power that was measured for what
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,19 @@ the largest ones, and without this the power was 5 to 10 points below what was c
 _WHOLE_ROWS = 0.45
 """The share of rows on which all replicates become right together; on the others each does so by itself. Between
 the two lies what scores with a threshold do: with 0 and 1 the claim was too small and too large by a third."""
+
+
+@dataclass(frozen=True)
+class PlannedLook:
+    """What a look will be when it is complete, where it is made in stages.
+
+    Attributes:
+        prompts: Different prompts.
+        alpha: The two-sided level of its last stage.
+    """
+
+    prompts: int
+    alpha: float
 
 
 def detectable_gain(

@@ -51,7 +51,7 @@ class Verdict(VerdictNumbers):
         found = {name: value for name, value in values.items() if name in known}
         if found.get("optimism_low") is None:
             found["optimism"] = None  # an earlier version compared means of different rows
-        return _in_words(cls(**{**found, "differences": tuple(values.get("differences", ()))}))
+        return in_words(cls(**{**found, "differences": tuple(values.get("differences", ()))}))
 
 
 def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: int = 20) -> Verdict:
@@ -145,10 +145,10 @@ def judged(
         method=test.method,
         differences=differences,
     )
-    return _in_words(verdict)
+    return in_words(verdict)
 
 
-def _in_words(verdict: Verdict) -> Verdict:
+def in_words(verdict: Verdict) -> Verdict:
     """Return it with the sentence that its numbers make; where nothing was compared the sentence is the reason."""
     if verdict.difference is None:
         return verdict

@@ -9,6 +9,7 @@ from typing import Literal
 from llmsearch_optuna.types import Direction
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
+StopReason = Literal["evidence", "futility", "all rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,11 @@ class VerdictNumbers:
         unscored: Held-out rows that could not be scored, for the baseline or the winner, and do not count.
         method: How p-value and interval were made.
         differences: Winner minus baseline, one value a row; empty for corpus metrics.
+        stage: After which stage the look ended; None where all rows were looked at once. With several stages the
+            p-values and the interval are those that hold at all of them together (see `group_sequential`).
+        stages: How many were planned.
+        planned_prompts: Distinct prompts of all stages.
+        stopped: Why it ended there; None while it goes on.
     """
 
     answer: Answer
@@ -78,6 +84,10 @@ class VerdictNumbers:
     unscored: int = 0
     method: str = ""
     differences: tuple[float, ...] = ()
+    stage: int | None = None
+    stages: int | None = None
+    planned_prompts: int | None = None
+    stopped: StopReason | None = None
 
     @property
     def recommends_winner(self) -> bool:

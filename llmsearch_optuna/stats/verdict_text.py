@@ -31,8 +31,12 @@ def notes(v: VerdictNumbers) -> str:
     text = [f"The winner scores {v.winner_mean:.4g}, the baseline {v.baseline_mean:.4g} (p = {v.p_value:.2g})."]
     if v.unscored:
         text.append(f"{v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count.")
+    if v.stage is not None and v.stages is not None and v.stages > 1:
+        text.append(_ended(v, v.stage, v.stages))
     if v.answer == "no evidence":
-        text.append(_found(v.detectable))
+        text.append(
+            _found(v.detectable, "All stages together find" if (v.stages or 1) > 1 else "A look like this finds")
+        )
     if v.optimism is not None and v.optimism_low is not None and v.optimism_high is not None:
         text.append(_optimism(v.optimism, v.optimism_low, v.optimism_high, v.confidence))
     if v.look > 1:
@@ -50,10 +54,26 @@ def decoded(v: VerdictNumbers) -> str:
     return f"The baseline was decoded {_times(baseline)}, the winner {_times(winner)}."
 
 
-def _found(detectable: float | None) -> str:
+def _ended(v: VerdictNumbers, stage: int, stages: int) -> str:
+    allowed = "p and interval allow for the stages."
+    match v.stopped:
+        case None:
+            return f"Stage {stage} of {stages} is done; more rows follow."
+        case "evidence" if stage < stages:
+            return f"Stage {stage} of {stages} gave evidence enough, so no more rows were decoded; {allowed}"
+        case "futility":
+            return (
+                f"It ended after stage {stage} of {stages}: more rows had less than 1 chance in 20 to show a gain; "
+                f"{allowed}"
+            )
+        case _:
+            return f"All {stages} stages were decoded; {allowed}"
+
+
+def _found(detectable: float | None, found: str) -> str:
     if detectable is None:
         return "So few rows do not find even a large difference in 4 of 5 cases."
-    return f"A look like this finds a difference of {detectable:.2g} in 4 of 5 cases."
+    return f"{found} a difference of {detectable:.2g} in 4 of 5 cases."
 
 
 def _optimism(gap: float, low: float, high: float, confidence: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from tests.benchmarks import honesty
 from tests.benchmarks.array_study import run_study
+from tests.benchmarks.stage_worlds import replicates, staged
 from tests.benchmarks.verdict_worlds import asymmetric, sparse
 from tests.benchmarks.worlds import SCALE, Shape, World
 
@@ -56,3 +57,10 @@ def test_the_hard_worlds_make_their_tables() -> None:
         derailing, margin = asymmetric(pool, 0.05), sparse(pool, 0.02)
     assert derailing.count("\n|") == 14
     assert margin.count("\n|") == 5
+
+
+def test_the_stages_make_their_tables() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        in_stages, by_variance = staged(pool, 0.02), replicates(pool, 0.02)
+    assert in_stages.count("\n|") == 12
+    assert by_variance.count("\n|") == 14
