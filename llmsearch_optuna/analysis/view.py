@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.metrics.metric import Metric
+from llmsearch_optuna.optimize.set_aside import stored_set_aside
 from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.stats.finalists import Selection, VarianceSplit, split_variance
 from llmsearch_optuna.stats.verdict import Verdict
@@ -60,6 +61,11 @@ class StudyView:
     def looks(self) -> list[Look]:
         """Every choice of a winner, with its verdict; the last one counts."""
         return self.opened.records.looks()
+
+    @cached_property
+    def set_aside(self) -> Mapping[int, str]:
+        """Row number -> why the baseline could not decode it; such search rows count in no trial."""
+        return stored_set_aside(self.opened)
 
     @property
     def has_best(self) -> bool:
@@ -309,7 +315,8 @@ class StudyView:
 
     def _ordered(self, records: Sequence[RowRecord], count: int | None) -> list[RowRecord]:
         items = self.items
-        known = [r for r in records if count is None or items[r.row].position < count]
+        set_aside = self.set_aside
+        known = [r for r in records if r.row not in set_aside and (count is None or items[r.row].position < count)]
         return sorted(known, key=lambda r: (items[r.row].position, r.replicate))
 
     def _value(self, metric: Metric, records: Sequence[RowRecord]) -> float:

@@ -5,7 +5,7 @@ Row numbers are those of the task everywhere. Which parameters are tried, and wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -47,6 +47,14 @@ class SearchRows:
     replicates: int = 1
     first_step: int = STEP_SIZE
     step_size: int = STEP_SIZE
+
+    def without(self, rows: Collection[int]) -> SearchRows:
+        """The same rows without some of them."""
+        if not rows:
+            return self
+        kept = [place for place, row in enumerate(self.order) if row not in rows]
+        folds = tuple(self.folds[place] for place in kept) if self.folds else ()
+        return replace(self, order=tuple(self.order[place] for place in kept), folds=folds)
 
     @property
     def direction(self) -> Direction:

@@ -397,6 +397,8 @@ def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> P
         baseline: Rows of the baseline, all or a few; without their scores, too.
         replicates: How often a row of the holdout is decoded where something is sampled.
     """
+    failed = {record.row for record in baseline if record.error is not None}
+    baseline = [record for record in baseline if record.row not in failed]
     order = list(dict.fromkeys(record.row for record in baseline))
     try:
         table = prompt_table(plan.rows, plan.rows.score(baseline), order)

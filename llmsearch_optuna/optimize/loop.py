@@ -191,19 +191,23 @@ def _serve(request_queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[
     """Give each run what has been decoded for it; returns the runs that have ended, or been lost, by it."""
     with stoppable():
         finished = request_queue.poll()
-    if not finished:
+    if not finished and any(run.is_waiting for run in runs.values()):
+        with stoppable():
+            time.sleep(WAIT_SECONDS)  # for another worker's rows of the baseline
+    elif not finished:
         waiting = ", ".join(str(run.job.number) for run in runs.values())
         raise DecodingError(f"the engine has nothing left to do, but rows of trial {waiting} have not come back")
     ended = []
     groups: dict[Hashable, list[Finished]] = defaultdict(list)
     for item in finished:
         groups[item.request.tag].append(item)
-    for tag, group in groups.items():
-        run = runs.get(tag)
-        if run is None:
-            continue
+    # Trial 0 is fed first where its rows are among them: it says which rows of the others count.
+    for run in sorted(runs.values(), key=lambda run: run.job.number):
         try:
-            run.feed(group)
+            if run.tag in groups:
+                run.feed(groups[run.tag])
+            elif run.end is None:
+                run.advance()
         except ClaimLostError:
             logger.info("trial %d was taken over by another worker; dropped here", run.job.number)
             ended.append(run)

@@ -121,6 +121,7 @@ class PairedPruner:
         *,
         bounds: Bounds | None,
         direction: Direction,
+        level: float | None = None,
     ) -> Prune | None:
         """Judge a trial after its first rows.
 
@@ -130,6 +131,8 @@ class PairedPruner:
             n_total: The rows of a full trial.
             bounds: Lowest and highest possible score, where known.
             direction: ``"maximize"`` or ``"minimize"``.
+            level: The chance below which this look prunes; by default what `level` says of so many rows. To be given
+                where rows of the permutation do not count, so that there are fewer scores than rows at a look.
 
         Returns:
             The reason to stop, or None: go on. Always None when k is not one of the looks.
@@ -142,8 +145,8 @@ class PairedPruner:
         if len(incumbent) != n_total:
             raise InputError(f"the incumbent has {len(incumbent)} scores, a full trial has {n_total}")
         rows = len(trial)
-        level = self.level(rows, n_total)
-        if level == 0.0:
+        level = self.level(rows, n_total) if level is None else level
+        if level == 0.0 or rows < 2:
             return None
         if direction == "minimize":
             trial, incumbent = -trial, -incumbent

@@ -19,6 +19,7 @@ from llmsearch_optuna.optimize.plan import Plan, Prepared, parameter_ends, reada
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.request_queue import RequestQueue
 from llmsearch_optuna.optimize.selection import WinnerSelector
+from llmsearch_optuna.optimize.set_aside import BaselineRows, set_aside_sentence, stored_set_aside
 from llmsearch_optuna.optimize.signals import interruptible, resume_hint
 from llmsearch_optuna.optimize.throughput import ThroughputMeter, counters_since, stored_engine_work
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
@@ -77,6 +78,7 @@ def run_study(
     ):
         plan.write(opened, served, n_trials=total, seed=options["seed"])
         trial_queue = _trial_queue(prepared, options, opened, session, total)
+        baseline_rows = BaselineRows(opened, plan.rows, len(plan.rows.replicates_of(plan.baseline)))
         meter = ThroughputMeter(served.backend, lambda: served.stats)
         all_callbacks = events.CallbackList(
             [
@@ -88,11 +90,11 @@ def run_study(
                 ForecastCallback(opened, prepared, meter, total, options["holdout_replicates"]),
             ]
         )
-        all_callbacks.on(_study_started(trial_queue, plan.baseline_note))
+        all_callbacks.on(_study_started(trial_queue, _notes(opened, plan)))
         if not opened.resumed:
             _warn_of_the_engine(prepared)
         with stored_engine_work(opened.study, session.owner, lambda: served.stats):
-            make_run = functools.partial(_trial_run, prepared, opened, all_callbacks)
+            make_run = functools.partial(_trial_run, prepared, opened, baseline_rows, all_callbacks)
             run_trials(trial_queue, RequestQueue(meter, served.capacity), make_run, all_callbacks, deadline=deadline)
             _warn_if_ended_early(trial_queue, deadline)
             _winner_selector(prepared, options, opened, session, all_callbacks).select()
@@ -106,6 +108,12 @@ def _warn_of_the_engine(prepared: Prepared) -> None:
     requests = requests_for(rows.task, prepared.plan.baseline, "probe", order=rows.order[:8], replicates=[0])
     for warning in prepared.served.backend.warnings(requests, parameter_ends(prepared.space, prepared.served.defaults)):
         logger.warning("%s", warning)
+
+
+def _notes(opened: OpenedStudy, plan: Plan) -> str:
+    """What the study's owner should know when it starts or goes on."""
+    told = [plan.baseline_note, set_aside_sentence(stored_set_aside(opened), len(plan.rows.order))]
+    return " ".join(filter(None, told))
 
 
 def _open(prepared: Prepared, options: StudyOptions) -> OpenedStudy:
@@ -168,18 +176,24 @@ def _trial_queue(
 
 
 def _trial_run(
-    prepared: Prepared, opened: OpenedStudy, callback: events.Callback, job: TrialJob, claim: Claim
+    prepared: Prepared,
+    opened: OpenedStudy,
+    baseline: BaselineRows,
+    callback: events.Callback,
+    job: TrialJob,
+    claim: Claim,
 ) -> TrialRun:
     served, tag = prepared.served, ("search", job.number)
     before = served.tag_stats(tag)  # an engine may have served other studies
     return TrialRun(
         job,
-        prepared.plan.rows,
+        baseline.rows,
         opened,
         claim,
         prepared.pruner,
         callback,
         stats=lambda: counters_since(before, served.tag_stats(tag)),
+        baseline=baseline,
     )
 
 
@@ -190,7 +204,7 @@ def _winner_selector(
         opened=opened,
         session=session,
         server=prepared.served.backend,
-        rows=prepared.plan.rows,
+        rows=prepared.plan.rows.without(stored_set_aside(opened)),
         holdout=prepared.plan.holdout,
         replicates=options["holdout_replicates"],
         margin=options["margin"],

@@ -159,10 +159,14 @@ class WinnerSelector:
                 if number in drawn:
                     found[number] = self._scored("finalists", number, drawn[number], claim)
                 else:
-                    found[number] = stored.rows("search", number)
+                    found[number] = self._counted(stored.rows("search", number))
             except MetricError as error:
                 logger.warning("trial %d is no finalist: %s", number, error)
-        return found or {numbers[0]: stored.rows("search", numbers[0])}
+        return found or {numbers[0]: self._counted(stored.rows("search", numbers[0]))}
+
+    def _counted(self, records: Sequence[RowRecord]) -> list[RowRecord]:
+        """Without rows that are set aside."""
+        return [record for record in records if record.row in self.rows.places]
 
     def _select_by_corpus_value(self, found: Mapping[int, Sequence[RowRecord]]) -> Selection:
         """The best plain value: what is left where the metric answers for all rows only."""

@@ -24,6 +24,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.optimize.set_aside import BaselineRows
 from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
 from llmsearch_optuna.storage.records import Phase, RowRecord, by_row, mean
@@ -82,6 +83,7 @@ class TrialRun:
         pruner: Ours, or an Optuna pruner that the study has, or None.
         callback: Gets an event for every step and for the end.
         stats: The engine's counters for this trial, read at its end.
+        baseline: Says which rows do not count, since the baseline cannot decode them; None where all do.
     """
 
     job: TrialJob
@@ -91,12 +93,14 @@ class TrialRun:
     pruner: PairedPruner | optuna.pruners.BasePruner | None
     callback: progress.Callback
     stats: Callable[[], Mapping[str, Any]] = dict
+    baseline: BaselineRows | None = None
     end: TrialEnd | None = None
     _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
     _row_scores: list[float] = field(default_factory=list)
     _running: list[float] = field(default_factory=list)
     _folds: list[float] = field(default_factory=list)
     _steps_done: int = 0
+    _set_aside: frozenset[int] = frozenset()
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -125,7 +129,7 @@ class TrialRun:
             self._finish(TrialEnd("failed", None, self.job.refusal))
             return []
         self._take_over_known_rows()
-        self._advance()
+        self.advance()
         if self.end is not None:
             return []
         return [r for r in self.rows.requests(params, self.tag) if (r.row, r.replicate) not in self._records]
@@ -144,17 +148,40 @@ class TrialRun:
         if self.end is not None:
             return
         records = [RowRecord.of(f) for f in finished]
-        self.opened.records.record("search", self.job.number, records, fence=self.claim)
+        if self.job.number == 0 and self.baseline is not None:
+            self._take_baseline(self.baseline, records)
+        else:
+            self.opened.records.record("search", self.job.number, records, fence=self.claim)
         self._records.update({(r.row, r.replicate): r for r in records})
-        self._advance()
+        self.advance()
+
+    def _take_baseline(self, baseline: BaselineRows, records: Sequence[RowRecord]) -> None:
+        """Store the baseline's rows; errors that end the study are not stored, so that these rows are asked again."""
+        decoded = [r for r in records if r.error is None]
+        self.opened.records.record("search", 0, decoded, fence=self.claim)
+        baseline.check_share(records)
+        self.opened.records.record("search", 0, [r for r in records if r.error is not None], fence=self.claim)
+        baseline.take(records)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether all its rows are there, and only the baseline's are missing."""
+        return self.end is None and all(key in self._records for key in self._keys(0, len(self.rows.order)))
 
     def _take_over_known_rows(self) -> None:
         stored, number = self.opened.records, self.job.number
         if self.job.known_as is not None:
             stored.record("search", number, stored.rows("search", self.job.known_as), fence=self.claim)
         self._records = {(r.row, r.replicate): r for r in stored.rows("search", number)}
+        if number == 0 and self.baseline is not None:
+            self.baseline.take(self._records.values())
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Take the steps that are due: their rows are there, and it is known which of them count.
+
+        Raises:
+            ClaimLostError: Another worker has taken this trial over.
+        """
         steps = self.rows.steps
         while self.end is None and self._steps_done < len(steps):
             seen = steps[self._steps_done]
@@ -162,7 +189,14 @@ class TrialRun:
             new = self._keys(begun, seen)
             if any(key not in self._records for key in new):
                 return
-            self._take_step(seen, new)
+            set_aside = frozenset[int]() if self.baseline is None else self.baseline.set_aside(seen)
+            if set_aside is None:
+                return
+            self._set_aside = set_aside
+            if self.job.number == 0 and self.baseline is not None:
+                self.baseline.store(seen)
+            if self._keys(0, seen):
+                self._take_step(seen, self._keys(begun, seen))
             self._steps_done += 1
 
     def _take_step(self, seen: int, new: Sequence[tuple[int, int]]) -> None:
@@ -222,15 +256,17 @@ class TrialRun:
         if self.job.incumbent is None:
             return None
         total, direction = len(self.rows.order), self.rows.direction
+        level = self.pruner.level(seen, total)
         if self.rows.task.metric.per_row is False:
             decision = self.pruner.decide_running(self._running, self.job.incumbent_running, total, direction=direction)
         else:
             decision = self.pruner.decide(
                 self._row_scores,
                 self.job.incumbent_scores,
-                total,
+                len(self.job.incumbent_scores),
                 bounds=self.rows.task.metric.bounds,
                 direction=direction,
+                level=level,
             )
         return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"
 
@@ -251,6 +287,8 @@ class TrialRun:
                 )
             )
             self.opened.study.tell(self._trial, values, state=states[end.state])
+        if self.job.number == 0 and self.baseline is not None:
+            self.baseline.end()
         self.end = end
 
     def _rows_counted(self, end: TrialEnd) -> int:
@@ -295,4 +333,5 @@ class TrialRun:
     def _keys(self, begin: int, end: int) -> list[tuple[int, int]]:
         assert self.job.params is not None
         replicates = self.rows.replicates_of(self.job.params)
-        return [(row, replicate) for row in self.rows.order[begin:end] for replicate in replicates]
+        counted = (row for row in self.rows.order[begin:end] if row not in self._set_aside)
+        return [(row, replicate) for row in counted for replicate in replicates]

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from llmsearch_optuna.analysis.pareto import front_of
 from llmsearch_optuna.fingerprint.diff import digest
 from llmsearch_optuna.optimize.objectives import tokens_a_row
+from llmsearch_optuna.optimize.set_aside import set_aside_sentence
 from llmsearch_optuna.optimize.throughput import engine_work
 from llmsearch_optuna.progress import short_time, with_error
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
@@ -66,7 +67,7 @@ def collect(result: StudyView) -> ReportData:
         holdout=holdout_of(verdict),
         best_score_error=result.best_score_error,
         advice=None if best is None else result.advice,
-        baseline_note=str(settings.get("baseline_note", "")),
+        baseline_note=_notes(result, str(settings.get("baseline_note", ""))),
         power=result.power,
         importances=_importances(finished, result.direction),
         failures=result.failures,
@@ -76,6 +77,11 @@ def collect(result: StudyView) -> ReportData:
         **_examples(result, best),
         **_reproduction(result.opened),
     )
+
+
+def _notes(result: StudyView, baseline_note: str) -> str:
+    total = sum(item.part == "search" for item in result.items.values())
+    return " ".join(filter(None, [baseline_note, set_aside_sentence(result.set_aside, total)]))
 
 
 def rescored(result: StudyView, metric: Any) -> Rescored:
