@@ -336,6 +336,13 @@ class LoadOptions(TypedDict, total=False):
             key=Key("model", type=str | dict[str, Any], example="auto"),
         ),
     ]
+    vllm_args: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            'What vllm.LLM is made with, where the model is "vllm:" and a folder or hub id.',
+            key=Key("model", type=dict[str, Any], example={"tensor_parallel_size": 2}),
+        ),
+    ]
 
 
 class ServerOptions(TypedDict, total=False):

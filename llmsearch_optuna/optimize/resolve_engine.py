@@ -7,7 +7,7 @@ engine.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from llmsearch_optuna.backends.custom import CustomBackend, is_request_handler, 
 from llmsearch_optuna.backends.function import FunctionBackend
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.backends.server import connect, is_address
+from llmsearch_optuna.backends.vllm import is_vllm, open_vllm
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
@@ -84,7 +85,8 @@ def resolve_engine(model: Any, tokenizer: Any = None, options: ModelOptions | No
 
     Args:
         model: An engine (`EngineBackend`, or another object with `submit`, `poll` and `cancel`), an object with
-            `generate(prompts, params)`, a Hugging Face model, a path or hub id of one, or the address of a server.
+            `generate(prompts, params)`, a Hugging Face model, a path or hub id of one, the address of a server, a
+            `vllm.LLM`, or ``"vllm:"`` and a path or hub id.
         tokenizer: Its tokenizer; found from the model where it can be.
         options: How the model is loaded or asked, and decodes. None is as if an option were left out.
 
@@ -97,6 +99,9 @@ def resolve_engine(model: Any, tokenizer: Any = None, options: ModelOptions | No
         _refuse(engine | loading, "model= is a server, which has loaded its model and decodes by itself")
         return _connect(model, tokenizer, server)
     _refuse(server, "model= is no server's address, such as http://127.0.0.1:8000/v1")
+    if is_vllm(model):
+        return _open_vllm(model, tokenizer, engine, loading)
+    _refuse(_among(loading, ("vllm_args",)), "model= is not vLLM's; for that it begins with vllm:")
     if isinstance(model, EngineBackend) or is_request_handler(model):
         _refuse(engine | loading, "model= is an engine already; give it to the engine, or to what loads its model")
         backend = model if isinstance(model, EngineBackend) else CustomBackend(model)
@@ -107,18 +112,32 @@ def resolve_engine(model: Any, tokenizer: Any = None, options: ModelOptions | No
         backend = FunctionBackend(model, **rows)
         return ResolvedEngine(backend, backend.describe(tokenizer))
     if not isinstance(model, str | Path):
-        _refuse({n: v for n, v in loading.items() if n in _FROM_FILES}, "model= is loaded already")
+        _refuse(_among(loading, _FROM_FILES), "model= is loaded already")
     return _load(model, tokenizer, engine, loading)
 
 
 def _connect(url: str, tokenizer: Any, server: Mapping[str, Any]) -> ResolvedEngine:
     options = {"model" if name == "served_model" else name: value for name, value in server.items()}
-    if isinstance(tokenizer, str | Path):
-        from llmsearch_optuna.models.loader import load_tokenizer
-
-        tokenizer = load_tokenizer(tokenizer)
-    backend = connect(url, tokenizer=tokenizer, **options)
+    backend = connect(url, tokenizer=_loaded_tokenizer(tokenizer), **options)
     return ResolvedEngine(backend, backend.describe())
+
+
+def _loaded_tokenizer(tokenizer: Any) -> Any:
+    if not isinstance(tokenizer, str | Path):
+        return tokenizer
+    from llmsearch_optuna.models.loader import load_tokenizer
+
+    return load_tokenizer(tokenizer)
+
+
+def _open_vllm(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mapping[str, Any]) -> ResolvedEngine:
+    loads = ("dtype", "revision", "trust_remote_code", "vllm_args", "batch_size") if isinstance(model, str) else ()
+    known = ("tokenizer_decode_args", *loads)
+    given = {**engine, **loading}
+    reason = "vllm_args= says it" if isinstance(model, str) else "give it to the vllm.LLM"
+    _refuse({name: value for name, value in given.items() if name not in known}, reason)
+    backend = open_vllm(model, **given)
+    return ResolvedEngine(backend, backend.describe(_loaded_tokenizer(tokenizer)))
 
 
 _FROM_FILES = ("dtype", "device_map", "gguf_file")
@@ -128,6 +147,10 @@ _FROM_FILES = ("dtype", "device_map", "gguf_file")
 def _given(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     """The arguments that say something."""
     return {name: value for name, value in (arguments or {}).items() if not _is_silent(name, value)}
+
+
+def _among(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 def _is_silent(name: str, value: Any) -> bool:

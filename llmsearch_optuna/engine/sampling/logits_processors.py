@@ -100,6 +100,9 @@ def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ..
         processors.append(_Bias([(tuple(ids), bias) for ids, bias in biases]))
     if penalty := params.get("repetition_penalty"):
         processors.append(_RepetitionPenalty(penalty))
+    presence, frequency = params.get("presence_penalty", 0.0), params.get("frequency_penalty", 0.0)
+    if presence or frequency:
+        processors.append(_CountPenalty(presence, frequency))
     if size := params.get("no_repeat_ngram_size"):
         processors.append(_NoRepeatedNGram(size))
     if sequences := params.get("bad_words_ids"):
@@ -151,6 +154,25 @@ class _RepetitionPenalty:
             tokens = np.fromiter(seen, dtype=np.int64, count=len(seen))
         found = row_scores.positions(tokens)
         return found, len(tokens) - len(found)
+
+
+class _CountPenalty:
+    """Subtracts from each generated token's score, once and for each time that it was generated, as servers do."""
+
+    def __init__(self, presence: float, frequency: float) -> None:
+        self._presence = np.float32(presence)
+        self._frequency = np.float32(frequency)
+
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
+        generated = np.asarray(row.context[row.prompt_length :], dtype=np.int64)
+        tokens, counts = np.unique(generated, return_counts=True)
+        for token, count in zip(tokens, counts.astype(np.float32), strict=True):
+            found = row_scores.positions(token[None])
+            penalty = self._frequency * count + self._presence
+            row_scores.scores[found] -= penalty
+            if not len(found):
+                row_scores.lowered += 1
+                row_scores.raised |= bool(penalty < 0)
 
 
 class _NoRepeatedNGram:
