@@ -9,12 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.stats.detectable import POWER, detectable_gain, detectable_share, room_above
+from llmsearch_optuna.stats.detectable import (
+    MOST_COUNTED,
+    MOST_SIMULATED,
+    POWER,
+    detectable_gain,
+    detectable_share,
+    room_above,
+)
 from llmsearch_optuna.stats.finalists import split_variance
 from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS, Floats
 from llmsearch_optuna.types import Bounds, Direction
@@ -161,7 +169,7 @@ def _of_shares(right: Floats, shared: float, unit: float, direction: Direction, 
         gain = detectable_share(discordant, share, units=units, room=room, alpha=alpha, power=power)
         return None if gain is None else unit * gain
 
-    return found
+    return _scaled_beyond(MOST_COUNTED, found)
 
 
 def _of_scores(
@@ -174,7 +182,18 @@ def _of_scores(
     def found(units: int) -> float | None:
         return detectable_gain(sign * first, sign * second, units=units, worst=worst, alpha=alpha, power=power)
 
-    return found
+    return _scaled_beyond(MOST_SIMULATED, found)
+
+
+def _scaled_beyond(most: int, found: _Found) -> _Found:
+    """Return what so many rows find, asked once for each number up to `most`, and by the root of the number beyond."""
+    known = cache(found)
+
+    def scaled(units: int) -> float | None:
+        gain = known(min(units, most))
+        return None if gain is None else gain * math.sqrt(min(units, most) / units)
+
+    return scaled
 
 
 def _row_means(table: Floats) -> Floats:
