@@ -66,8 +66,8 @@ def locate(study: str, study_name: str | None) -> tuple[str | None, str | None]:
 
 
 def beside(result: SearchResult, suffix: str) -> Path:
-    """A path for a file that belongs to a study: beside its database, or here for a study on a server."""
+    """A path for a file that belongs to a study: beside its database, or here where nothing can be written there."""
     database = result.opened.path
-    if database is None:
-        return Path(f"{result.study.study_name}{suffix}")
+    if database is None or result.opened.read_only:
+        return Path(f"{result.study.study_name}{suffix}" if database is None else f"{database.stem}{suffix}")
     return database.with_suffix(suffix)

@@ -184,10 +184,11 @@ def _copy_tables(opened: OpenedStudy, target: Path) -> None:
         return
     # SQLite's own backup sees what stands in the write-ahead log, and waits for writers.
     with (
-        contextlib.closing(sqlite3.connect(opened.path)) as source,
+        contextlib.closing(opened.database.raw_connection()) as source,
         contextlib.closing(sqlite3.connect(target)) as copy,
     ):
-        source.backup(copy)
+        assert isinstance(source.driver_connection, sqlite3.Connection)
+        source.driver_connection.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")
 
 

@@ -74,7 +74,8 @@ def dashboard(
     result = arguments.load(study, study_name)
     if not dashboards.is_installed():
         raise StudyError(dashboards.NOT_INSTALLED)
-    dashboards.describe_all(result)
+    if not result.opened.read_only:
+        dashboards.describe_all(result)
     say(f"{result.study.study_name}: http://{dashboards.HOST}:{port}/dashboard  (Ctrl-C to end)", err=True)
     try:
         dashboards.serve(result.opened, port=port)

@@ -47,7 +47,10 @@ def _tell(where: str, error: BaseException) -> str | None:
     if "readonly database" in said or "unable to open" in said or numbers & _NOT_WRITABLE:
         return f"{where} cannot be written; check the folder's permissions or give another storage="
     if "malformed" in said or "not a database" in said:
-        return f"{where} is damaged or is no SQLite database; restore a copy, or give another storage= to start afresh"
+        return (
+            f"{where} is damaged or is no SQLite database; restore a copy, or give another storage= to start afresh; "
+            f"`llmsearch-optuna salvage {where}` reads what is left of it"
+        )
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return None
     if isinstance(error, sa.exc.ProgrammingError | sa.exc.OperationalError) and _MISSING_TABLE.search(said):
@@ -58,7 +61,9 @@ def _tell(where: str, error: BaseException) -> str | None:
 
 
 def _is_about_connecting(error: BaseException) -> bool:
-    return isinstance(error, ConnectionError | TimeoutError) or "connect" in str(error).lower().split("[sql:")[0]
+    return isinstance(error, ConnectionError | TimeoutError) or any(
+        word in str(error).lower().split("[sql:")[0] for word in ("connect", "resolve host", "translate host name")
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,9 +2,10 @@
 
 A claim belongs to a worker. It is taken over when its worker has let its lease run out, has closed its session, or is a
 process of this machine that is gone. Leases are read by the database's clock, so that machines need not agree on the
-time. The worker that takes over increments the token, and every commit of a trial's rows checks the token first: a
-worker that was only slow finds its claim lost and drops its trial, it never writes over its successor. Nothing here
-knows what a trial is, and nothing that a study decides may depend on it.
+time; a lease that was not renewed for its whole time, as this process measures it, has run out whatever that clock
+says, since it may have been set back. The worker that takes over increments the token, and every commit of a trial's
+rows checks the token first: a worker that was only slow finds its claim lost and drops its trial, it never writes over
+its successor. Nothing here knows what a trial is, and nothing that a study decides may depend on it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
@@ -85,6 +87,8 @@ class Session:
         self._heartbeat_seconds = heartbeat_seconds
         self._ended = threading.Event()
         self._heart: threading.Thread | None = None
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._warned = False
         self.owner = uuid.uuid4().hex
 
     def __enter__(self) -> Session:
@@ -132,7 +136,22 @@ class Session:
 
     def live_owners(self) -> set[str]:
         """Owners whose lease runs and whose process, where it can be seen from here, is alive; this one included."""
-        return set(live_workers(self._engine, self._key)) | {self.owner}
+        live = live_leases(self._engine, self._key)
+        return {owner for owner, lease in live.items() if self._is_kept(owner, lease)} | {self.owner}
+
+    def _is_kept(self, owner: str, lease: Lease) -> bool:
+        """Whether a lease has been renewed within its time, by a clock that nobody sets back."""
+        now = time.monotonic()
+        end, since = self._seen.get(owner, (lease.end, now))
+        self._seen[owner] = (lease.end, since if end == lease.end else now)
+        if lease.left > 2 * self._lease_seconds and not self._warned:
+            self._warned = True
+            logger.warning(
+                "the lease of a worker on %s ends in %.0f s only: a clock was set back; if it is not renewed within "
+                "%.0f s, the worker is taken for dead and its work is taken over",
+                lease.host, lease.left, self._lease_seconds,
+            )  # fmt: skip
+        return now - self._seen[owner][1] <= self._lease_seconds
 
     def _holder(self, number: int) -> tuple[str, int] | None:
         t = schema.claims
@@ -161,14 +180,36 @@ class Session:
                 logger.warning("the lease could not be renewed (%s); trying again", first_line(error))
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of a worker, by the clock of the database.
+
+    Attributes:
+        end: When it ends; every renewal moves it.
+        left: Seconds until then.
+        host: Where the worker runs.
+        started: When its process began.
+    """
+
+    end: float
+    left: float
+    host: str
+    started: float
+
+
 def live_workers(engine: sa.Engine, study_key: str) -> dict[str, float]:
     """Owner -> when its process began, of those whose lease runs and who, where it can be seen from here, are alive."""
+    return {owner: lease.started for owner, lease in live_leases(engine, study_key).items()}
+
+
+def live_leases(engine: sa.Engine, study_key: str) -> dict[str, Lease]:
+    """Owner -> lease, of those whose lease runs and who, where it can be seen from here, are alive."""
     t = schema.workers
     with engine.connect() as connection:
         found = connection.execute(sa.select(t).where(t.c.study == study_key)).all()
         now = schema.clock(connection)
     return {
-        r.owner: float(r.started)
+        r.owner: Lease(float(r.lease_end), float(r.lease_end - now), str(r.host).partition(" ")[0], float(r.started))
         for r in found
         if r.lease_end > now and not _is_gone(r.owner, r.host, r.pid, r.started)
     }

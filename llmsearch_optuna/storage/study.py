@@ -11,7 +11,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from llmsearch_optuna.storage.address import StorageAddress
 from llmsearch_optuna.storage.errors import BUSY_SECONDS, first_line, storage_errors
 from llmsearch_optuna.storage.locks import study_lock
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
+from llmsearch_optuna.storage.read_only import may_write, read_only_connections, write_ahead_log
 from llmsearch_optuna.storage.records import StudyRecords
 from llmsearch_optuna.types import Direction
 
@@ -37,6 +38,10 @@ logger = logging.getLogger("llmsearch_optuna.storage.study")
 
 LONGEST_NAME = 512
 """Of a study, in Optuna's tables."""
+
+CONNECT_SECONDS = 15
+"""So long a server is waited for when a connection is made, unless its address says ``connect_timeout=``."""
+_DRIVERS_WITH_TIMEOUT = ("psycopg", "psycopg2")
 
 KEY_ATTRIBUTE = "llmsearch_key"
 STUDY_FILE_ATTRIBUTE = "study_file"
@@ -56,6 +61,7 @@ class OpenedStudy:
         artifacts: Where its `.jsonl` files go.
         artifacts_folder: The same, as a folder.
         resumed: Whether it had been made before.
+        read_only: Whether its database cannot be written.
     """
 
     name: str
@@ -67,6 +73,7 @@ class OpenedStudy:
     artifacts_folder: Path
     resumed: bool
     rdb: RDBStorage
+    read_only: bool = False
 
     def trial(self, number: int) -> optuna.Trial:
         """A trial that can be worked on, whoever began it (keeps its number, parameters and reports)."""
@@ -209,11 +216,10 @@ def read_study(storage: str | None, study_name: str | None = None) -> OpenedStud
         study_name: May be left out when the database holds one study only.
     """
     address = StorageAddress.of(storage, study_name)
-    path = address.path
-    if path is not None and not path.exists():
-        raise StudyError(f"there is no study at {path}; start one with search() or `llmsearch-optuna run`")
     with storage_errors(address):
-        rdb, engine = _connect(address, may_create=False)
+        _check_file(address)
+        read_only = address.path is not None and not may_write(address.path)
+        rdb, engine = _connect(address, may_create=False, read_only=read_only)
         with _closed_on_error(rdb):
             names = [s.study_name for s in rdb.get_all_studies() if KEY_ATTRIBUTE in s.user_attrs]
             name = _choose_name(names, study_name, address)
@@ -221,7 +227,23 @@ def read_study(storage: str | None, study_name: str | None = None) -> OpenedStud
             key = str(study.user_attrs[KEY_ATTRIBUTE])
             if _check_version(engine, key, name) is None:
                 raise StudyError(f"the study {name!r} is just being made; try again in a moment, or run it")
-    return _opened(address, name, key, study, rdb, engine, True)
+    return replace(_opened(address, name, key, study, rdb, engine, True), read_only=read_only)
+
+
+def _check_file(address: StorageAddress) -> None:
+    """Refuse files that hold nothing to read, with the cause."""
+    path = address.path
+    if path is None:
+        return
+    if not path.exists():
+        raise StudyError(f"there is no study at {path}; start one with search() or `llmsearch-optuna run`")
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder; give the file of a study in it")
+    if path.stat().st_size == 0:
+        raise StudyError(
+            f"{path} is empty: nothing was written to it, or it was copied without its contents; "
+            "give another storage=, or copy it again"
+        )
 
 
 def library_versions() -> dict[str, str]:
@@ -254,19 +276,20 @@ def _closed_on_error(rdb: RDBStorage) -> Iterator[None]:
         raise
 
 
-def _connect(address: StorageAddress, *, may_create: bool) -> tuple[RDBStorage, sa.Engine]:
+def _connect(address: StorageAddress, *, may_create: bool, read_only: bool = False) -> tuple[RDBStorage, sa.Engine]:
+    kwargs = _engine_kwargs(address, read_only)
     try:
-        engine = sa.create_engine(address.url, **_engine_kwargs(address.url))
+        engine = sa.create_engine(address.url, **kwargs)
     except ImportError as error:
         raise InputError(
             f"storage={str(address)!r} needs the package {error.name}, which is not installed; "
             "pip install 'llmsearch-optuna[postgres]', and begin the address with postgresql+psycopg://"
         ) from None
-    _set_pragmas(engine)
+    _set_pragmas(engine, read_only)
     try:
-        _check_contents(engine, address)
+        _check_contents(engine, address, reading=not may_create)
         with study_lock(engine, "schema") if may_create else contextlib.nullcontext():
-            rdb = _rdb_storage(address, may_create)
+            rdb = _rdb_storage(address, kwargs, may_create, read_only)
             if may_create:
                 schema.metadata.create_all(rdb.engine)
     finally:
@@ -274,50 +297,76 @@ def _connect(address: StorageAddress, *, may_create: bool) -> tuple[RDBStorage, 
     return rdb, rdb.engine
 
 
-def _rdb_storage(address: StorageAddress, may_create: bool) -> RDBStorage:
-    kwargs = _engine_kwargs(address.url)
+def _rdb_storage(address: StorageAddress, kwargs: dict[str, Any], may_create: bool, read_only: bool) -> RDBStorage:
     try:
-        rdb = RDBStorage(address.with_secrets, engine_kwargs=kwargs, skip_table_creation=not may_create)
+        rdb = RDBStorage(address.with_secrets, engine_kwargs=dict(kwargs), skip_table_creation=not may_create)
     except RuntimeError as error:
         raise StudyError(f"Optuna cannot use the database: {address.redact(first_line(error))}") from error
     # Connections made until here lack the settings below.
     rdb.remove_session()
     rdb.engine.dispose()
-    _set_pragmas(rdb.engine)
+    _set_pragmas(rdb.engine, read_only)
     return rdb
 
 
-def _engine_kwargs(url: sa.URL) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
-    return {"pool_pre_ping": True}
+def _engine_kwargs(address: StorageAddress, read_only: bool) -> dict[str, Any]:
+    path = address.path
+    if path is None:
+        # Without a limit a server behind a wall is waited for as long as the operating system likes.
+        limits = address.url.get_driver_name() in _DRIVERS_WITH_TIMEOUT and "connect_timeout" not in address.url.query
+        return {"pool_pre_ping": True} | ({"connect_args": {"connect_timeout": CONNECT_SECONDS}} if limits else {})
+    if read_only:
+        return {"creator": read_only_connections(path, BUSY_SECONDS)}
+    return {"connect_args": {"timeout": BUSY_SECONDS}}
 
 
-def _set_pragmas(engine: sa.Engine) -> None:
+def _set_pragmas(engine: sa.Engine, read_only: bool) -> None:
     if engine.dialect.name != "sqlite":
         return
+    pragmas = [f"busy_timeout={BUSY_SECONDS * 1000}"]
+    if not read_only:
+        pragmas += ["journal_mode=WAL", "synchronous=NORMAL"]
 
     def set_pragmas(connection: Any, _: Any) -> None:
-        for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=NORMAL"):
+        for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
     sa.event.listen(engine, "connect", set_pragmas)
 
 
-def _check_contents(engine: sa.Engine, address: StorageAddress) -> None:
+def _check_contents(engine: sa.Engine, address: StorageAddress, *, reading: bool) -> None:
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:
         sick = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if sick != "ok":
             raise StudyError(
-                f"{address.place} is damaged ({sick}); restore a copy, or give another storage= to start afresh"
+                f"{address.place} is damaged ({sick}); restore a copy, or give another storage= to start afresh. "
+                f"{_without_log(address)}`llmsearch-optuna salvage {address.place}` reads what is left of it"
             )
     names = set(sa.inspect(engine).get_table_names())
+    if not names and reading:
+        raise StudyError(f"{address.place} is a database without tables. {_without_log(address)}".strip())
     if names and "studies" not in names:
         raise StudyError(
             f"{address.place} is a database of something else (it holds {sorted(names)[0]!r}); give another"
         )
+
+
+def _without_log(address: StorageAddress) -> str:
+    """What to say of a file whose write-ahead log is not there although it may have had one."""
+    path = address.path
+    if path is None or not _has_log(path):
+        return ""
+    log = write_ahead_log(path)
+    if log.exists() and log.stat().st_size > 0:
+        return ""
+    return f"If it was copied: what was written last is in {log.name}, which is to be copied too. "
+
+
+def _has_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\x02\x02"
 
 
 def _optuna_study(

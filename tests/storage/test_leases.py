@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -119,3 +120,34 @@ def test_studies_in_one_database_do_not_share_claims(opened: OpenedStudy, tmp_pa
         assert a.claim(0) is not None
         assert b.claim(0) is not None
         assert a.live_owners() == {a.owner}
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_waiting_for_a_dead_worker(
+    opened: OpenedStudy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Session(opened.database, opened.key) as dead:
+        assert dead.claim(0) is not None
+        with opened.database.begin() as connection:
+            connection.execute(sa.update(schema.workers).values(host="elsewhere", lease_end=time.time() + 3600))
+        with (
+            caplog.at_level(logging.WARNING, "llmsearch_optuna"),
+            Session(opened.database, opened.key, lease_seconds=0.5, heartbeat_seconds=0.1) as survivor,
+        ):
+            assert survivor.claim(0) is None, "it may be alive"
+            time.sleep(0.7)
+            claim = survivor.claim(0)
+    assert claim is not None
+    assert claim.token == 2
+    assert [r.message.split(" ends in")[0] for r in caplog.records] == ["the lease of a worker on elsewhere"]
+    assert "clock was set back" in caplog.text
+
+
+def test_a_lease_that_is_renewed_is_kept_whatever_the_clock_says(opened: OpenedStudy) -> None:
+    with (
+        Session(opened.database, opened.key, lease_seconds=3600, heartbeat_seconds=0.05) as alive,
+        Session(opened.database, opened.key, lease_seconds=0.5, heartbeat_seconds=0.1) as other,
+    ):
+        assert alive.claim(0) is not None
+        for _ in range(8):
+            assert other.claim(0) is None
+            time.sleep(0.1)
