@@ -124,7 +124,7 @@ def _warn_of_lost_scripts(scorer: Scorer, references: Sequence[Any], rows: Seque
         reason, other = "counts four words in a row, told apart by spaces", "chrf"
     else:
         lost = [p for p in places if _own_score(scorer, [references[p]], [rows[p]]) == 0.0]
-        reason, other = "finds no words in them", "sentence_chrf"
+        reason, other = "finds no words in them", text_scores.WITHOUT_WORDS
     if lost:
         _log.warning(
             "metric %r cannot read %d of %d references (row %s): it %s, so that not even the reference itself "

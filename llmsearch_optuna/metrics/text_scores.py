@@ -25,6 +25,9 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _WORDS = regex.compile(rf"[{_UNSPACED}--[\p{{M}}]]\p{{M}}*|(?:[[\p{{L}}\p{{N}}]--[{_UNSPACED}]]\p{{M}}*)+", regex.V1)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
+WITHOUT_WORDS = "sentence_chrf"
+"""The metric by row that needs no words, only letters."""
+
 
 def rouge(kind: str, *, use_stemmer: bool = True, multilingual: bool = False) -> Callable[[str, str], float]:
     """Return the F-measure of ROUGE ``kind`` (rouge1, rouge2, rougeL) by Google's ``rouge-score``, in 0..1.
