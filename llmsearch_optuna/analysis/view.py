@@ -22,7 +22,7 @@ from llmsearch_optuna.stats.finalists import Selection, VarianceSplit, split_var
 from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
-from llmsearch_optuna.storage.trials import best_complete, direction_of, rows_counted, score_of
+from llmsearch_optuna.storage.trials import best_complete, direction_of, is_feasible, nearest, rows_counted, score_of
 from llmsearch_optuna.task.task import PreparedTask
 from llmsearch_optuna.types import Direction
 
@@ -81,7 +81,7 @@ class StudyView:
         """
         if self.looks:
             return self.trials[self.looks[-1].winner]
-        best = best_complete(self.trials, self.direction)
+        best = best_complete(self.trials, self.direction) or nearest(self.trials, {})
         if best is None:
             raise StudyError(
                 f"no trial of the study {self.study.study_name!r} is complete; "
@@ -234,7 +234,11 @@ class StudyView:
         )  # fmt: skip
 
     def trials_dataframe(self) -> pd.DataFrame:
-        """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, folds, and parameters."""
+        """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, and parameters.
+
+        Where the study has them, also the mean of each part of a weighted metric (``part_…``) and of each condition
+        (``condition_…``) over the rows it did, whether it is ``feasible`` by their bound, and its folds.
+        """
         lines = []
         for t in self.trials:
             attributes = t.user_attrs
@@ -249,6 +253,10 @@ class StudyView:
                 "seconds": attributes.get("seconds"),
                 "reason": attributes.get("prune_reason") or attributes.get("fail_reason") or "",
             }
+            line |= {f"part_{name}": score for name, score in attributes.get("metric_parts", {}).items()}
+            line |= {f"condition_{name}": value for name, value in attributes.get("conditions", {}).items()}
+            if t.constraints:
+                line["feasible"] = is_feasible(t)
             line |= {f"fold_{fold}": score for fold, score in enumerate(attributes.get("fold_scores", ()))}
             lines.append(line | {f"params_{k}": v for k, v in attributes.get("params", {}).items()})
         return pd.DataFrame(lines)

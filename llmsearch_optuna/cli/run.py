@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 Trials = Annotated[int | None, arguments.flag("--n-trials", "n_trials")]
 Storage = Annotated[str | None, arguments.flag("--storage", "storage")]
 Name = Annotated[str | None, arguments.flag("--name", "study_name")]
+Constraint = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constraint",
+        metavar="'NAME >= X'",
+        help="What the winner has to keep, such as 'terminates >= 0.98' or 'tokens <= 60'; may be given several times.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the study would be and take; decodes a few rows.")
 ]
@@ -101,6 +109,7 @@ def run(
     n_trials: Trials = None,
     storage: Storage = None,
     name: Name = None,
+    constraint: Constraint = None,
     report: ReportPath = None,
     workers: Workers = "1",
     ray: Ray = None,
@@ -109,7 +118,15 @@ def run(
     as_json: arguments.AsJson = False,
 ) -> None:
     """Run a study file, or go on with it where it was stopped."""
-    changes = Changes(data=data, rows=rows, model=model, n_trials=n_trials, storage=storage, name=name)
+    changes = Changes(
+        data=data,
+        rows=rows,
+        model=model,
+        n_trials=n_trials,
+        storage=storage,
+        name=name,
+        constraints=_limits(constraint),
+    )
     file = arguments.resolved(study, changes)
     if ray is not None:
         from llmsearch_optuna.workers.ray_tasks import check_ray
@@ -152,6 +169,22 @@ def _search_and_tell(
         from llmsearch_optuna.cli.output import print_outcome
 
         print_outcome(result, report=path)
+
+
+def _limits(given: list[str] | None) -> dict[str, str] | None:
+    """Name -> limit of what stands behind --constraint; a text without a sign is told by the check of limits."""
+    if not given:
+        return None
+    found = {}
+    for text in given:
+        sign = next((sign for sign in (">=", "<=") if sign in text), None)
+        if sign is None:
+            from llmsearch_optuna.errors import InputError
+
+            raise InputError(f"--constraint {text!r} has no limit; write it as 'terminates >= 0.98' or 'tokens <= 60'")
+        name, _, limit = text.partition(sign)
+        found[name.strip()] = f"{sign}{limit}"
+    return found
 
 
 def _count_of(workers: str, ray: str | None, device: str | None) -> int:

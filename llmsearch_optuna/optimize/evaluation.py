@@ -15,6 +15,7 @@ from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.metrics.weighted import WeightedMetric
+from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.jackknife import influences
@@ -38,6 +39,7 @@ class SearchRows:
         replicates: How often a row is decoded when something is sampled.
         first_step: Rows before the first pruning step.
         step_size: Rows between two pruning steps.
+        constraints: The conditions that a winner has to keep.
     """
 
     task: PreparedTask
@@ -47,6 +49,7 @@ class SearchRows:
     replicates: int = 1
     first_step: int = STEP_SIZE
     step_size: int = STEP_SIZE
+    constraints: Constraints = NO_CONSTRAINTS
 
     def without(self, rows: Collection[int]) -> SearchRows:
         """The same rows without some of them."""
@@ -84,7 +87,7 @@ class SearchRows:
         if self.task.metric.per_row is False or all(r.score is not None for r in records):
             return list(records)
         metric = self.task.metric
-        answers = self._answers(records)
+        answers = self.answers(records)
         with stoppable():
             if not isinstance(metric, WeightedMetric):
                 scores = metric.scores_of(answers)
@@ -94,7 +97,8 @@ class SearchRows:
         found = zip(records, metric.combine(parts), by_record, strict=True)
         return [record.scored(score, of_parts) for record, score, of_parts in found]
 
-    def _answers(self, records: Sequence[RowRecord]) -> Answers:
+    def answers(self, records: Sequence[RowRecord]) -> Answers:
+        """These records as metrics take them."""
         numbers = [r.row for r in records]
         return Answers(
             predictions=[r.text or "" for r in records],

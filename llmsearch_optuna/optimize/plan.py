@@ -17,6 +17,7 @@ import optuna
 from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner, make_pruner
@@ -31,6 +32,7 @@ from llmsearch_optuna.optimize.samplers import (
 )
 from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
 from llmsearch_optuna.space.space import BRANCH, Space
+from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy, stored_fingerprint
 from llmsearch_optuna.task.prompts import chat_markers
@@ -85,6 +87,7 @@ class Plan:
                 "replicates": self.rows.replicates,
                 "baseline": self.baseline.canonical,
                 "baseline_note": self.baseline_note,
+                **({"constraints": self.rows.constraints.limits} if self.rows.constraints else {}),
                 "model_defaults": readable(served.defaults),
             }
         )
@@ -114,6 +117,7 @@ def make_plan(
     pruner: PairedPruner | optuna.pruners.BasePruner | None,
     options: PlanOptions,
     algorithm: int,
+    constraints: Constraints = NO_CONSTRAINTS,
 ) -> Plan:
     """Split the rows and settle the first two trials.
 
@@ -145,10 +149,19 @@ def make_plan(
         objectives=Objectives.of(options["objectives"], task.direction),
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=options["replicates"],
+        constraints=constraints,
         **({"first_step": pruner.min_rows, "step_size": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
     if options["holdout"] and not held_out:
         logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
+    constraints.refuse_what_cannot_be_shown(len({task.distinct[row] for row in order}))
+    prompts = len({task.distinct[row] for row in held_out})
+    for name, needed in constraints.rows_to_hold_out(HOLDOUT_LEVEL).items():
+        if held_out and needed > prompts:
+            logger.warning(
+                "%d held-out prompts cannot show that %s %s holds, even where every answer is right; it takes %d",
+                *(prompts, name, constraints.limits[name], needed),
+            )
     note = baseline_note(space, first, served.defaults, is_given=baseline is not None)
     return Plan(task, rows, held_out, first, None if greedy == first else greedy, note, named)
 
@@ -295,12 +308,13 @@ def prepare(
     checked = Space.of(space)
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
+    constraints = Constraints.of(options["constraints"], postprocess=task.postprocess)
     served = resolve_engine(model, tokenizer, options)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
     algorithm = algorithm_of(_default_name(ready, served))
     if isinstance(pruner, PairedPruner) and algorithm < 2:
         pruner = replace(pruner, knows_failing_rows=False)
-    plan = make_plan(ready, served, checked, pruner, options, algorithm)
+    plan = make_plan(ready, served, checked, pruner, options, algorithm, constraints.checked(ready))
     check_supported(checked, served, plan.baseline)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester, sampler = None, options["sampler"]

@@ -150,6 +150,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         "margin": options["margin"],
         "trials_in_flight": options["trials_in_flight"],
         **({} if options["folds"] is None else {"folds": options["folds"]}),
+        **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
         **({"try_first": [dict(c.values) for c in plan.try_first]} if plan.try_first else {}),
         # Left out where the score is alone, so that studies from before there was a choice go on.
         **({} if is_single else {"objectives": plan.rows.objectives.names}),

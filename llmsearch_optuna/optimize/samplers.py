@@ -264,6 +264,7 @@ def _as_settled(trial: FrozenTrial) -> FrozenTrial:
         params=dict(trial.params),
         distributions=dict(trial.distributions),
         intermediate_values=dict(trial.intermediate_values),
+        constraints=dict(trial.constraints) or None,
     )
 
 

@@ -28,14 +28,21 @@ from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.comparison import compare
+from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL, ConditionOutcome
 from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.stats.optimism import Optimism, optimism
-from llmsearch_optuna.stats.verdict import Verdict, baseline_won, no_holdout_verdict, unscored_verdict
+from llmsearch_optuna.stats.verdict import (
+    Verdict,
+    baseline_won,
+    infeasible_verdict,
+    no_holdout_verdict,
+    unscored_verdict,
+)
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
 from llmsearch_optuna.storage.records import Look, Phase, RowRecord, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
-from llmsearch_optuna.storage.trials import params_of, score_of
+from llmsearch_optuna.storage.trials import is_feasible, nearest, params_of, score_of
 
 logger = logging.getLogger("llmsearch_optuna.optimize.selection")
 
@@ -98,7 +105,8 @@ class WinnerSelector:
             last = self._finish(last, trials, claim)
         if last is not None and last.trials == len(trials):
             return
-        selection = self._select(trials, values, claim)
+        feasible = {number: value for number, value in values.items() if is_feasible(trials[number])}
+        selection = self._select(trials, feasible, claim) if feasible else self._nearest(trials)
         shown = selection.to_json()
         if last is not None and last.winner == selection.winner:
             self.opened.records.write_look(replace(last, trials=len(trials), selection=shown), fence=claim)
@@ -128,6 +136,15 @@ class WinnerSelector:
             logger.warning("finalists are compared without the error of their scores: %s", error)
             return self._select_by_corpus_value(found)
         return pick_winner(tables, direction=self.rows.direction)
+
+    def _nearest(self, trials: Sequence[FrozenTrial]) -> Selection:
+        """The trial that comes nearest to keeping the conditions, where none does."""
+        limits = {c.name: c.limit.value for c in self.rows.constraints.conditions}
+        found = nearest(trials, limits)
+        assert found is not None
+        value = score_of(found) or 0.0
+        finalist = Finalist(number=found.number, mean=value, shrunken=value, error=0.0, standard_error=0.0)
+        return Selection(winner=found.number, finalists=(finalist,), spread=0.0)
 
     def _table(self, records: Sequence[RowRecord]) -> list[list[float]]:
         """Scores by row, or what stands for them under a corpus metric."""
@@ -191,6 +208,8 @@ class WinnerSelector:
 
     def _verdict(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
         direction = self.rows.direction
+        if not is_feasible(trials[look.winner]):
+            return infeasible_verdict(self._broken(trials[look.winner]), trial=look.winner, direction=direction)
         if not self.holdout:
             return no_holdout_verdict(rows=len(self.rows.task), direction=direction)
         if look.winner == 0:
@@ -205,6 +224,40 @@ class WinnerSelector:
             wanted[number] = self.rows.requests(params, tag, order=self.holdout, replicates=repeats)
         found = gather(self.server, self.opened.records, "holdout", wanted, claim)
         return self._compare(look, trials, found, claim)
+
+    def _broken(self, trial: FrozenTrial) -> list[str]:
+        """What a trial breaks, in words."""
+        told = []
+        for condition in self.rows.constraints.conditions:
+            violation, limit = trial.constraints.get(condition.name, 0.0), condition.limit
+            if violation > 0:
+                bound = limit.value - violation if limit.sense == ">=" else limit.value + violation
+                side = "at least" if limit.sense == ">=" else "at most"
+                told.append(f"{condition.name} is shown to be {side} {bound:.4g} and has to be {limit}")
+        return told
+
+    def _conditions(
+        self, winner: int, trials: Sequence[FrozenTrial], kept: Mapping[int, Sequence[RowRecord]], order: Sequence[int]
+    ) -> tuple[ConditionOutcome, ...]:
+        """How the conditions stand on the held-out rows, for the winner and for the baseline."""
+        constraints, found = self.rows.constraints, {}
+        for number in (winner, 0) if constraints else ():
+            try:
+                values = constraints.values(kept[number], self.rows.answers(kept[number]))
+            except MetricError as error:
+                logger.warning("a condition could not be checked on the holdout: %s", error)
+                continue
+            found[number] = constraints.standings(
+                values,
+                order,
+                self.rows.task,
+                max_new_tokens=params_of(trials[number]).max_new_tokens,
+                level=HOLDOUT_LEVEL,
+            )
+        return tuple(
+            ConditionOutcome.of(c.name, c.limit, found.get(winner, {}).get(c.name), found.get(0, {}).get(c.name))
+            for c in constraints.conditions
+        )
 
     def _compare(
         self, look: Look, trials: Sequence[FrozenTrial], found: dict[int, list[RowRecord]], claim: Claim
@@ -221,10 +274,11 @@ class WinnerSelector:
         kept = {n: [r for r in self.opened.records.rows("holdout", n) if r.row not in failed] for n in found}
         chances = self._looks_taken() + 1
         try:
-            return self._compared(look, kept, order, chances)
+            verdict = self._compared(look, kept, order, chances)
         except MetricError as error:  # of all rows at once; what fails by row is left out above
             logger.warning("the holdout could not be scored: %s", error)
             return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
+        return verdict.with_conditions(self._conditions(look.winner, trials, kept, order))
 
     def _compared(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,9 +23,12 @@ from llmsearch_optuna.engine.memory import gpu_bytes, process_bytes
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.constraints import RowKey, means, reason_to_prune
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.set_aside import BaselineRows
+from llmsearch_optuna.optimize.signals import stoppable
+from llmsearch_optuna.stats.conditions import Standing
 from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
 from llmsearch_optuna.storage.records import Phase, RowRecord, by_row, mean
@@ -101,6 +105,8 @@ class TrialRun:
     _folds: list[float] = field(default_factory=list)
     _steps_done: int = 0
     _set_aside: frozenset[int] = frozenset()
+    _condition_values: dict[RowKey, dict[str, float]] = field(default_factory=dict)
+    _standings: dict[str, Standing] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -209,6 +215,7 @@ class TrialRun:
             scored = self.rows.score([self._records[key] for key in new])
             self._commit_scores(scored)
             value = self._value(seen, scored)
+            self._judge_conditions(scored)
             if seen == len(self.rows.order):
                 self._folds = self.rows.fold_values([self._records[key] for key in self._keys(0, seen)])
         except MetricError as error:
@@ -220,6 +227,20 @@ class TrialRun:
             self._finish(TrialEnd("complete", value, None))
         elif (reason := self._reason_to_prune(seen)) is not None:
             self._finish(TrialEnd("pruned", value, reason))
+
+    def _judge_conditions(self, scored: Sequence[RowRecord]) -> None:
+        constraints = self.rows.constraints
+        if not constraints:
+            return
+        assert self.job.params is not None
+        with stoppable():
+            self._condition_values |= constraints.values(scored, self.rows.answers(scored))
+        self._standings = constraints.standings(
+            self._condition_values,
+            [row for row in self.rows.order if row not in self._set_aside],
+            self.rows.task,
+            max_new_tokens=self.job.params.max_new_tokens,
+        )
 
     def _commit_scores(self, scored: Sequence[RowRecord]) -> None:
         changed = [r for r in scored if self._records[r.row, r.replicate].score is None]
@@ -251,6 +272,8 @@ class TrialRun:
     def _reason_to_prune(self, seen: int) -> str | None:
         if self.pruner is None or self.job.role != "searched":
             return None
+        if (reason := reason_to_prune(self._standings, seen, len(self.rows.order))) is not None:
+            return reason
         if isinstance(self.pruner, optuna.pruners.BasePruner):
             return f"by {type(self.pruner).__name__} after {seen} rows" if self._trial.should_prune() else None
         if self.job.incumbent is None:
@@ -277,6 +300,8 @@ class TrialRun:
         with self._ours():
             for name, value in self._attributes(end, counted, records).items():
                 self._trial.set_user_attr(name, value)
+            if end.state != "failed":
+                self._set_constraints()
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         values = self.rows.objectives.values(end.value, records) if end.state == "complete" else None
         with self._ours():
@@ -290,6 +315,13 @@ class TrialRun:
         if self.job.number == 0 and self.baseline is not None:
             self.baseline.end()
         self.end = end
+
+    def _set_constraints(self) -> None:
+        """Tell Optuna, and thereby every sampler of it, how far the conditions are broken; 0 or less is feasible."""
+        for name, found in self._standings.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # after a crash between here and the end it is there already
+                self._trial.set_constraint(name, found.violation)
 
     def _rows_counted(self, end: TrialEnd) -> int:
         steps = [0, *self.rows.steps]
@@ -310,6 +342,8 @@ class TrialRun:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
         if end.state != "failed" and (parts := self.rows.part_means(records)):
             found["metric_parts"] = parts
+        if end.state != "failed" and self._condition_values:
+            found["conditions"] = means(self._condition_values)
         if self._folds and end.state == "complete":
             found["fold_scores"] = self._folds
         if stats := {k: v for k, v in self.stats().items() if v}:

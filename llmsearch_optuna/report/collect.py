@@ -119,6 +119,7 @@ def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
         reason=None if reason is None else str(reason),
         curve=curve,
         role=str(attributes.get("role", "")).replace("searched", ""),
+        means={**attributes.get("metric_parts", {}), **attributes.get("conditions", {})},
     )
 
 

@@ -23,6 +23,7 @@ class TrialPoint:
         tokens: Generated tokens a row, on average; None when unknown.
         curve: (rows seen, running mean) at every pruning step.
         role: ``"baseline"``, ``"greedy"`` or empty.
+        means: Means of a weighted metric's parts and of conditions over the rows it did, by name.
     """
 
     number: int
@@ -36,6 +37,7 @@ class TrialPoint:
     reason: str | None = None
     curve: tuple[tuple[int, float], ...] = ()
     role: str = ""
+    means: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

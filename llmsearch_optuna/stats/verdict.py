@@ -7,11 +7,12 @@ said. Nothing is decoded or tested here and no study is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from llmsearch_optuna.stats import verdict_text
+from llmsearch_optuna.stats.conditions import ConditionOutcome
 from llmsearch_optuna.stats.optimism import Optimism
 from llmsearch_optuna.stats.paired_tests import PairedTest
 from llmsearch_optuna.stats.verdict_numbers import Answer, VerdictNumbers
@@ -51,7 +52,13 @@ class Verdict(VerdictNumbers):
         found = {name: value for name, value in values.items() if name in known}
         if found.get("optimism_low") is None:
             found["optimism"] = None  # an earlier version compared means of different rows
-        return in_words(cls(**{**found, "differences": tuple(values.get("differences", ()))}))
+        found["differences"] = tuple(values.get("differences", ()))
+        found["conditions"] = tuple(ConditionOutcome(**condition) for condition in values.get("conditions", ()))
+        return in_words(cls(**found))
+
+    def with_conditions(self, conditions: tuple[ConditionOutcome, ...]) -> Verdict:
+        """Return it with how the study's conditions stand on the held-out rows."""
+        return in_words(replace(self, conditions=conditions)) if conditions else self
 
 
 def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: int = 20) -> Verdict:
@@ -64,6 +71,21 @@ def no_holdout_verdict(*, rows: int, direction: Direction = "maximize", fewest: 
     sentence = (
         f"No evidence: {why}. The scores of the search are all there is, and they flatter the winner. "
         "The baseline stays recommended."
+    )
+    return Verdict(answer="no evidence", sentence=sentence, direction=direction)
+
+
+def infeasible_verdict(broken: Sequence[str], *, trial: int, direction: Direction = "maximize") -> Verdict:
+    """Return the verdict of a study without a feasible trial: the holdout stays unseen.
+
+    Args:
+        broken: What the nearest trial breaks, in words.
+        trial: Its number.
+        direction: Of the metric.
+    """
+    sentence = (
+        "No evidence: no trial keeps all conditions by the bound of its rows, so the holdout was not looked at. "
+        f"The nearest is trial {trial}: {'; '.join(broken)}. The baseline stays recommended."
     )
     return Verdict(answer="no evidence", sentence=sentence, direction=direction)
 

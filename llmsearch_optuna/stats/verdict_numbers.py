@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from llmsearch_optuna.stats.conditions import ConditionOutcome
 from llmsearch_optuna.types import Direction
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
@@ -49,6 +50,7 @@ class VerdictNumbers:
         unscored: Held-out rows that could not be scored, for the baseline or the winner, and do not count.
         method: How p-value and interval were made.
         differences: Winner minus baseline, one value a row; empty for corpus metrics.
+        conditions: How the conditions of the study stand on the held-out rows.
         stage: After which stage the look ended; None where all rows were looked at once. With several stages the
             p-values and the interval are those that hold at all of them together (see `group_sequential`).
         stages: How many were planned.
@@ -84,6 +86,7 @@ class VerdictNumbers:
     unscored: int = 0
     method: str = ""
     differences: tuple[float, ...] = ()
+    conditions: tuple[ConditionOutcome, ...] = ()
     stage: int | None = None
     stages: int | None = None
     planned_prompts: int | None = None
@@ -91,8 +94,15 @@ class VerdictNumbers:
 
     @property
     def recommends_winner(self) -> bool:
-        """Whether there is reason to use the winner's parameters instead of the baseline's."""
-        return self.answer in ("better", "not worse than margin")
+        """Whether there is reason to use the winner's parameters instead of the baseline's.
+
+        Where there are conditions, only what is shown to keep all of them is recommended; the winner also where the
+        score gives no reason, if the baseline is not shown to keep them.
+        """
+        if any(condition.winner != "holds" for condition in self.conditions):
+            return False
+        is_needed = any(condition.baseline != "holds" for condition in self.conditions)
+        return is_needed or self.answer in ("better", "not worse than margin")
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ Numbers come in, sentences go out. What is not known of a look (of one made by a
 
 from __future__ import annotations
 
+from llmsearch_optuna.stats.conditions import ConditionOutcome
 from llmsearch_optuna.stats.verdict_numbers import VerdictNumbers
 
 
@@ -21,7 +22,9 @@ def headline(v: VerdictNumbers) -> str:
     }[v.answer]
     low, high = (f"{end:+.4g}" if end is not None else "no limit" for end in (v.low, v.high))
     interval = f"{v.confidence:.0%} interval {low} to {high}"
-    return f"{head}: {v.difference:+.4g} ({interval}) on {v.rows} held-out rows."
+    unheld = ", ".join(f"{c.name} {c.limit}" for c in v.conditions if c.winner != "holds")
+    conditions = f" Not shown to hold: {unheld}." if unheld else ""
+    return f"{head}: {v.difference:+.4g} ({interval}) on {v.rows} held-out rows.{conditions}"
 
 
 def notes(v: VerdictNumbers) -> str:
@@ -29,6 +32,9 @@ def notes(v: VerdictNumbers) -> str:
     if v.difference is None:
         return v.sentence.partition(". ")[2]
     text = [f"The winner scores {v.winner_mean:.4g}, the baseline {v.baseline_mean:.4g} (p = {v.p_value:.2g})."]
+    text += [_condition(condition) for condition in v.conditions]
+    if v.conditions:
+        text += _recommended(v)
     if v.unscored:
         text.append(f"{v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count.")
     if v.stage is not None and v.stages is not None and v.stages > 1:
@@ -42,6 +48,28 @@ def notes(v: VerdictNumbers) -> str:
     if v.look > 1:
         text.append(f"This was look number {v.look} at the same rows: chance had that many tries.")
     return " ".join(text)
+
+
+def _condition(c: ConditionOutcome) -> str:
+    state = {"holds": "holds", "broken": "is broken", "not shown": "is not shown to hold"}[c.winner]
+    return (
+        f"{c.name} {c.limit} {state} for the winner ({_mean(c, c.winner_mean, c.winner_bound)}); "
+        f"the baseline has {_mean(c, c.baseline_mean, c.baseline_bound)}."
+    )
+
+
+def _mean(c: ConditionOutcome, mean: float | None, bound: float | None) -> str:
+    if mean is None or bound is None:
+        return "no value"
+    return f"{mean:.4g}, {'at least' if c.limit.startswith('>=') else 'at most'} {bound:.4g} at {c.confidence:.0%}"
+
+
+def _recommended(v: VerdictNumbers) -> list[str]:
+    if not v.recommends_winner:
+        return [] if all(c.winner == "holds" for c in v.conditions) else ["The baseline stays recommended."]
+    if v.answer in ("better", "not worse than margin"):
+        return []
+    return ["The winner is recommended, since the baseline is not shown to keep all conditions."]
 
 
 def decoded(v: VerdictNumbers) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.study import StudyDirection
@@ -19,10 +19,30 @@ def params_of(trial: FrozenTrial) -> GenerationParams:
 
 
 def best_complete(trials: Sequence[FrozenTrial], direction: str) -> FrozenTrial | None:
-    """The complete trial with the best score; the earliest of equals."""
-    complete = [t for t in trials if t.state is TrialState.COMPLETE and score_of(t) is not None]
+    """The complete trial with the best score among those that are feasible; the earliest of equals."""
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and score_of(t) is not None and is_feasible(t)]
     sign = -1.0 if direction == "maximize" else 1.0
     return min(complete, key=lambda t: (sign * (score_of(t) or 0.0), t.number), default=None)
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps all conditions of its study by the bound of its rows; True where there are none."""
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
+def nearest(trials: Sequence[FrozenTrial], limits: Mapping[str, float]) -> FrozenTrial | None:
+    """The complete trial that breaks its conditions by least, each in units of its limit; the earliest of equals.
+
+    Args:
+        trials: Of the study.
+        limits: Name of a condition -> number that its mean has to keep.
+    """
+
+    def distance(trial: FrozenTrial) -> float:
+        return sum(max(0.0, v) / max(abs(limits.get(name, 1.0)), 1e-9) for name, v in trial.constraints.items())
+
+    complete = [t for t in trials if t.state is TrialState.COMPLETE and score_of(t) is not None]
+    return min(complete, key=lambda t: (distance(t), t.number), default=None)
 
 
 def rows_counted(trial: FrozenTrial) -> int:

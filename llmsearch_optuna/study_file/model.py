@@ -157,13 +157,18 @@ class Changes:
     n_trials: int | None = None
     storage: str | None = None
     name: str | None = None
+    constraints: Mapping[str, str] | None = None
 
     def apply(self, file: StudyFile) -> StudyFile:
         """Return the file with these values."""
         data = _changed(file.data, path=self.data, rows=self.rows)
         model = _changed(file.model, name=self.model)
         study = _changed(file.study, n_trials=self.n_trials, storage=self.storage, name=self.name)
-        return file.model_copy(update={"data": data, "model": model, "study": study})
+        constraints = {**(file.constraints or {}), **(self.constraints or {})} or None
+        changed = {"data": data, "model": model, "study": study, "constraints": constraints}
+        found = file.model_copy(update=changed)
+        check_constraints(found)
+        return found
 
 
 def read_study_file(path: str | Path) -> StudyFile:
@@ -201,6 +206,8 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         check_baseline(file)
     with _placed(name, lambda said: place_of_mention(text, said, "try_first")):
         check_try_first(file)
+    with _placed(name, lambda said: place_of_mention(text, said, "constraints")):
+        check_constraints(file)
     with _placed(name, lambda _: place(text, ["data", "metric"])):
         check_metric(file)
     return file
@@ -246,6 +253,13 @@ def check_try_first(file: StudyFile) -> None:
     """Raise InputError where a name or a value of what is to be tried first is not allowed."""
     for values in file.try_first or ():
         _check_values(values)
+
+
+def check_constraints(file: StudyFile) -> None:
+    """Raise InputError where a condition names no metric, or its limit is none."""
+    from llmsearch_optuna.optimize.constraints import Constraints
+
+    Constraints.of(file.constraints)
 
 
 def _check_values(values: Mapping[str, Any]) -> None:

@@ -41,6 +41,11 @@ no_repeat_ngram_size = {choices = [0, 3]}
 # [baseline]
 # do_sample = false
 
+# What the winner has to keep, by a bound of its rows: the mean of a metric, or of the generated tokens a row.
+# [constraints]
+# terminates = ">= 0.9"
+# tokens = "<= 60"
+
 # What is run in full right after the baseline and greedy decoding, such as a paper's settings.
 # [[try_first]]
 # do_sample = true

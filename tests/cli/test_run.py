@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.study_file.model import read_study_file
 from llmsearch_optuna.study_file.schema import PUBLISHED
 
@@ -60,3 +63,12 @@ def test_init_prints_the_schema(capsys, workplace):
     assert code == 0
     assert json.loads(out)["title"] == "llmsearch-optuna study file"
     assert not Path("study.schema.json").exists()
+
+
+def test_conditions_from_the_command_line_are_read_as_they_are_written() -> None:
+    from llmsearch_optuna.cli.run import _limits
+
+    assert _limits(["terminates>=0.9", "tokens <= 60"]) == {"terminates": ">=0.9", "tokens": "<= 60"}
+    assert _limits(None) is None
+    with pytest.raises(InputError, match="'terminates' has no limit"):
+        _limits(["terminates"])

@@ -67,6 +67,7 @@ def test_study_files_say_everything_that_python_says() -> None:
         "space",
         "baseline",
         "try_first",
+        "constraints",
         "progress",
         "observer",
         "study_name",

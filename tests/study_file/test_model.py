@@ -10,6 +10,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.study_file.model import (
+    DEMO_STUDY,
     Changes,
     check_space,
     parse_study_file,
@@ -162,3 +163,17 @@ def test_what_only_search_would_find_is_named_with_its_line_as_well():
         parse_study_file(TEXT + "\n[baseline]\ntemperature = -1\n")
     with pytest.raises(InputError, match=r"study file, line 11: .*rouge9"):
         parse_study_file(TEXT.replace('"rouge1"', '"rouge9"'))
+
+
+def test_conditions_are_read_checked_and_changed_from_outside() -> None:
+    text = DEMO_STUDY.read_text(encoding="utf-8") + '\n[constraints]\nterminates = ">= 0.9"\n'
+    file = parse_study_file(text)
+    assert search_arguments(file)["constraints"] == {"terminates": ">= 0.9"}
+    changed = Changes(constraints={"terminates": ">= 0.8", "tokens": "<= 60"}).apply(file)
+    assert search_arguments(changed)["constraints"] == {"terminates": ">= 0.8", "tokens": "<= 60"}
+    assert "constraints" not in search_arguments(parse_study_file(DEMO_STUDY.read_text(encoding="utf-8")))
+    line = text.splitlines().index('terminates = ">= 0.9"') + 1
+    with pytest.raises(InputError, match=rf"line {line}: .*'0.9' is no limit"):
+        parse_study_file(text.replace(">= 0.9", "0.9"))
+    with pytest.raises(InputError, match="did you mean 'terminates'"):
+        Changes(constraints={"terminats": ">= 0.9"}).apply(file)
