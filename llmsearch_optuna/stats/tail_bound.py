@@ -37,8 +37,8 @@ def mean_lower_bound(gains: Floats, *, largest_loss: float, level: float) -> flo
     return float(_bounds(gains[None, :], largest_loss, level)[0])
 
 
-def mean_lower_bounds(gains: Floats, *, largest_loss: float, level: float) -> Floats:
-    """Return `mean_lower_bound` of each row of gains [samples, n], [samples]."""
+def mean_lower_bounds(gains: Floats, *, largest_loss: float | Floats, level: float) -> Floats:
+    """Return `mean_lower_bound` of each row of gains [samples, n], [samples]; the largest loss may be one a sample."""
     return _bounds(gains, largest_loss, level)
 
 
@@ -74,7 +74,7 @@ def worst_score(first: Floats, second: Floats, bounds: Bounds | None, sign: floa
     return worst if max(first.max(), second.max()) > worst else -math.inf
 
 
-def _bounds(gains: Floats, largest_loss: float, level: float) -> Floats:
+def _bounds(gains: Floats, largest_loss: float | Floats, level: float) -> Floats:
     n = gains.shape[1]
     losses = -np.sort(np.minimum(gains, 0.0), axis=1)  # [samples, n], largest first
     most = int((losses > 0).sum(axis=1).max(initial=0))

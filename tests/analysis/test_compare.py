@@ -38,6 +38,7 @@ def test_studies_are_paired_by_row(pair: list[SearchResult]) -> None:
     expected = sum(found.studies[1].scores[r] - found.studies[0].scores[r] for r in found.rows) / len(found.rows)
     assert verdict.difference == pytest.approx(expected) == pytest.approx(means[1] - means[0])
     assert verdict.answer == "better"
+    assert verdict.winner_replicates == 3  # means would lose the interval of 0/1 scores
     assert verdict.low is not None
     assert verdict.low > 0
     assert None not in (verdict.wins, verdict.ties, verdict.losses)

@@ -31,6 +31,7 @@ from scipy import stats
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.stats.comparison import compare
 from tests.benchmarks.array_study import ArrayStudy, run_study, run_trials
+from tests.benchmarks.selection_worlds import SELECTION_SECTIONS
 from tests.benchmarks.stage_worlds import STAGE_SECTIONS
 from tests.benchmarks.verdict_worlds import SECTIONS
 from tests.benchmarks.worlds import Shape, World, WorldServer, setting_of
@@ -44,14 +45,12 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the studies to run")
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument(
-        "--worlds", action="store_true", help="only the worlds of verdict_worlds.py and stage_worlds.py"
-    )
+    parser.add_argument("--worlds", action="store_true", help="only the worlds, without whole searches and pruners")
     arguments = parser.parse_args()
     began = time.monotonic()
     sections = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        worlds = (*SECTIONS, *STAGE_SECTIONS)
+        worlds = (*SECTIONS, *SELECTION_SECTIONS, *STAGE_SECTIONS)
         searches = (real_searches, equal_settings, true_gains, pruners, intervals)
         for make in worlds if arguments.worlds else (*searches, *worlds):
             text = make(pool, arguments.share)

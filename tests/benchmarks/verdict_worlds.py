@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.stats.comparison import compare
-from tests.benchmarks.worlds import Shape, World
+from llmsearch_optuna.stats.paired_tests import Clusters, margin_p_value, mcnemar_test
+from tests.benchmarks.claimed_power import claimed_power
 
 Floats = NDArray[np.float64]
 
@@ -51,8 +53,6 @@ def _derails(noise: float, rows: int, seed: int) -> bool:
 
 
 def _is_found(rows: int, seed: int) -> bool:
-    from scipy import stats
-
     rng = np.random.default_rng(seed)
     baseline = rng.normal(0.3, 0.05, rows)
     gain = 0.1 / np.sqrt(rows) * (stats.t.isf(0.025, rows - 1) + stats.t.isf(0.2, rows - 1))
@@ -61,67 +61,71 @@ def _is_found(rows: int, seed: int) -> bool:
 
 
 def sparse(pool: Executor, share: float) -> str:
-    """A loss of exactly the margin, all of it on few rows; the other texts are the same."""
-    runs = max(20, round(1000 * share))
+    """A loss of exactly the margin, all of it on few rows; the other texts are the same. Counted, not simulated."""
+    rows = (6, 12, 30, 60, 200) if share >= 0.1 else (6, 12, 30)
     lines = []
     for lost, won in ((0.05, 0.0), (0.10, 0.05), (0.20, 0.15)):
-        cells = [
-            _percent(_count(pool, _is_accepted, [(lost, won, rows, seed) for seed in range(runs)]), runs)
-            for rows in (6, 12, 30, 60, 200)
-        ]
-        lines.append(f"| {lost:.0%} | {won:.0%} | " + " | ".join(cells) + " |")
+        cells = pool.map(chance_of_accepting, [lost] * len(rows), [won] * len(rows), rows)
+        lines.append(f"| {lost:.0%} | {won:.0%} | " + " | ".join(f"{100 * cell:.1f} %" for cell in cells) + " |")
     return "\n".join(
         [
-            f"### `margin=0.05`, and a true loss of 0.05 ({runs} looks a cell)\n",
+            "### `margin=0.05`, and a true loss of 0.05 (exact: all counts of lost and won rows)\n",
             "Scores are 0 or 1 and mostly the same; so often the margin is called kept:\n",
-            "| rows lost | rows won | 6 rows | 12 | 30 | 60 | 200 |",
-            "|---|---|---|---|---|---|---|",
+            "| rows lost | rows won | " + " | ".join([f"{rows[0]} rows", *map(str, rows[1:])]) + " |",
+            "|---|---|" + "---|" * len(rows),
             *lines,
         ]
     )
 
 
-def _is_accepted(lost: float, won: float, rows: int, seed: int) -> bool:
-    rng = np.random.default_rng(seed)
-    luck = rng.random(rows)
-    baseline = np.where(luck < lost, 1.0, np.where(luck < lost + won, 0.0, (luck < 0.6).astype(float)))
-    best = np.where(luck < lost, 0.0, np.where(luck < lost + won, 1.0, baseline))
-    return compare(baseline, best, bounds=(0, 1), margin=0.05, seed=seed).answer == "not worse than margin"
+def chance_of_accepting(lost: float, won: float, rows: int) -> float:
+    """Return how often a loss of 0.05 is called less than a margin of 0.05, over all counts of rows lost and won."""
+    chance = 0.0
+    for losses in range(rows + 1):
+        of_lost = float(stats.binom.pmf(losses, rows, lost))
+        for wins in range(rows + 1 - losses):
+            likely = of_lost * float(stats.binom.pmf(wins, rows - losses, won / (1 - lost)))
+            if likely < 1e-6 or wins - losses <= -0.05 * rows:
+                continue
+            scores = np.r_[-np.ones(losses), np.ones(wins), np.zeros(rows - losses - wins)]
+            clusters = Clusters(scores, np.ones(rows))
+            if mcnemar_test(wins, losses, rows, alpha=0.05).low <= -0.05:
+                continue
+            chance += likely * (margin_p_value(clusters, 0.05, largest_loss=1.0, seed=wins) <= 0.025)
+    return chance
 
 
-def claimed_power(pool: Executor, share: float) -> str:
-    """What a look says it finds in 4 of 5 cases: how often is it found?"""
-    looks, tries = max(5, round(40 * share)), 10
+def clustered(pool: Executor, share: float) -> str:
+    """Equal settings on rows that share prompts: told of them, and taken as if all rows were different."""
+    runs = max(20, round(600 * share))
     lines = []
-    for shape in ("continuous", "0/1", "skewed"):
-        cells = []
-        for rows in (8, 18, 60, 200):
-            found = list(pool.map(_found_of_claim, *zip(*((shape, rows, n, tries) for n in range(looks)), strict=True)))
-            told = [share for share in found if share is not None]
-            cells.append(f"{100 * float(np.mean(told)):.0f} % ({len(found) - len(told)})" if told else f"- ({looks})")
-        lines.append(f"| {shape} | " + " | ".join(cells) + " |")
+    for prompts in (12, 30, 60):
+        found = np.array(list(pool.map(_clustered_look, [prompts] * runs, range(runs), chunksize=max(1, runs // 8))))
+        cells = [_percent(int(found[:, place].sum()), runs) for place in range(4)]
+        lines.append(f"| {prompts} | {4 * prompts} | " + " | ".join(cells) + " |")
     return "\n".join(
         [
-            f"### What a look says it finds in 80 % of cases ({looks} looks, each claim tried {tries} times)\n",
-            "The power of the verdict at the claimed difference, one replicate; in brackets the looks that claim "
-            "nothing, since so few rows find no difference so often.\n",
-            "| scores | 8 rows | 18 | 60 | 200 |",
-            "|---|---|---|---|---|",
+            f"### Rows that share a prompt, nothing to find ({runs} looks a line)\n",
+            "Four rows a prompt, whose differences have a correlation of 0.5:\n",
+            "| prompts | rows | `better` or `worse` | interval covers | as if all rows were different: `better` or "
+            "`worse` | interval covers |",
+            "|---|---|---|---|---|---|",
             *lines,
         ]
     )
 
 
-def _found_of_claim(shape: Shape, rows: int, seed: int, tries: int) -> float | None:
-    world = World(shape, rows, 0.0, 70_000 + seed)
-    first = compare(world.scores(None, 1), world.scores(0.7, 1), bounds=world.bounds)
-    if first.detectable is None or (shape == "0/1" and first.detectable > 0.55):
-        return None
-    found = 0
-    for again in range(tries):
-        other = World(shape, rows, 100 * first.detectable, 80_000 + tries * seed + again)
-        found += compare(other.scores(None, 1), other.scores(0.7, 1), bounds=other.bounds).answer == "better"
-    return found / tries
+def _clustered_look(prompts: int, seed: int) -> tuple[bool, bool, bool, bool]:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(prompts), 4)
+    baseline = rng.normal(0.4, 0.1, len(labels))
+    best = baseline + 0.07 * rng.normal(size=prompts)[labels] + 0.07 * rng.normal(size=len(labels))
+    found: list[bool] = []
+    for told in (list(labels), None):
+        verdict = compare(baseline, best, prompts=told, bounds=(0, 1), seed=seed)
+        low, high = verdict.interval or (0.0, 0.0)
+        found += [verdict.answer in ("better", "worse"), low <= 0 <= high]
+    return found[0], found[1], found[2], found[3]
 
 
 def rescues(pool: Executor, share: float) -> str:
@@ -134,7 +138,7 @@ def rescues(pool: Executor, share: float) -> str:
             for rows in (32, 60, 200):
                 lost = list(pool.map(_is_lost, *zip(*((knows, noise, rows, n) for n in range(runs)), strict=True)))
                 better = [one for one in lost if one is not None]
-                cells.append(f"{100 * float(np.mean(better)):.1f} %")
+                cells.append(_percent(sum(better), len(better)))
         lines.append(f"| {noise} | " + " | ".join(cells) + " |")
     return "\n".join(
         [
@@ -160,7 +164,7 @@ def _is_lost(knows: bool, noise: float, rows: int, seed: int) -> bool | None:
     return any(pruner.decide(trial[:k], incumbent, rows, bounds=(0, 1), direction="maximize") for k in looks)
 
 
-SECTIONS = (asymmetric, sparse, claimed_power, rescues)
+SECTIONS = (asymmetric, sparse, clustered, claimed_power, rescues)
 
 
 def _count(pool: Executor, function: Callable[..., bool], tasks: Sequence[tuple[Any, ...]]) -> int:
@@ -168,4 +172,5 @@ def _count(pool: Executor, function: Callable[..., bool], tasks: Sequence[tuple[
 
 
 def _percent(count: int, runs: int) -> str:
-    return f"{100 * count / runs:.1f} %"
+    share = count / runs
+    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / runs):.1f} %"

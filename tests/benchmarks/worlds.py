@@ -55,7 +55,6 @@ class World:
 
     def scores(self, setting: float | None, replicates: int, *, greedy: bool = False) -> Floats:
         """Return the scores [rows, replicates] of a setting (None: the baseline)."""
-        inner = self._inner(self.worth(setting) / 100)
         name = f"{self.seed}|{'greedy' if greedy else setting!r}"
         own = _generator(name)
         rows = ROW * _generator(f"{self.seed}|rows").normal(size=self.rows)
@@ -63,7 +62,11 @@ class World:
         chance = np.stack(
             [CHANCE * _generator(f"{name}|{r}").normal(size=self.rows) for r in range(replicates)], axis=1
         )
-        z = rows[:, None] + together[:, None] + inner + chance
+        return self.observed(rows[:, None] + together[:, None] + chance, setting)
+
+    def observed(self, luck: Floats, setting: float | None) -> Floats:
+        """Return the scores of a setting, given all random parts on the inner scale."""
+        z = luck + self._inner(self.worth(setting) / 100)
         if self.shape == "0/1":
             return (z > _THRESHOLD).astype(np.float64)
         return 0.3 + SCALE * z if self.shape == "continuous" else np.exp(0.7 * z) / 10

@@ -234,3 +234,18 @@ def test_replicated_zero_one_scores_scale_with_their_bounds() -> None:
     assert ones.interval is not None
     assert tens.interval == pytest.approx([10 * end for end in ones.interval])
     assert tens.p_value == ones.p_value
+
+
+def test_replicates_of_zero_one_scores_keep_their_interval_and_their_means_would_lose_it() -> None:
+    """Sign flips of replicate means, as if they were continuous scores, cover too seldom: nearly all rows are ties."""
+    rng, runs, wrong, right = np.random.default_rng(17), 80, 0.02, 0.06
+    covered = np.zeros(2)
+    for seed in range(runs):
+        chances = (rng.beta(p, 1 - p, (18, 1)) for p in (wrong, right))
+        baseline, best = ((rng.random((18, 3)) < chance).astype(float) for chance in chances)
+        means = Clusters(best.mean(axis=1) - baseline.mean(axis=1), np.ones(18))
+        by_means = sign_flip_test(means, alpha=0.05, seed=seed)
+        low, high = compare(baseline, best, bounds=(0, 1), seed=seed).interval or (0.0, 0.0)
+        covered += [by_means.low <= right - wrong <= by_means.high, low <= right - wrong <= high]
+    assert covered[0] <= 0.9 * runs
+    assert covered[1] >= 0.97 * runs

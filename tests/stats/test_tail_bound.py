@@ -11,6 +11,7 @@ from scipy import stats
 
 from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.tail_bound import mean_above_p_value, mean_lower_bound, mean_lower_bounds
+from tests.benchmarks.verdict_worlds import chance_of_accepting
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +73,14 @@ def test_a_loss_of_the_margin_in_few_rows_is_not_called_acceptable(rows: int) ->
         lost = rng.random(rows) < 0.05
         accepted += compare(np.ones(rows), 1.0 - lost, bounds=(0, 1), margin=0.05, seed=seed).recommends_winner
     assert accepted <= 0.035 * runs
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0.05, 0.0), (0.1, 0.05), (0.2, 0.15)])
+@pytest.mark.parametrize("rows", [12, 30, 60])
+def test_the_chance_of_accepting_a_loss_of_the_margin_is_small_over_all_counts(
+    lost: float, won: float, rows: int
+) -> None:
+    assert chance_of_accepting(lost, won, rows) <= 0.035
 
 
 def test_equal_texts_are_evidence_about_rows_like_these_only() -> None:
