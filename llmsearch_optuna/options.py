@@ -135,8 +135,14 @@ class Inputs(TypedDict):
                 type=str,
                 text='Folder or hub id of a model, or the address of a server; "demo" is the bundled chat model.',
                 filled="demo",
-                is_required=True,
             ),
+        ),
+    ]
+    server: Annotated[
+        str,
+        Option(
+            "The address of a server with OpenAI's interface, in the place of a model.",
+            key=Key("model", type=str, example="http://127.0.0.1:8000/v1"),
         ),
     ]
     dataset: Annotated[
@@ -578,6 +584,15 @@ class StudyOptions(StorageOptions, PlanOptions, total=False):
             "on the holdout.",
             limits=COUNT,
             key=Key("study", example=1_000_000),
+        ),
+    ]
+    max_cost: Annotated[
+        float | None,
+        Option(
+            "What the tokens of all trials may cost together, in all sessions; then the verdict follows. Needs price.",
+            more="In the currency of `price=`, counted as `max_tokens` is; cached prompts count in full.",
+            limits=Limits(words="an amount above 0", gt=0, whole=False),
+            key=Key("study", example=5.0),
         ),
     ]
     margin: Annotated[

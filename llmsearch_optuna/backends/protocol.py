@@ -160,6 +160,16 @@ class EngineBackend(ABC):
         """Counters of the requests with one tag. Default: none."""
         return {}
 
+    def cost(self, prompt_tokens: float, cached_tokens: float, tokens: float) -> float | None:
+        """Return what these tokens cost. Default: None, for a backend that knows no price.
+
+        Args:
+            prompt_tokens: Of all prompts.
+            cached_tokens: Those of them that were not computed again.
+            tokens: Generated.
+        """
+        return None
+
     @property
     def cache_budget(self) -> int:
         """Bytes that the backend may keep for later requests. Default: 0."""

@@ -39,6 +39,7 @@ def flag(name: str, option: str, options: Mapping[str, Option] | None = None) ->
 Data: TypeAlias = Annotated[str | None, flag("--data", "dataset")]
 Rows: TypeAlias = Annotated[int | None, flag("--rows", "limit")]
 Model: TypeAlias = Annotated[str | None, flag("--model", "model")]
+Server: TypeAlias = Annotated[str | None, flag("--server", "server")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -31,12 +31,13 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     budgets = ["the whole grid" if whole_grid else f"{study.n_trials or DEFAULT_TRIALS} trials"]
     budgets += [f"at most {study.timeout:g} s"] if study.timeout is not None else []
     budgets += [f"at most {study.max_tokens:,} tokens"] if study.max_tokens is not None else []
+    budgets += [f"a cost of at most {study.max_cost:g}"] if study.max_cost is not None else []
     loading = [f"{name} {value}" for name, value in (("dtype", model.dtype), ("on", model.device)) if value]
     rows = [] if data.rows is None else [f"the first {data.rows} rows"]
     stored = StorageAddress.of(study.storage, study.name)
     lines = [
         ("study", f"{study.name}: {', '.join(budgets)}, stored in {stored}"),
-        ("model", ", ".join([model.name, *loading, f"batch_size {model.batch_size}"])),
+        ("model", ", ".join([model.name or model.server, *loading, f"batch_size {model.batch_size}"])),
         ("data", ", ".join([str(data.path), *rows, f"{metric_name(file)} ({data.direction})"])),
         ("prompt", _prompt(data.prompt)),
         *(("space" if place == 0 else "", branch) for place, branch in enumerate(map(_branch, _branches(file)))),

@@ -24,6 +24,7 @@ from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan, Prepared, prepare
+from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
 from llmsearch_optuna.optimize.selection import FINALISTS
 from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter
@@ -76,6 +77,7 @@ class Forecast:
         memory_without_reuse: Bytes that it takes without a cache.
         power: What the verdict will be able to find, seen from the probe's rows of the baseline: sentences for people;
             None where they do not tell.
+        cost: What the tokens cost, no prompt being cached; None where no price is known.
     """
 
     n_trials: int
@@ -87,6 +89,7 @@ class Forecast:
     memory: Range
     memory_without_reuse: float
     power: str | None = None
+    cost: Range | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Forecast:
@@ -97,11 +100,12 @@ class Forecast:
     @property
     def text(self) -> str:
         """Two lines for people."""
+        cost = "" if self.cost is None else f", cost {_in_unit(self.cost, ((0.0, 1.0, ''),)).strip()}"
         without = Range(self.memory_without_reuse, self.memory_without_reuse)
         return (
             f"forecast for {self.n_trials} trials: {_counts(self.rows)} rows, {_counts(self.tokens)} tokens,\n"
             f"{_in_unit(self.seconds, _TIMES)} ({_in_unit(self.seconds_without_reuse, _TIMES)} without reuse), "
-            f"{_in_unit(self.memory, _SIZES)} memory ({_in_unit(without, _SIZES)} without)"
+            f"{_in_unit(self.memory, _SIZES)} memory ({_in_unit(without, _SIZES)} without){cost}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -155,7 +159,15 @@ def make_forecast(
         seconds_without_reuse=_seconds(costs, whole.rows.times(prompt), whole.picks, whole.picks),
         memory=Range(memory_before + cache[0], memory_before + cache[1]),
         memory_without_reuse=float(memory_before),
+        cost=_cost(prepared.served, whole, prompt),
     )
+
+
+def _cost(served: ResolvedEngine, whole: _Volume, prompt: float) -> Range | None:
+    ends = ((whole.rows.low, whole.tokens.low), (whole.rows.high, whole.tokens.high))
+    found = [served.backend.cost(rows * prompt, 0, tokens) for rows, tokens in ends]
+    low, high = found
+    return None if low is None or high is None else Range(low, high)
 
 
 class _Lengths:

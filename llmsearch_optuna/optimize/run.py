@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import optuna
 
 from llmsearch_optuna import progress as events
+from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallback, PowerCallback, ThroughputCallback
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.loop import run_trials
@@ -67,6 +68,11 @@ def run_study(
         StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
     """
     plan, served = prepared.plan, prepared.served
+    if options["max_cost"] is not None and served.backend.cost(0, 0, 0) is None:
+        raise InputError(
+            f"max_cost={options['max_cost']!r} needs to know what tokens cost; give the server's price="
+            "{'input': 0.5, 'output': 1.5}, of a million tokens"
+        )
     total = prepared.total_trials(options["n_trials"])
     deadline = None if options["timeout"] is None else time.monotonic() + options["timeout"]
     opened = _open(prepared, options)
@@ -172,6 +178,7 @@ def _trial_queue(
         n_trials=total,
         in_flight=options["trials_in_flight"],
         max_tokens=options["max_tokens"],
+        max_cost=options["max_cost"],
         try_first=prepared.plan.try_first,
     )
 
@@ -194,6 +201,7 @@ def _trial_run(
         prepared.pruner,
         callback,
         stats=lambda: counters_since(before, served.tag_stats(tag)),
+        cost=served.backend.cost,
         baseline=baseline,
     )
 
@@ -252,7 +260,7 @@ def _warn_if_ended_early(trial_queue: TrialQueue, deadline: float | None) -> Non
     if trial_queue.exhausted:
         reason = "the space holds no configuration that was not tried"
     elif trial_queue.is_spent():
-        reason = f"max_tokens={trial_queue.max_tokens} leaves no room for another trial"
+        reason = f"{trial_queue.spent_budget()} leaves no room for another trial"
     elif done < trial_queue.n_trials and deadline is not None and time.monotonic() > deadline:
         reason = "the time is up"
     elif (untried := trial_queue.untried()) > 0:

@@ -75,6 +75,10 @@ class TrialEnd:
     reason: str | None
 
 
+def _no_price(_prompt: float, _cached: float, _generated: float) -> None:
+    return None
+
+
 @dataclass
 class TrialRun:
     """A trial under way.
@@ -87,6 +91,7 @@ class TrialRun:
         pruner: Ours, or an Optuna pruner that the study has, or None.
         callback: Gets an event for every step and for the end.
         stats: The engine's counters for this trial, read at its end.
+        cost: What prompt tokens, cached ones and generated ones cost; None where no price is known.
         baseline: Says which rows do not count, since the baseline cannot decode them; None where all do.
     """
 
@@ -97,6 +102,7 @@ class TrialRun:
     pruner: PairedPruner | optuna.pruners.BasePruner | None
     callback: progress.Callback
     stats: Callable[[], Mapping[str, Any]] = dict
+    cost: Callable[[float, float, float], float | None] = _no_price
     baseline: BaselineRows | None = None
     end: TrialEnd | None = None
     _records: dict[tuple[int, int], RowRecord] = field(default_factory=dict)
@@ -334,6 +340,9 @@ class TrialRun:
             "seconds": round(self.seconds, 2),
             "memory": f"{process_bytes() / 1e9:.2f} GB",
         }
+        # By the rows that count, so that a budget ends the study at the same trial after any interruption.
+        if (cost := self.cost(sum(r.prompt_tokens for r in records), 0, found["tokens"])) is not None:
+            found["cost"] = round(cost, 9)
         if (on_gpus := gpu_bytes()) is not None:
             found["gpu_memory"] = f"{on_gpus / 1e9:.2f} GB"
         if records:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ class TrialQueue:
         n_trials: The study's total.
         in_flight: How many trials may be under way at once in the whole study.
         max_tokens: Generated tokens that the trials may take together, see `search`; None for no limit.
+        max_cost: What the trials may cost together, see `search`; None for no limit.
         exhausted: Set when the space holds no configuration that is not known.
     """
 
@@ -59,6 +61,7 @@ class TrialQueue:
     n_trials: int
     in_flight: int
     max_tokens: int | None = None
+    max_cost: float | None = None
     try_first: Sequence[Candidate] = ()
     exhausted: bool = False
     _taken: set[int] = field(default_factory=set)
@@ -94,9 +97,14 @@ class TrialQueue:
         return len(trials) >= self.n_trials or self.exhausted or (self._is_settled(trials) and self._is_spent(trials))
 
     def is_spent(self) -> bool:
-        """Whether it was the budget of tokens that ended the search."""
+        """Whether it was a budget that ended the search."""
         trials = self.trials()
         return len(trials) < self.n_trials and self._is_spent(trials)
+
+    def spent_budget(self) -> str:
+        """The budget that leaves no room for another trial, as the call says it."""
+        is_cost = self.max_cost is not None and self._is_over(self.max_cost, "cost", self.trials())
+        return f"max_cost={self.max_cost}" if is_cost else f"max_tokens={self.max_tokens}"
 
     def untried(self) -> int:
         """How many configurations of a grid no trial has; 0 where the sampler is another one."""
@@ -133,11 +141,14 @@ class TrialQueue:
         Only settled trials and the rows that count for them are looked at: where the study ends must not depend on
         which row ends first, nor on a crash. So the first trials, as many as may be under way, begin in any case.
         """
+        return self._is_over(self.max_tokens, "tokens", trials) or self._is_over(self.max_cost, "cost", trials)
+
+    def _is_over(self, budget: float | None, attribute: str, trials: Sequence[FrozenTrial]) -> bool:
         settled = self._settled(trials)
-        if self.max_tokens is None or not settled:
+        if budget is None or not settled:
             return False
-        taken = sum(int(t.user_attrs.get("tokens", 0)) for t in settled)
-        return taken * (len(trials) + 1) > self.max_tokens * len(settled)
+        taken = math.fsum(t.user_attrs.get(attribute, 0) for t in settled)
+        return taken * (len(trials) + 1) > budget * len(settled)
 
     def _create(self, trials: list[FrozenTrial]) -> tuple[TrialJob, Claim] | None:
         number = len(trials)

@@ -202,15 +202,19 @@ def _costs(engine: Mapping[str, Any], trials: Sequence[TrialPoint]) -> tuple[tup
     tokens, replayed = engine.get("tokens") or 0, engine.get("replayed_tokens") or 0
     if tokens:
         lines.append(("tokens generated", f"{tokens:,}"))
-        lines.append(("of these replayed, not computed", f"{replayed:,} ({replayed / tokens:.0%})"))
+        if "cached_prompt_tokens" not in engine:  # a server replays nothing
+            lines.append(("of these replayed, not computed", f"{replayed:,} ({replayed / tokens:.0%})"))
     if engine.get("forward_tokens"):
         lines.append(("tokens through the model", f"{engine['forward_tokens']:,}"))
     if engine.get("distinct_prefixes") and engine.get("forward_tokens"):
         floor = engine["forward_tokens"] / engine["distinct_prefixes"]
         lines.append(("distance from the floor", f"{floor:.2f} forwards for each distinct prefix (1 is the least)"))
     if engine.get("prefill_tokens"):
-        asked = engine["prefill_tokens"] + engine.get("prefill_tokens_saved", 0)
+        saved = engine.get("prefill_tokens_saved", 0) + engine.get("cached_prompt_tokens", 0)
+        asked = engine["prefill_tokens"] + saved
         lines.append(("prompt tokens through the model", f"{engine['prefill_tokens']:,} of {asked:,} asked for"))
+    if "cost" in engine:
+        lines.append(("cost of the tokens", f"{engine['cost']:.6g}"))
     if engine.get("plain_requests"):
         lines.append(("rows through model.generate", f"{engine['plain_requests']:,}"))
     if engine.get("steps"):

@@ -13,10 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import (
@@ -117,6 +126,16 @@ class PrunerSection(Section):
 class ModelSection(Section):
     """Which model decodes."""
 
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if self.name is None and self.server is None:
+            raise ValueError("a model is missing; give its name, or server, the address of one")
+        if self.name is not None and self.server is not None:
+            raise ValueError(f"name = {self.name!r} and server = {self.server!r} are two models; give one of them")
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise ValueError(f"server = {self.server!r} is no address, such as http://127.0.0.1:8000/v1")
+        return self
+
 
 @with_keys("data")
 class DataSection(Section):
@@ -154,6 +173,7 @@ class Changes:
     data: str | None = None
     rows: int | None = None
     model: str | None = None
+    server: str | None = None
     n_trials: int | None = None
     storage: str | None = None
     name: str | None = None
@@ -162,13 +182,23 @@ class Changes:
     def apply(self, file: StudyFile) -> StudyFile:
         """Return the file with these values."""
         data = _changed(file.data, path=self.data, rows=self.rows)
-        model = _changed(file.model, name=self.model)
+        model = self._model(file.model)
         study = _changed(file.study, n_trials=self.n_trials, storage=self.storage, name=self.name)
         constraints = {**(file.constraints or {}), **(self.constraints or {})} or None
         changed = {"data": data, "model": model, "study": study, "constraints": constraints}
         found = file.model_copy(update=changed)
         check_constraints(found)
         return found
+
+    def _model(self, section: Any) -> Any:
+        """The section with one model: what the command line names takes the place of either key."""
+        if self.model is None and self.server is None:
+            return section
+        if self.model is not None and self.server is not None:
+            raise InputError(f"--model {self.model} and --server {self.server} are two models; give one of them")
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise InputError(f"--server {self.server} is no address, such as http://127.0.0.1:8000/v1")
+        return type(section).model_validate({**section.model_dump(), "name": self.model, "server": self.server})
 
 
 def read_study_file(path: str | Path) -> StudyFile:
@@ -292,7 +322,7 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
         InputError: The file leaves the data to the command line, and the command line gave none.
     """
     of_task = declared(TaskOptions)
-    said = {name: value for name, value in _said(file).items() if name not in of_task}
+    said = {name: value for name, value in _said(file).items() if name not in of_task and name != "server"}
     given = {"model": _model(file.model), "dataset": _task(file), "space": check_space(file)}
     return {**said, **given, **({} if file.study.pruner is None else {"pruner": _pruner(file.study.pruner)})}
 
@@ -313,6 +343,8 @@ def _pruner(given: str | PrunerSection | None) -> Any:
 
 
 def _model(section: ModelSection) -> str:
+    if section.server is not None:
+        return str(section.server)
     if section.name != DEMO:
         return str(section.name)
     from llmsearch_optuna.demo.model import demo_model_folder

@@ -176,3 +176,34 @@ def test_draws_that_depend_on_their_neighbours_are_told(
     search(stub.url, dataset(20), SPACE, metric=number_metric, n_trials=1, progress=False, storage=f"{tmp_path}/s.db")
     # the last of them to be answered may be alone by then
     assert re.search("for 4 of 4 rows alone, and for [0-3] of 4 beside others: draws depend on", caplog.text)
+
+
+PRICE = {"input": 1000.0, "output": 10_000.0}
+
+
+def test_a_budget_of_money_ends_the_search_at_the_same_trial_after_an_interruption(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    given: dict[str, Any] = {"price": PRICE, "max_cost": 10.0, "n_trials": 30, "trials_in_flight": 2}
+    undivided = study(whole, stub.url, **given)
+    assert 2 < len(undivided.trials) < 30
+    spent = [trial.user_attrs["cost"] for trial in undivided.trials]
+    asked = [undivided.completions(trial.number) for trial in undivided.trials]
+    assert spent == pytest.approx([(7 * len(rows) * 1000 + rows["tokens"].sum() * 10_000) / 1e6 for rows in asked])
+    assert sum(spent) <= 10.0 < sum(spent) * (len(spent) + 1) / len(spent) * 1.5
+    assert "max_cost=10.0 leaves no room for another trial" in caplog.text
+    stopping = StubServer(schedule=lambda number: "503" if number >= 50 else None)
+    with stopping.running(), pytest.raises(EngineUnavailableError):
+        study(parts, stopping.url, retry_for=0.1, **given)
+    assert told(study(parts, stub.url, **given)) == told(undivided)
+    page = undivided.save_report(tmp_path / "r.html").read_text()
+    assert "cost of the tokens" in page
+
+
+def test_a_budget_of_money_needs_a_price(tmp_path: Path, stub: StubServer) -> None:
+    with pytest.raises(InputError, match="max_cost=1.0 needs to know what tokens cost"):
+        study(tmp_path, stub.url, max_cost=1.0)
+    assert not stub.asked

@@ -206,7 +206,8 @@ def test_a_forecast_of_a_real_engine_and_the_same_study(
     assert signature(plain) == signature(warm), "a forecast changes nothing"
 
 
-NOT_FORECAST = {"timeout", "callbacks", "max_tokens", "storage", "study_name", "margin", "progress", "observer"}
+NOT_FORECAST = {"timeout", "callbacks", "max_tokens", "max_cost", "storage", "study_name", "margin", "progress"}
+NOT_FORECAST |= {"observer"}
 """What only says where a study is kept, when it is broken off, and how it is judged and shown."""
 
 

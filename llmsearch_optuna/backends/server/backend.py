@@ -72,7 +72,7 @@ class Price:
             )
         return cls(**given)
 
-    def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+    def cost(self, prompt_tokens: float, cached_tokens: float, completion_tokens: float) -> float:
         """Return what these tokens cost."""
         cached = self.input if self.cached_input is None else self.cached_input
         fresh = prompt_tokens - cached_tokens
@@ -203,6 +203,10 @@ class ServerBackend(EngineBackend):
                 f"{repeated}: draws depend on what the server computes beside them, and scores carry that noise"
             )
         return found
+
+    def cost(self, prompt_tokens: float, cached_tokens: float, tokens: float) -> float | None:
+        """Return what these tokens cost; None where no price was given."""
+        return None if self._price is None else self._price.cost(prompt_tokens, cached_tokens, tokens)
 
     # Requests
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+import openai
+
 from llmsearch_optuna.backends.server.connection import OPENAI_HOST, Address, Connection
 from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, Dialect
 from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError, failure_of
@@ -86,7 +88,7 @@ async def identify(
     """
     if dialect is not None and dialect not in DIALECTS:
         raise InputError(f"dialect={dialect!r} is unknown; give one of {', '.join(DIALECT_NAMES)}")
-    listed = await _models(connection, must_answer=model is None or dialect is None)
+    listed = await _models(connection, must_answer=model is None)
     pages = dict(zip(("/props", "/version", "/api/version", "/openapi.json"), await _pages(connection), strict=True))
     spoken = DIALECTS[dialect or _dialect_of(address, listed, pages)]
     entry = _entry(listed, model, spoken, address)
@@ -116,8 +118,11 @@ async def _models(connection: Connection, *, must_answer: bool) -> list[Mapping[
         failure = failure_of(error)
         if failure.kind == "never" or (failure.kind == "stop" and failure.reason.startswith(("404", "405"))):
             failure = Failure("stop", f"it has no list of models ({failure.reason}); is this the address of its /v1?")
-            if not must_answer:
-                return []
+        # Transformers answers 500 where it cannot look through its cache of models.
+        if not must_answer and isinstance(error, openai.APIStatusError) and failure.kind != "stop":
+            return []
+        if not must_answer and failure.reason.startswith("it has no list"):
+            return []
         raise RequestFailedError(failure) from error
     found = answer.get("data") if isinstance(answer, Mapping) else None
     return [entry for entry in found or () if isinstance(entry, Mapping) and entry.get("id")]
