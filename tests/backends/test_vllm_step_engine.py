@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from llmsearch_optuna.backends.vllm import is_vllm
 from llmsearch_optuna.backends.vllm.sampling_arguments import PROCESSOR
 from llmsearch_optuna.backends.vllm.step_engine import LlmStepEngine, is_out_of_memory
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import EngineUnavailableError, InputError
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.options import ModelOptions
 
@@ -32,6 +33,7 @@ class LLM:
                 }
                 | config
             ),
+            engine_core=SimpleNamespace(resources=SimpleNamespace(engine_dead=False), outputs_queue=queue.Queue()),
             vllm_config=SimpleNamespace(
                 scheduler_config=SimpleNamespace(max_num_seqs=5),
                 cache_config=SimpleNamespace(enable_prefix_caching=True),
@@ -89,6 +91,16 @@ def test_an_end_token_is_known_where_vllm_leaves_the_models_configuration_out(
 def test_an_llm_without_a_tokenizer_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="skip_tokenizer_init"):
         resolve_engine(LLM(None, folder))
+
+
+def test_a_step_that_waits_for_a_killed_core_is_told(folder: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    llm = LLM(tiny_tokenizer, folder)
+    engine = LlmStepEngine(llm)
+    core = llm.llm_engine.engine_core
+    assert core.outputs_queue.empty()
+    core.resources.engine_dead = True
+    assert isinstance(core.outputs_queue.get(timeout=10), EngineUnavailableError)
+    assert engine.facts.slots == 5
 
 
 def test_a_name_needs_the_program() -> None:

@@ -7,7 +7,7 @@ which request they end up in is decided in `request_body`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from llmsearch_optuna.types import DialectName
@@ -35,6 +35,8 @@ class Dialect:
         returns_token_ids: Whether it says the ids of what it generated.
         generation_config: Whether sampling parameters travel as Hugging Face's generation configuration, in a string
             of JSON; then all of Hugging Face's names are taken.
+        picks_by_row: Whether this library's logits processor is loaded there (see `backends.vllm.logits_processor`);
+            then it picks the tokens, under all parameters of our own engine.
     """
 
     name: DialectName
@@ -50,6 +52,7 @@ class Dialect:
     takes_token_ids: bool = False
     returns_token_ids: bool = False
     generation_config: bool = False
+    picks_by_row: bool = False
 
     def value(self, name: str, value: Any) -> Any:
         """Return the value as the server writes it."""
@@ -106,6 +109,8 @@ VLLM = Dialect(
     takes_token_ids=True,
     returns_token_ids=True,
 )
+
+VLLM_BY_ROW = replace(VLLM, picks_by_row=True)
 
 SGLANG = Dialect(
     name="sglang",

@@ -15,8 +15,9 @@ from typing import Any
 import openai
 
 from llmsearch_optuna.backends.server.connection import OPENAI_HOST, Address, Connection
-from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, Dialect
+from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, VLLM_BY_ROW, Dialect
 from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError, failure_of
+from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, MARK
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.types import DialectName
 
@@ -95,6 +96,8 @@ async def identify(
     name = str(entry["id"])
     if spoken.name == "llama.cpp":
         return _llama_cpp(spoken, name, entry, pages["/props"])
+    if spoken.name == "vllm" and await _picks_by_row(connection, name):
+        spoken = VLLM_BY_ROW
     version = pages["/version" if spoken.name == "vllm" else "/api/version"].get("version", "")
     return Identity(
         dialect=spoken,
@@ -103,6 +106,7 @@ async def identify(
             "dialect": spoken.name,
             "model": base_name(name),
             **({"root": base_name(str(entry["root"]))} if entry.get("root") else {}),
+            **({"sampler": "row-keyed"} if spoken.picks_by_row else {}),
             **({"host": address.host} if spoken.name == "openai" else {}),
         },
         defaults=spoken.defaults,
@@ -126,6 +130,16 @@ async def _models(connection: Connection, *, must_answer: bool) -> list[Mapping[
         raise RequestFailedError(failure) from error
     found = answer.get("data") if isinstance(answer, Mapping) else None
     return [entry for entry in found or () if isinstance(entry, Mapping) and entry.get("id")]
+
+
+async def _picks_by_row(connection: Connection, model: str) -> bool:
+    """Whether our logits processor is loaded: it refuses what it cannot read, and nothing else looks at it."""
+    asked = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0.0, "vllm_xargs": {ARGUMENT: "?"}}
+    try:
+        await connection.post("/completions", asked)
+    except Exception as error:
+        return MARK in failure_of(error).reason
+    return False
 
 
 async def _pages(connection: Connection) -> Sequence[Mapping[str, Any]]:

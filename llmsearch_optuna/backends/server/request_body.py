@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmsearch_optuna.backends.server.dialect import DIALECTS, Dialect
+from llmsearch_optuna.backends.vllm import sampling_arguments
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.param_specs import NAMES_BESIDE_HUGGING_FACE, known_names
 from llmsearch_optuna.engine.sampling.params import GenerationParams
@@ -42,9 +43,7 @@ def server_request(dialect: Dialect, model: str, request: Request, token_ids: Se
         request: The row and its parameters.
         token_ids: Its prompt in tokens, where the server is to get these.
     """
-    body = {"model": model, **sampling_fields(dialect, request.params), **dialect.constant}
-    if request.params.get("do_sample") is True:
-        body["seed"] = row_seed(request)
+    body = {"model": model, **_picking_fields(dialect, request), **dialect.constant}
     if request.chat is None:
         return ServerRequest("/completions", {**body, "prompt": request.prompt if token_ids is None else [*token_ids]})
     body["messages"] = [dict(message) for message in request.chat.messages]
@@ -53,6 +52,31 @@ def server_request(dialect: Dialect, model: str, request: Request, token_ids: Se
     if request.chat.template_kwargs:
         body["chat_template_kwargs"] = dict(request.chat.template_kwargs)
     return ServerRequest("/chat/completions", body)
+
+
+def _picking_fields(dialect: Dialect, request: Request) -> dict[str, Any]:
+    """What says how the row's tokens are picked."""
+    if dialect.picks_by_row and not sampling_arguments.is_beam(request.params):
+        return _by_row_fields(dialect, request)
+    seed = {"seed": row_seed(request)} if request.params.get("do_sample") is True else {}
+    return {**sampling_fields(dialect, request.params), **seed}
+
+
+def _by_row_fields(dialect: Dialect, request: Request) -> dict[str, Any]:
+    """What says so to our own logits processor; ends and forms of the answer are still the server's."""
+    params = request.params
+    picked = sampling_arguments.picked_by_row(request)
+    ends = [*params.eos_token_ids, *(sequence[0] for sequence in params.stop_token_sequences)]
+    return {
+        **dialect.neutral,
+        **dialect.greedy,
+        "max_tokens": params.max_new_tokens,
+        "vllm_xargs": picked["extra_args"],
+        **({"stop": list(params.stop)} if params.stop else {}),
+        **({"stop_token_ids": ends} if ends else {}),
+        **({"ignore_eos": True} if params.eos_token_ids else {}),
+        **{name: params.canonical[name] for name in ("response_format", "thinking_token_budget") if name in params},
+    }
 
 
 def sampling_fields(dialect: Dialect, params: GenerationParams) -> dict[str, Any]:
@@ -87,6 +111,10 @@ def refusal(dialect: Dialect, params: Mapping[str, Any]) -> str | None:
     >>> refusal(VLLM, {"max_new_tokens": 8, "do_sample": True, "typical_p": 0.9})
     'vllm does not take typical_p (llama.cpp, transformers do)'
     """
+    if dialect.picks_by_row and not sampling_arguments.is_beam(complete := GenerationParams.of(params)):
+        if any(len(sequence) != 1 for sequence in complete.stop_token_sequences):
+            return f"{dialect.name} takes stop_token_sequences only for single tokens"
+        return sampling_arguments.refusal(complete, by_row=True)
     problems = [problem for name in params if (problem := _problem(dialect, name, params)) is not None]
     return "; ".join(problems) or None
 

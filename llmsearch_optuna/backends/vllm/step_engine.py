@@ -1,14 +1,17 @@
 """The one place that speaks to vLLM: requests in, steps, tokens out, and what its configuration says.
 
-Of vLLM 0.32 these are used: `LLM.llm_engine` with `add_request`, `step`, `abort_request`, `vllm_config` and
-`model_config`, `LLM.get_tokenizer` and `LLM.beam_search`. None has an underscore, but only `LLM` is documented:
-`make test-vllm` tries each of them on a real engine.
+Of vLLM 0.32 these are used: `LLM.llm_engine` with `add_request`, `step`, `abort_request`, `vllm_config`, `model_config`
+and `engine_core` (see `_wake_when_dead`), `LLM.get_tokenizer` and `LLM.beam_search`. None has an underscore, but only
+`LLM` is documented: `make test-vllm` tries each of them on a real engine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +151,7 @@ def load_llm(
     }
     try:
         return LLM(name, **arguments)
-    except (TypeError, ValueError, OSError, RuntimeError) as problem:
+    except Exception as problem:
         if is_out_of_memory(problem):
             raise EngineUnavailableError(f"vLLM has no room for {name!r} now: {problem}") from problem
         raise InputError(f"vLLM cannot load model={name!r}: {problem}") from problem
@@ -176,12 +179,13 @@ class LlmStepEngine:
         self._llm = llm
         self._engine = llm.llm_engine
         self.facts = _facts(llm)
+        _wake_when_dead(llm)
 
     def problem(self, arguments: Mapping[str, Any]) -> str | None:
         """What vLLM has against these arguments of `SamplingParams`; None where it takes them."""
         try:
             _sampling_params(arguments, streams=False)
-        except ValueError as problem:
+        except Exception as problem:  # vLLM's own, which are no ValueErrors
             return str(problem)
         return None
 
@@ -216,6 +220,28 @@ class LlmStepEngine:
         asked = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         found = self._llm.beam_search(asked, BeamSearchParams(**arguments))
         return [tuple(output.sequences[0].tokens[len(prompt) :]) for output, prompt in zip(found, prompts, strict=True)]
+
+
+def _wake_when_dead(llm: Any) -> None:
+    """Let a step end that waits for a core which was killed.
+
+    vLLM 0.32 notes that its core's process is gone, but what waits for the core's answer is told only of errors that
+    the core itself could still send; killed for its memory, it sends none.
+    """
+    client = llm.llm_engine.engine_core
+    resources, answers = getattr(client, "resources", None), getattr(client, "outputs_queue", None)
+    if resources is None or answers is None:  # the core is in this process
+        return
+    alive = weakref.ref(llm)
+
+    def watch() -> None:
+        while alive() is not None:
+            if resources.engine_dead:
+                answers.put_nowait(EngineUnavailableError("the process of vLLM's engine core has ended"))
+                return
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, name="llmsearch-vllm-watch", daemon=True).start()
 
 
 def _sampling_params(arguments: Mapping[str, Any], *, streams: bool) -> Any:
