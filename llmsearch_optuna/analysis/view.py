@@ -138,7 +138,8 @@ class StudyView:
         number = self.best_trial.number
         records = self.opened.records.rows("finalists", number) or self.records(number)
         table = score_table(records, list(dict.fromkeys(r.row for r in records)))
-        return split_variance(table) if table and all(table) else None
+        is_even = len({len(scores) for scores in table}) == 1  # not while replicates are under way
+        return split_variance(table) if table and all(table) and is_even else None
 
     @property
     def advice(self) -> str | None:

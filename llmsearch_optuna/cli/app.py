@@ -16,6 +16,7 @@ import typer
 
 from llmsearch_optuna import __version__
 from llmsearch_optuna.cli import inspect, run, score, share
+from llmsearch_optuna.cli.salvage import salvage
 from llmsearch_optuna.errors import LlmsearchError
 from llmsearch_optuna.redaction import redacted
 
@@ -87,6 +88,7 @@ for _command, _short_help in (
     (inspect.dashboard, "Open the study in optuna-dashboard."),
     (share.export, "Write the recommended parameters, or the study as a zip."),
     (share.import_, "Open a study that was exported as a zip."),
+    (salvage, "Read what is left of a damaged database."),
 ):
     app.command(_command.__name__.rstrip("_"), short_help=_short_help)(_told(_command))
 

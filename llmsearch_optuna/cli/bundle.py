@@ -203,7 +203,9 @@ def copy_through_optuna(opened: OpenedStudy, target: Path) -> None:
     schema.metadata.create_all(engine)
     with opened.database.connect() as source, engine.begin() as copy:
         for table in (schema.meta, schema.items, schema.rows, schema.looks):
-            found = source.execute(sa.select(table).where(table.c.study == opened.key)).mappings().all()
+            stored = {column["name"] for column in sa.inspect(source).get_columns(table.name)}
+            columns = [column for column in table.columns if column.name in stored]
+            found = source.execute(sa.select(*columns).where(table.c.study == opened.key)).mappings().all()
             schema.upsert(copy, table, [dict(row) for row in found])
     engine.dispose()
 

@@ -151,22 +151,7 @@ class StudyRecords:
 
     def record(self, phase: Phase, number: int, records: Sequence[RowRecord], *, fence: Fence | None = None) -> None:
         """Store what has been decoded, in one transaction; what is there already stays as it is."""
-        values = [
-            {
-                "study": self._key,
-                "phase": phase,
-                "number": number,
-                "row": r.row,
-                "replicate": r.replicate,
-                "text": r.text,
-                "token_ids": np.asarray(r.token_ids, dtype="<u4").tobytes(),
-                "finish_reason": r.finish_reason,
-                "prompt_tokens": r.prompt_tokens,
-                "score": r.score,
-                "error": r.error,
-            }
-            for r in records
-        ]
+        values = [self._columns(phase, number, r) for r in records]
         with self._engine.begin() as connection:
             if fence is not None:
                 fence.check(connection)
@@ -186,10 +171,17 @@ class StudyRecords:
                 t.c.row == sa.bindparam("of_row"),
                 t.c.replicate == sa.bindparam("of_replicate"),
             )
-            .values(score=sa.bindparam("new_score"))
+            .values(score=sa.bindparam("new_score"), checksum=sa.bindparam("new_checksum"))
         )
         values = [
-            {"of_row": r.row, "of_replicate": r.replicate, "new_score": r.score} for r in records if r.score is not None
+            {
+                "of_row": r.row,
+                "of_replicate": r.replicate,
+                "new_score": r.score,
+                "new_checksum": self._columns(phase, number, r)["checksum"],
+            }
+            for r in records
+            if r.score is not None
         ]
         if not values:
             return
@@ -197,6 +189,22 @@ class StudyRecords:
             if fence is not None:
                 fence.check(connection)
             connection.execute(statement, values)
+
+    def _columns(self, phase: Phase, number: int, record: RowRecord) -> dict[str, Any]:
+        values = {
+            "study": self._key,
+            "phase": phase,
+            "number": number,
+            "row": int(record.row),
+            "replicate": int(record.replicate),
+            "text": record.text,
+            "token_ids": np.asarray(record.token_ids, dtype="<u4").tobytes(),
+            "finish_reason": record.finish_reason,
+            "prompt_tokens": int(record.prompt_tokens),
+            "score": None if record.score is None else float(record.score),
+            "error": record.error,
+        }
+        return values | {"checksum": schema.row_checksum(values)}
 
     def rows(self, phase: Phase, number: int) -> list[RowRecord]:
         """All records of one trial in one phase, by row and replicate."""
@@ -208,7 +216,8 @@ class StudyRecords:
 
     def _select_rows(self, phase: Phase, number: int | None) -> dict[int, list[RowRecord]]:
         t = schema.rows
-        query = sa.select(t).where(t.c.study == self._key, t.c.phase == phase)
+        columns = [column for column in t.columns if column is not t.c.checksum]  # not there in older databases
+        query = sa.select(*columns).where(t.c.study == self._key, t.c.phase == phase)
         if number is not None:
             query = query.where(t.c.number == number)
         found: dict[int, list[RowRecord]] = defaultdict(list)

@@ -7,6 +7,7 @@ random one that Optuna keeps with the study, so that a study that is deleted and
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ rows = sa.Table(
     sa.Column("prompt_tokens", sa.Integer),
     sa.Column("score", sa.Double),
     sa.Column("error", sa.Text),
+    sa.Column("checksum", sa.BigInteger),
 )
+"""`checksum` (see `row_checksum`) is null in rows of the version before it."""
 
 workers = sa.Table(
     "llmsearch_workers",
@@ -101,6 +104,24 @@ batch_sizes = sa.Table(
     sa.Column("beams", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("size", sa.Integer, nullable=False),
 )
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make what is not there yet of our tables and their columns."""
+    metadata.create_all(engine)
+    if "checksum" not in {column["name"] for column in sa.inspect(engine).get_columns(rows.name)}:
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"ALTER TABLE {rows.name} ADD COLUMN checksum BIGINT"))
+
+
+def row_checksum(values: Mapping[str, Any]) -> int:
+    """Return the checksum of a row of `rows`: of all its columns but the checksum itself.
+
+    Args:
+        values: Column -> value, as the database gives them.
+    """
+    checked = [values[column.name] for column in rows.columns if column.name != "checksum"]
+    return zlib.crc32(repr([bytes(v) if isinstance(v, memoryview) else v for v in checked]).encode())
 
 
 def clock(connection: sa.Connection) -> float:

@@ -291,7 +291,7 @@ def _connect(address: StorageAddress, *, may_create: bool, read_only: bool = Fal
         with study_lock(engine, "schema") if may_create else contextlib.nullcontext():
             rdb = _rdb_storage(address, kwargs, may_create, read_only)
             if may_create:
-                schema.metadata.create_all(rdb.engine)
+                schema.create_tables(rdb.engine)
     finally:
         engine.dispose()
     return rdb, rdb.engine
