@@ -437,15 +437,18 @@ class PlanOptions(ReplicateOptions, total=False):
         ),
     ]
     objectives: Annotated[
-        Sequence[str],
+        Sequence[Any],
         Option(
-            '``("score",)``, or ``("score", "tokens")`` to search the front of score and generated tokens a row.',
+            '``("score",)``; with ``"tokens"`` or metrics by row besides, as in ``("score", "tokens")``, the front of '
+            "all.",
             ("score",),
-            more="With the latter nothing is pruned, and the verdict is about the best score; see SearchResult.front.",
+            more="With several nothing is pruned, and the verdict is about the best score; tokens are minimized, other "
+            "metrics maximized. See SearchResult.front.",
             key=Key(
                 "study",
-                type=list[Literal["score", "tokens"]],
-                text='["score"], or ["score", "tokens"] for the front of both; the latter prunes nothing.',
+                type=list[str],
+                text='["score"], or ["score", "tokens"] or ["score", "json_valid"] for the front of all; several prune '
+                "nothing.",
             ),
         ),
     ]

@@ -45,10 +45,10 @@ class SearchResult(StudyView):
 
     @property
     def front(self) -> list[FrontPoint]:
-        """The trials that no other one beats in score and generated tokens, fewest tokens first.
+        """The trials that no other one beats in all objectives, worst score first.
 
         Raises:
-            StudyError: The study was not searched with ``objectives=("score", "tokens")``.
+            StudyError: The study was not searched with several objectives, such as ``("score", "tokens")``.
         """
         return front_of(self)
 

@@ -180,6 +180,12 @@ class StudyView:
         return direction_of(self.study)
 
     @property
+    def objective_names(self) -> tuple[str, ...]:
+        """One a value of a trial: ``"score"``, then those besides; see `search`."""
+        names = tuple(map(str, self.settings.get("objectives") or ()))
+        return names if len(names) == len(self.study.directions) else ("score", "tokens")[: len(self.study.directions)]
+
+    @property
     def summary(self) -> str:
         """One or two sentences for people."""
         if not self.has_best:

@@ -21,7 +21,6 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
 from llmsearch_optuna.optimize.evaluation import SearchRows
-from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
@@ -58,7 +57,7 @@ def describe_study(study: optuna.Study, data: ReportData) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([data.metric, TOKENS_LABEL][: len(study.directions)])
+        study.set_metric_names([data.metric, *data.objectives][: len(study.directions)])
     # A note that somebody changed in the dashboard is theirs; only ours is replaced.
     old, new = optuna_dashboard.get_note(study), study_note(data)
     if old != new and (not old or old.startswith(STUDY_HEADING)):

@@ -13,44 +13,33 @@ from typing import Any
 import numpy as np
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.scoring import Answers
+from llmsearch_optuna.optimize.measures import Measure
 from llmsearch_optuna.stats.conditions import SEARCH_LEVEL, Limit, Standing, fewest_values, standing
 from llmsearch_optuna.stats.paired_tests import cluster_numbers
 from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.task.task import PreparedTask
 from llmsearch_optuna.types import Bounds
 
-TOKENS = "tokens"
-"""As a condition: generated tokens a row."""
-
 
 @dataclass(frozen=True)
 class Condition:
-    """A limit for the mean of one metric, or of the generated tokens.
+    """A limit for the mean of one metric, or of the generated tokens."""
 
-    Attributes:
-        name: The metric's, or ``"tokens"``.
-        limit: What the mean has to keep.
-        metric: Scores by row; None for tokens.
-    """
-
-    name: str
+    measure: Measure
     limit: Limit
-    metric: Metric | None
+
+    @property
+    def name(self) -> str:
+        """The metric's, or ``"tokens"``."""
+        return self.measure.name
 
     def ends(self, max_new_tokens: int) -> Bounds:
         """The least and the highest value of a row."""
-        if self.metric is None:
+        if self.measure.metric is None:
             return (0.0, float(max_new_tokens))
-        assert self.metric.bounds is not None
-        return self.metric.bounds
-
-    def values(self, records: Sequence[RowRecord], answers: Answers) -> list[float]:
-        """One value a record; raises MetricError where the metric fails."""
-        if self.metric is None:
-            return [float(len(record.token_ids)) for record in records]
-        return self.metric.scores_of(answers)
+        assert self.measure.metric.bounds is not None
+        return self.measure.metric.bounds
 
 
 RowKey = tuple[int, int]
@@ -103,10 +92,7 @@ class Constraints:
     @property
     def description(self) -> list[dict[str, Any]]:
         """How they count in a study's fingerprint."""
-        return [
-            {"name": c.name, "limit": str(c.limit), **({} if c.metric is None else c.metric.description)}
-            for c in self.conditions
-        ]
+        return [{**c.measure.description, "name": c.name, "limit": str(c.limit)} for c in self.conditions]
 
     def refuse_what_cannot_be_shown(self, prompts: int) -> None:
         """Raise InputError where not even the best answers on so many search prompts would make a trial feasible."""
@@ -139,7 +125,7 @@ class Constraints:
         Raises:
             MetricError: A metric failed; names the row.
         """
-        columns = {condition.name: condition.values(records, answers) for condition in self.conditions}
+        columns = {condition.name: condition.measure.values(records, answers) for condition in self.conditions}
         return {
             (record.row, record.replicate): {name: column[place] for name, column in columns.items()}
             for place, record in enumerate(records)
@@ -210,18 +196,17 @@ def _condition(what: Any, written: Any, postprocess: Callable[[str], str] | None
         limit = Limit.of(written)
     except InputError as problem:
         raise InputError(f"constraints[{what!r}]: {problem}") from None
-    if what == TOKENS:
-        return Condition(TOKENS, limit, None)
-    metric = Metric.of(what)
-    return Condition(metric.name, limit, metric if postprocess is None else metric.after(postprocess))
+    return Condition(Measure.of(what, postprocess), limit)
 
 
 def _checked(condition: Condition, task: PreparedTask) -> Condition:
-    if condition.metric is None:
+    try:
+        measure = condition.measure.checked(task)
+    except InputError as problem:
+        raise InputError(f"constraints: {problem}") from None
+    metric = measure.metric
+    if metric is None:
         return condition
-    metric = condition.metric.check(task.references, task.rows)
-    if metric.per_row is False:
-        raise InputError(f"constraints: {condition.name} scores all rows at once; a condition needs one score a row")
     if metric.bounds is None:
         raise InputError(
             f"constraints: nothing says how low or high {condition.name} can be, so no number of rows bounds its mean; "
@@ -232,11 +217,11 @@ def _checked(condition: Condition, task: PreparedTask) -> Condition:
         raise InputError(
             f"constraints: {condition.name} {condition.limit} can be compared with scores from {low:g} to {high:g} only"
         )
-    return replace(condition, metric=metric)
+    return replace(condition, measure=measure)
 
 
 def _fewest(condition: Condition, level: float) -> int | None:
     """Of tokens nothing is known beforehand: a trial may write less than its limit on every row."""
-    if condition.metric is None:
+    if condition.measure.metric is None:
         return 1
     return fewest_values(condition.limit, condition.ends(1), level=level)

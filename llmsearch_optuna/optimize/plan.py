@@ -117,6 +117,7 @@ def make_plan(
     pruner: PairedPruner | optuna.pruners.BasePruner | None,
     options: PlanOptions,
     algorithm: int,
+    objectives: Objectives,
     constraints: Constraints = NO_CONSTRAINTS,
 ) -> Plan:
     """Split the rows and settle the first two trials.
@@ -146,7 +147,7 @@ def make_plan(
     rows = SearchRows(
         task=task,
         order=order,
-        objectives=Objectives.of(options["objectives"], task.direction),
+        objectives=objectives,
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=options["replicates"],
         constraints=constraints,
@@ -309,12 +310,20 @@ def prepare(
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
     constraints = Constraints.of(options["constraints"], postprocess=task.postprocess)
+    wanted = Objectives.of(
+        options["objectives"],
+        task.direction or "maximize",
+        metric=task.metric_name,
+        postprocess=task.postprocess,
+    )
     served = resolve_engine(model, tokenizer, options)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
     algorithm = algorithm_of(_default_name(ready, served))
     if isinstance(pruner, PairedPruner) and algorithm < 2:
         pruner = replace(pruner, knows_failing_rows=False)
-    plan = make_plan(ready, served, checked, pruner, options, algorithm, constraints.checked(ready))
+    plan = make_plan(
+        ready, served, checked, pruner, options, algorithm, wanted.checked(ready), constraints.checked(ready)
+    )
     check_supported(checked, served, plan.baseline)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
     suggester, sampler = None, options["sampler"]
@@ -352,8 +361,8 @@ def _check_sampler(sampler: Any) -> None:
         )
 
 
-def _pruner(pruner: Any, objectives: Sequence[str]) -> Pruner:
-    if not Objectives.of(objectives, "maximize").is_single:
+def _pruner(pruner: Any, objectives: Any) -> Pruner:
+    if not isinstance(objectives, str) and len(tuple(objectives)) > 1:
         if pruner in ("paired", "none"):
             return None
         raise InputError(f"pruner={pruner!r}: a study with several objectives prunes nothing; leave pruner= out")

@@ -159,7 +159,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
         **({"try_first": [dict(c.values) for c in plan.try_first]} if plan.try_first else {}),
         # Left out where the score is alone, so that studies from before there was a choice go on.
-        **({} if is_single else {"objectives": plan.rows.objectives.names}),
+        **({} if is_single else {"objectives": plan.rows.objectives.description}),
     }
 
 

@@ -309,7 +309,7 @@ class TrialRun:
             if end.state != "failed":
                 self._set_constraints()
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        values = self.rows.objectives.values(end.value, records) if end.state == "complete" else None
+        values = self._values(end, records) if end.state == "complete" else None
         with self._ours():
             save_rows(self.opened, self._trial, records, self.rows.task, replicates=self.rows.replicates)
             self.callback.on(
@@ -321,6 +321,13 @@ class TrialRun:
         if self.job.number == 0 and self.baseline is not None:
             self.baseline.end()
         self.end = end
+
+    def _values(self, end: TrialEnd, records: Sequence[RowRecord]) -> list[float]:
+        objectives = self.rows.objectives
+        if objectives.is_single:
+            return objectives.values(end.value, records)
+        with stoppable():
+            return objectives.values(end.value, records, self.rows.answers(records))
 
     def _set_constraints(self) -> None:
         """Tell Optuna, and thereby every sampler of it, how far the conditions are broken; 0 or less is feasible."""

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.analysis.pareto import front_of
 from llmsearch_optuna.fingerprint.diff import digest
-from llmsearch_optuna.optimize.objectives import tokens_a_row
+from llmsearch_optuna.optimize.objectives import label, tokens_a_row
 from llmsearch_optuna.optimize.set_aside import set_aside_sentence
 from llmsearch_optuna.optimize.throughput import engine_work
 from llmsearch_optuna.progress import short_time, with_error
@@ -47,7 +47,7 @@ def collect(result: StudyView) -> ReportData:
     finished = [t for t in result.trials if t.state.is_finished()]
     best = result.best_trial if any(t.state is TrialState.COMPLETE for t in finished) else None
     verdict = result.verdict
-    trials = tuple(_point(t, result.records(t.number)) for t in finished)
+    trials = tuple(_point(t, result.records(t.number), result.objective_names) for t in finished)
     return ReportData(
         study_name=result.study.study_name,
         metric=metric,
@@ -72,6 +72,7 @@ def collect(result: StudyView) -> ReportData:
         importances=_importances(finished, result.direction),
         failures=result.failures,
         costs=_costs(engine_work(result.study.user_attrs), trials),
+        objectives=tuple(map(label, result.objective_names[1:])),
         front=tuple(p.trial for p in front_of(result)) if len(result.study.directions) > 1 else (),
         first_prompt=next((item.prompt for item in result.items.values()), ""),
         **_examples(result, best),
@@ -99,7 +100,7 @@ def rescored(result: StudyView, metric: Any) -> Rescored:
     )
 
 
-def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
+def _point(trial: FrozenTrial, rows: Sequence[RowRecord], objectives: Sequence[str]) -> TrialPoint:
     curve = tuple(sorted((step, value) for step, value in trial.intermediate_values.items() if math.isfinite(value)))
     attributes = trial.user_attrs
     value = score_of(trial) if trial.state is TrialState.COMPLETE else curve[-1][1] if curve else None
@@ -119,8 +120,15 @@ def _point(trial: FrozenTrial, rows: Sequence[RowRecord]) -> TrialPoint:
         reason=None if reason is None else str(reason),
         curve=curve,
         role=str(attributes.get("role", "")).replace("searched", ""),
+        objectives=_beside_the_score(trial, objectives),
         means={**attributes.get("metric_parts", {}), **attributes.get("conditions", {})},
     )
+
+
+def _beside_the_score(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, float]:
+    if trial.state is not TrialState.COMPLETE or len(trial.values or ()) != len(objectives):
+        return {}
+    return {label(name): value for name, value in zip(objectives[1:], trial.values[1:], strict=True)}
 
 
 def holdout_of(verdict: Verdict | None) -> Holdout | None:

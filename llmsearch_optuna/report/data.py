@@ -24,6 +24,7 @@ class TrialPoint:
         curve: (rows seen, running mean) at every pruning step.
         role: ``"baseline"``, ``"greedy"`` or empty.
         means: Means of a weighted metric's parts and of conditions over the rows it did, by name.
+        objectives: The values beside the score, by what people call them; empty where the score is alone.
     """
 
     number: int
@@ -38,6 +39,7 @@ class TrialPoint:
     curve: tuple[tuple[int, float], ...] = ()
     role: str = ""
     means: Mapping[str, float] = field(default_factory=dict)
+    objectives: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +125,8 @@ class ReportData:
         costs: (label, value) lines of the cost panel, ready to be shown.
         failures: Reason -> numbers of the trials that failed for it.
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
-        front: Trial numbers of the front of score and tokens, fewest tokens first; empty where the score is the only
-            objective.
+        front: Trial numbers of the front, worst score first; empty where the score is the only objective.
+        objectives: What people call the objectives beside the score.
         first_prompt: A prompt as the model got it.
         rescored: The same completions by other metrics, where that was asked for.
         study_file: The study as TOML; None when it cannot be written as one.
@@ -159,6 +161,7 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     storage: str = ""
     front: tuple[int, ...] = ()
+    objectives: tuple[str, ...] = ()
     first_prompt: str = ""
     rescored: tuple[Rescored, ...] = ()
     study_file: str | None = None
@@ -180,7 +183,7 @@ class ReportData:
 
     @property
     def front_points(self) -> tuple[TrialPoint, ...]:
-        """The trials of the front, fewest tokens first."""
+        """The trials of the front, worst score first."""
         by_number = {t.number: t for t in self.trials}
         return tuple(by_number[number] for number in self.front)
 

@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
 from llmsearch_optuna.report.data import ReportData, TrialPoint
 
 BLUE, ORANGE, GREEN, GREY, RED = "#3b82c4", "#e08a2e", "#2f9e6e", "#8a93a0", "#cf5c43"
@@ -166,7 +167,7 @@ def contour(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
 def score_against_tokens(data: ReportData) -> go.Figure:
     """What a better score costs: complete trials by generated tokens a row, and their front where it was searched."""
     figure = _figure(x="generated tokens a row", y=data.metric)
-    if data.front:
+    if data.front and data.objectives in ((), (TOKENS_LABEL,)):
         line = {"color": GREEN, "width": 2, "shape": "hv"}
         tokens, scores = [t.tokens for t in data.front_points], [t.value for t in data.front_points]
         figure.add_scatter(x=tokens, y=scores, mode="lines", line=line, name="front", hoverinfo="skip")

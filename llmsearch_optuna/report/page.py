@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from plotly.offline import get_plotlyjs
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
 from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
@@ -173,13 +174,14 @@ def _won_with(data: ReportData) -> str:
 
 
 def _front(data: ReportData, shown: list[str]) -> str:
-    if not data.front or "score_against_tokens" not in shown:
+    if not data.front:
         return ""
+    others = data.objectives or (TOKENS_LABEL,)
     body = "".join(
         f'<tr><td class="number" data-label="trial">{t.number}</td>'
-        f'<td class="number" data-label="tokens a row">{t.tokens or 0:.1f}</td>'
         f'<td class="number" data-label="{safe(data.metric)}">{t.value or 0:.4f}</td>'
-        f'<td data-label="decoding">{safe(t.kind)}</td>'
+        + "".join(f'<td class="number" data-label="{safe(name)}">{_objective(t, name)}</td>' for name in others)
+        + f'<td data-label="decoding">{safe(t.kind)}</td>'
         f'<td data-label="parameters">{safe(_one_line(t.params))}</td></tr>'
         for t in data.front_points
     )
@@ -188,15 +190,25 @@ def _front(data: ReportData, shown: list[str]) -> str:
         "Complete trials by the tokens they generate for one row. The line is the front: no trial with so few tokens "
         f"scores {better}."
     )
+    is_about_tokens = others == (TOKENS_LABEL,)
+    title = "What a better score costs" if is_about_tokens else "The front of all objectives"
+    has_figure = is_about_tokens and "score_against_tokens" in shown
     return (
-        f"<h2>What a better score costs</h2>{_figure('score_against_tokens', caption)}"
+        f"<h2>{title}</h2>{_figure('score_against_tokens', caption) if has_figure else ''}"
         '<div class="scroll"><table class="cards"><thead><tr><th class="number">trial</th>'
-        '<th class="number">tokens a row</th>'
-        f'<th class="number">{safe(data.metric)}</th><th>decoding</th><th>searched parameters</th></tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<th class="number">{safe(data.metric)}</th>'
+        + "".join(f'<th class="number">{safe(name)}</th>' for name in others)
+        + f"<th>decoding</th><th>searched parameters</th></tr></thead><tbody>{body}</tbody></table></div>"
         '<p class="soft">Scores are those of the search rows, which flatter whatever was chosen on them. The verdict '
         "is about the best score alone; no other point of the front was tried on the holdout.</p>"
     )
+
+
+def _objective(trial: TrialPoint, name: str) -> str:
+    value = trial.objectives.get(name)
+    if name == TOKENS_LABEL:
+        return f"{trial.tokens or 0:.1f}"
+    return _score(value)
 
 
 def _parameters(data: ReportData, shown: list[str]) -> str:
@@ -215,7 +227,7 @@ def _costs(data: ReportData, shown: list[str]) -> str:
     rows = "".join(f"<tr><td>{safe(label)}</td><td>{safe(value)}</td></tr>" for label, value in data.costs)
     table = f'<table class="facts">{rows}</table>' if rows else ""
     figure = ""
-    if "score_against_tokens" in shown and not data.front:
+    if "score_against_tokens" in shown and (not data.front or data.objectives not in ((), (TOKENS_LABEL,))):
         figure = _figure("score_against_tokens", "Complete trials by the tokens they generate for one row.")
     return f"<h2>What it cost</h2>{table}{figure}" if table or figure else ""
 

@@ -58,8 +58,3 @@ def direction_of(study: optuna.Study) -> Direction:
 def score_of(trial: FrozenTrial) -> float | None:
     """The score that a trial ended with, None where it has none."""
     return trial.values[0] if trial.values else None
-
-
-def tokens_of(trial: FrozenTrial) -> float | None:
-    """The generated tokens a row of a trial; None where they are no objective."""
-    return trial.values[1] if trial.values and len(trial.values) > 1 else None

@@ -238,6 +238,8 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         check_try_first(file)
     with _placed(name, lambda said: place_of_mention(text, said, "constraints")):
         check_constraints(file)
+    with _placed(name, lambda _: place(text, ["study", "objectives"])):
+        check_objectives(file)
     with _placed(name, lambda _: place(text, ["data", "metric"])):
         check_metric(file)
     return file
@@ -290,6 +292,14 @@ def check_constraints(file: StudyFile) -> None:
     from llmsearch_optuna.optimize.constraints import Constraints
 
     Constraints.of(file.constraints)
+
+
+def check_objectives(file: StudyFile) -> None:
+    """Raise InputError where an objective is none."""
+    from llmsearch_optuna.optimize.objectives import Objectives
+
+    if file.study.objectives is not None:
+        Objectives.of(file.study.objectives, "maximize", metric=metric_name(file))
 
 
 def _check_values(values: Mapping[str, Any]) -> None:

@@ -289,6 +289,15 @@ class Task:
     def _rows(self) -> tuple[Row, ...]:
         return read_rows(self.dataset, split=self.split, subset=self.subset, limit=self.limit)
 
+    @property
+    def metric_name(self) -> str:
+        """What the metric is called.
+
+        Raises:
+            InputError: There is none, or it cannot be used.
+        """
+        return self._metric().name
+
     def _metric(self) -> Metric:
         if self.metric is None:
             raise InputError(

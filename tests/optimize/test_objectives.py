@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.report import collect, render
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.records import RowRecord
-from llmsearch_optuna.storage.trials import score_of, tokens_of
+from llmsearch_optuna.storage.trials import score_of
 from tests.synthetic import TextEngine, dataset, number_metric
 from tests.synthetic import score_of as synthetic_score
 
@@ -57,11 +58,10 @@ def run(folder, engine=None, **changes) -> SearchResult:
         dataset(40),
         SPACE,
         metric=number_metric,
-        objectives=BOTH,
         storage=f"sqlite:///{folder}/s.db",
         study_name="s",
         progress=False,
-        **{"n_trials": 24, **changes},
+        **{"n_trials": 24, "objectives": BOTH, **changes},
     )
 
 
@@ -80,8 +80,13 @@ def test_what_can_be_asked_for():
     assert Objectives.of(("score",), "minimize").directions == ["minimize"]
     assert Objectives.of(["score", "tokens"], "maximize").directions == ["maximize", "minimize"]
     assert Objectives.of("score", "maximize").is_single
-    assert Objectives.of(BOTH, "maximize").labels("rouge1") == ["rouge1", "generated tokens a row"]
-    for wrong in (("tokens",), ("tokens", "score"), ("score", "seconds"), ()):
+    assert Objectives.of(("rouge1", "json_valid"), "maximize", metric="rouge1").names == ("score", "json_valid")
+    assert Objectives.of(("score", "json_valid", "tokens"), "minimize").directions == [
+        "minimize",
+        "maximize",
+        "minimize",
+    ]
+    for wrong in (("tokens",), ("tokens", "score"), ("score", "seconds"), ("score", "tokens", "tokens"), ("f1",), ()):
         with pytest.raises(InputError, match="objectives="):
             Objectives.of(wrong, "maximize")
 
@@ -90,12 +95,8 @@ def test_trials_are_told_with_the_score_and_the_tokens_of_the_average_row():
     records = [RowRecord(0, 0, "a", (1, 2)), RowRecord(1, 0, "b", (1, 2, 3, 4, 5))]
     assert Objectives.of(BOTH, "maximize").values(0.5, records) == [0.5, 3.5]
     assert Objectives().values(0.5, records) == [0.5]
-    two = create_trial(values=[0.5, 3.5])
-    assert (score_of(two), tokens_of(two)) == (0.5, 3.5)
-    one = create_trial(value=0.5)
-    assert (score_of(one), tokens_of(one)) == (0.5, None)
-    failed = create_trial(state=TrialState.FAIL)
-    assert (score_of(failed), tokens_of(failed)) == (None, None)
+    assert score_of(create_trial(values=[0.5, 3.5])) == 0.5
+    assert score_of(create_trial(state=TrialState.FAIL)) is None
 
 
 @given(
@@ -106,7 +107,7 @@ def test_the_front_is_optunas(pairs, direction):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=[direction, "minimize"])
     study.add_trials([create_trial(values=[float(a), float(b)]) for a, b in pairs])
-    front = front_trials(study.get_trials(), direction)
+    front = front_trials(study.get_trials(), [direction, "minimize"])
     assert {tuple(t.values) for t in front} == {tuple(t.values) for t in study.best_trials}
     assert len(front) == len({tuple(t.values) for t in front})
     assert [t.values[1] for t in front] == sorted(t.values[1] for t in front)
@@ -207,3 +208,41 @@ def test_the_report_and_the_dashboard_show_both(result):
     assert seen(load_result(str(result.opened.path))) == seen(result)
     assert "value" in result.trials_dataframe().columns
     assert result.verdict.sentence in result.summary
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), max_size=12), st.tuples(*[st.booleans()] * 3))
+def test_a_front_of_three_is_optunas_too(values, ups):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    directions = ["maximize" if up else "minimize" for up in ups]
+    study = optuna.create_study(directions=directions)
+    study.add_trials([create_trial(values=[float(v) for v in trial]) for trial in values])
+    front = front_trials(study.get_trials(), directions)
+    assert {tuple(t.values) for t in front} == {tuple(t.values) for t in study.best_trials}
+    assert len(front) == len({tuple(t.values) for t in front})
+
+
+def test_any_metric_by_row_can_be_an_objective(tmp_path):
+    found = run(tmp_path, objectives=("number_metric", "no_loop", "tokens"), n_trials=8)
+    assert found.objective_names == ("score", "no_loop", "tokens")
+    assert [d.name for d in found.study.directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
+    for t in found.trials:
+        rescored = found.rescore("no_loop").set_index("number")["no_loop"]
+        assert t.values[1] == pytest.approx(rescored[t.number])
+        assert t.values[2] == pytest.approx(np.mean([len(r.token_ids) for r in found.records(t.number)]))
+    assert {p.trial for p in found.front} <= {t.number for t in found.study.best_trials}
+    assert all(p.values.keys() == {"score", "no_loop", "tokens"} for p in found.front)
+    page = render(collect(found))
+    assert "The front of all objectives" in page
+    assert found.study.metric_names == ["number_metric", "no_loop", "generated tokens a row"]
+    assert seen(run(tmp_path, objectives=("score", "no_loop", "tokens"), n_trials=8)) == seen(found)
+    with pytest.raises(StudyError, match="objectives"):
+        run(tmp_path, objectives=("score", "terminates", "tokens"), n_trials=8)
+
+
+def corpus(predictions, references):
+    return 0.5
+
+
+def test_a_metric_of_all_rows_is_no_objective_beside_the_score(tmp_path):
+    with pytest.raises(InputError, match="objectives: corpus scores all rows at once"):
+        run(tmp_path, objectives=("score", corpus))
