@@ -262,7 +262,13 @@ class TaskOptions(TypedDict, total=False):
         ),
     ]
     postprocess: Annotated[
-        Callable[[str], str] | None, Option("Applied to every completion before it is scored; a function of the text.")
+        Callable[[str], str] | str | Sequence[str] | None,
+        Option(
+            "Applied to every completion before it is scored: strip, strip_reasoning, first_line, last_line, "
+            "extract_code, json_only, or several of them in a list.",
+            more="Or a function of the text.",
+            key=Key("data", type=str | list[str], example=["strip_reasoning", "first_line"]),
+        ),
     ]
     max_prompt_tokens: Annotated[
         float | None,

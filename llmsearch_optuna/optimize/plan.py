@@ -17,6 +17,7 @@ import optuna
 from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
@@ -309,12 +310,12 @@ def prepare(
     checked = Space.of(space)
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
-    constraints = Constraints.of(options["constraints"], postprocess=task.postprocess)
+    constraints = Constraints.of(options["constraints"], postprocess=postprocess_of(task.postprocess))
     wanted = Objectives.of(
         options["objectives"],
         task.direction or "maximize",
         metric=task.metric_name,
-        postprocess=task.postprocess,
+        postprocess=postprocess_of(task.postprocess),
     )
     served = resolve_engine(model, tokenizer, options)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)

@@ -19,6 +19,7 @@ from typing import Any
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
+from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.models.tokenization import Positions, check_encode_args
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
@@ -140,7 +141,9 @@ class Task:
         metric: A built-in name, a function, or an ``evaluate`` module, or a dict of several with their weights; see
             ``Metric.of``.
         direction: Whether a higher score is better (``"maximize"``, the default) or a lower one (``"minimize"``).
-        postprocess: ``callable(text)`` applied to every completion before it is scored.
+        postprocess: ``callable(text)`` applied to every completion before it is scored, or a name: ``"strip"``,
+            ``"strip_reasoning"``, ``"first_line"``, ``"last_line"``, ``"extract_code"``, ``"json_only"``; or a list of
+            names, applied in this order.
         system: A system message before the prompt (without a chat template: a first paragraph).
         chat_template: Wrap prompts in the tokenizer's chat template where it has one. A dict is passed to the
             template as its variables, such as ``{"enable_thinking": False}``. By default prompts are wrapped, but for
@@ -163,7 +166,7 @@ class Task:
     reference: Any = None
     metric: Any = None
     direction: Direction | None = None
-    postprocess: Callable[[str], str] | None = None
+    postprocess: Callable[[str], str] | str | Sequence[str] | None = None
     system: str | None = None
     chat_template: bool | Mapping[str, Any] | None = None
     name: str | None = None
@@ -177,8 +180,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
             raise InputError(f"direction={self.direction!r} must be 'maximize' or 'minimize'")
-        if self.postprocess is not None and not callable(self.postprocess):
-            raise InputError(f"postprocess={self.postprocess!r} must be a function from text to text")
+        postprocess_of(self.postprocess)
         check_chat_template(self.chat_template)
         check_limit(self.max_prompt_tokens)
         check_encode_args(self.tokenizer_encode_args or {})
@@ -305,7 +307,8 @@ class Task:
                 "or a loaded evaluate module"
             )
         metric = Metric.of(self.metric, options=self.metric_options)
-        return metric if self.postprocess is None else metric.after(self.postprocess)
+        postprocess = postprocess_of(self.postprocess)
+        return metric if postprocess is None else metric.after(postprocess)
 
     def _prompts(
         self, prompter: Prompter, rows: Sequence[Row], tokenizer: Any, takes_messages: bool = False

@@ -16,7 +16,7 @@ from llmsearch_optuna.study_file.template import new_study_file, write_new_study
 from llmsearch_optuna.task.task import Task
 
 STUDIES = Path(__file__).parents[2] / "studies"
-ONLY_IN_PYTHON = {"postprocess", "callbacks", "observer", "progress"}
+ONLY_IN_PYTHON = {"callbacks", "observer", "progress"}
 """Functions, and what the command line decides itself."""
 
 RENAMED = {"limit": "rows", "dataset": "path", "study_name": "name", "model": "name"}
@@ -95,7 +95,7 @@ def test_every_key_reaches_search_or_the_task() -> None:
     of_search = set(inspect.signature(search).parameters)
     assert of_search - set(arguments) == ONLY_IN_PYTHON | (of_search & set(Task.__dataclass_fields__) - {"dataset"})
     task = arguments["dataset"]
-    left_alone = {"name", "postprocess"}
+    left_alone = {"name"}
     unsaid = {name for name in Task.__dataclass_fields__ if getattr(task, name) is None} - left_alone
     assert unsaid == set()
     assert (arguments["tokenizer"], arguments["max_tokens"], arguments["margin"]) == (
