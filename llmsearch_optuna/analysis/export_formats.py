@@ -35,6 +35,8 @@ _LLAMA_SERVER_FLAGS = {
     "dry_multiplier": "--dry-multiplier",
     "dry_base": "--dry-base",
     "dry_allowed_length": "--dry-allowed-length",
+    "dry_penalty_last_n": "--dry-penalty-last-n",
+    "dry_sequence_breakers": "--dry-sequence-breaker",
     "xtc_probability": "--xtc-probability",
     "xtc_threshold": "--xtc-threshold",
     "mirostat": "--mirostat",
@@ -120,7 +122,13 @@ def _sglang(params: GenerationParams) -> dict[str, str]:
 
 def _llama_cpp(params: GenerationParams) -> dict[str, str]:
     fields = _request_fields(LLAMA_CPP, params)
-    flags = [part for name, flag in _LLAMA_SERVER_FLAGS.items() if name in fields for part in (flag, str(fields[name]))]
+    flags = [
+        part
+        for name, flag in _LLAMA_SERVER_FLAGS.items()
+        if name in fields
+        for value in (fields[name] if isinstance(fields[name], list) else [fields[name]])
+        for part in (flag, str(value))
+    ]
     keys = {f"general.sampling.{key}": fields[name] for name, key in _GGUF_KEYS.items() if name in fields}
     return {
         "request.json": _json(fields),

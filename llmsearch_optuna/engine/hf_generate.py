@@ -21,6 +21,7 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
+from llmsearch_optuna.engine.sampling.dry import breakers_of
 from llmsearch_optuna.engine.sampling.hf_processors import own_processors
 from llmsearch_optuna.engine.sampling.stop import StopOnSequences, Stopper
 from llmsearch_optuna.errors import DecodingError
@@ -176,7 +177,8 @@ class _Call:
                 decode_args=self._decode_args,
             )
             extra["stopping_criteria"] = StoppingCriteriaList([stop])
-        if own := own_processors(self._params):
+        breakers = breakers_of(self._params, self._tokenizer)
+        if own := own_processors(self._params, breakers, [row_key] if self._draws else None):
             extra["logits_processor"] = own
         if "token_healing" in self._params:
             extra["tokenizer"] = self._tokenizer

@@ -19,6 +19,7 @@ from llmsearch_optuna.engine.cache.score_arena import candidates_of
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
 from llmsearch_optuna.engine.sampling.beam_search import Beams, BeamSearch
 from llmsearch_optuna.engine.sampling.candidates import Candidates
+from llmsearch_optuna.engine.sampling.dry import DEFAULT_BREAKERS, Breakers, breakers_of
 from llmsearch_optuna.engine.sampling.gumbel import row_key
 from llmsearch_optuna.engine.sampling.mirostat import MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
@@ -34,8 +35,11 @@ class TokenSequence:
     It has the members that the sampler reads of a row (see ``SamplerRow``).
     """
 
-    def __init__(self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper) -> None:
+    def __init__(
+        self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper, dry_breakers: Breakers
+    ) -> None:
         self.request = request
+        self.dry_breakers = dry_breakers
         self.tree = tree
         self.params: GenerationParams = request.params
         self.context: list[int] = list(tree.start)
@@ -105,7 +109,15 @@ class NextBeams:
 class BeamSequence:
     """A sequence of several hypotheses: beam search or beam sampling."""
 
-    def __init__(self, request: Request, tree: PromptTree, row_key: int, stopper: Stopper, vocab_size: int) -> None:
+    def __init__(
+        self,
+        request: Request,
+        tree: PromptTree,
+        row_key: int,
+        stopper: Stopper,
+        dry_breakers: Breakers,
+        vocab_size: int,
+    ) -> None:
         self.request = request
         self.tree = tree
         self.params: GenerationParams = request.params
@@ -117,6 +129,7 @@ class BeamSequence:
             row_key=row_key,
             stopper=stopper,
             vocab_size=vocab_size,
+            dry_breakers=dry_breakers,
         )
         self._nodes: dict[tuple[int, ...], Node] = {(): tree.root}
         tree.root.acquire()
@@ -199,6 +212,7 @@ class SequenceFactory:
         self._tokenizer_decode_args = tokenizer_decode_args
         self._vocab_size = vocab_size
         self._stoppers: dict[GenerationParams, Stopper] = {}
+        self._dry_breakers: dict[tuple[str, ...], Breakers] = {}
 
     def make(self, request: Request, tree: PromptTree) -> RunningSequence:
         """Return a sequence that begins at the root of its prompt's tree.
@@ -212,5 +226,14 @@ class SequenceFactory:
             stopper = Stopper(request.params, self._tokenizer, self._tokenizer_decode_args)
             self._stoppers[request.params] = stopper
         if request.params.kind in ("beam", "beam_sampling"):
-            return BeamSequence(request, tree, key, stopper, self._vocab_size)
-        return TokenSequence(request, tree, key, stopper)
+            return BeamSequence(request, tree, key, stopper, self._dry_breakers_of(request.params), self._vocab_size)
+        return TokenSequence(request, tree, key, stopper, self._dry_breakers_of(request.params))
+
+    def _dry_breakers_of(self, params: GenerationParams) -> Breakers:
+        """Looked up in the whole vocabulary once for each set of breakers."""
+        if "dry_multiplier" not in params:
+            return {}
+        texts = tuple(params.get("dry_sequence_breakers", DEFAULT_BREAKERS))
+        if texts not in self._dry_breakers:
+            self._dry_breakers[texts] = breakers_of(params, self._tokenizer)
+        return self._dry_breakers[texts]

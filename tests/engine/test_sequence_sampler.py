@@ -15,8 +15,8 @@ from llmsearch_optuna.engine import out_of_memory, sequence_sampler
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.beam_search import BeamSearch
-from llmsearch_optuna.engine.sampling.logits_processors import RowScores
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.row_scores import RowScores
 from llmsearch_optuna.engine.sequence import BeamSequence
 from tests.engine.decoding import CONFIGURATIONS, PROMPTS, ended, numpy_has_no_memory, shuffled_requests, tokens_of
 

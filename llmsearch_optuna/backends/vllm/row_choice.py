@@ -91,10 +91,10 @@ def not_by_row(params: GenerationParams) -> str | None:
 
 
 _ELSEWHERE = (
-    *("dry_allowed_length", "dry_base", "dry_multiplier", "repeat_last_n", "xtc_probability", "xtc_threshold"),
-    "reasoning_effort",
+    *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
+    *("reasoning_effort", "repeat_last_n", "xtc_probability", "xtc_threshold"),
 )
-"""Parameters of servers that neither this library's sampler nor vLLM applies."""
+"""Parameters that are not applied in vLLM's process."""
 
 
 @lru_cache(maxsize=4096)

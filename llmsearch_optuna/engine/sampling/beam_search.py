@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from transformers.generation import logits_process as hf
 
 from llmsearch_optuna.engine.sampling.candidates import Candidates
+from llmsearch_optuna.engine.sampling.dry import Breakers
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
-from llmsearch_optuna.engine.sampling.logits_processors import RowScores, logits_processors_of
+from llmsearch_optuna.engine.sampling.logits_processors import logits_processors_of
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.row_scores import RowScores
 from llmsearch_optuna.engine.sampling.sampler import supports
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.types import FinishReason
@@ -88,6 +90,7 @@ class _BeamRow:
     context: Sequence[int]
     prompt_length: int
     seen: Ints
+    dry_breakers: Breakers
 
 
 class BeamSearch:
@@ -103,6 +106,7 @@ class BeamSearch:
         row_key: Keys the noise of beam sampling.
         stopper: Tells why a path is complete, beside an ending token or the length; None where nothing else stops.
         vocab_size: Number of logits.
+        dry_breakers: The sequence breakers of DRY.
 
     Raises:
         DecodingError: A parameter is in force that only ``model.generate`` applies.
@@ -116,6 +120,7 @@ class BeamSearch:
         row_key: int,
         stopper: Stopper | None = None,
         vocab_size: int,
+        dry_breakers: Breakers | None = None,
     ) -> None:
         reason = supports(params)
         if reason is not None:
@@ -130,6 +135,7 @@ class BeamSearch:
         self._renormalize = bool(params.get("renormalize_logits"))
         self._stopper = stopper
         self._vocab_size = vocab_size
+        self._dry_breakers: Breakers = {} if dry_breakers is None else dry_breakers
         self._processors = logits_processors_of(params)
         self._prompt_seen = np.unique(np.asarray(prompt_token_ids, dtype=np.int64))
         self._prompt_length = len(prompt_token_ids)
@@ -231,7 +237,7 @@ class BeamSearch:
     def _row(self, beam: int) -> _BeamRow:
         context = self._beams.contexts[beam]
         seen = np.concatenate((self._prompt_seen, context[self._prompt_length :]))
-        return _BeamRow(cast("Sequence[int]", context), self._prompt_length, seen)
+        return _BeamRow(cast("Sequence[int]", context), self._prompt_length, seen, self._dry_breakers)
 
     def _after_plainly(self, scores: Mapping[Path, Candidates]) -> Beams | None:
         """Without processors no beam can place more than its best `_keep` tokens, so the rest is never looked at."""

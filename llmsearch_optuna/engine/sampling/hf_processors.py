@@ -1,4 +1,6 @@
-"""Truncations of our own that transformers lacks: tail-free, top-a and top-n-sigma sampling (see also `mirostat`).
+"""Truncations of our own that transformers lacks: tail-free, top-a and top-n-sigma sampling.
+
+See also `mirostat`, `penalties`, `dry` and `xtc`.
 
 Ordinary logits processors, usable alone with ``model.generate(logits_processor=…)``. ``generate`` applies such
 processors before its own warpers, so they see the distribution at temperature 1; so does our engine.
@@ -6,15 +8,18 @@ processors before its own warpers, so they see the distribution at temperature 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from llmsearch_optuna.engine.sampling.double_precision import in_double
+from llmsearch_optuna.engine.sampling.dry import Breakers, Dry, DryLogitsProcessor
 from llmsearch_optuna.engine.sampling.mirostat import MirostatLogitsWarper
 from llmsearch_optuna.engine.sampling.param_specs import check_value
+from llmsearch_optuna.engine.sampling.penalties import PresenceFrequencyLogitsProcessor
+from llmsearch_optuna.engine.sampling.xtc import DEFAULT_THRESHOLD, XTCLogitsWarper
 
 
 class TopNSigmaLogitsWarper(LogitsProcessor):
@@ -115,9 +120,22 @@ class TopALogitsWarper(LogitsProcessor):
         return scores.masked_fill((probabilities < limit).to(scores.device), self.filter_value)
 
 
-def own_processors(params: Mapping[str, Any]) -> LogitsProcessorList:
-    """The processors that ``model.generate(logits_processor=…)`` needs beside ``params.to_hugging_face()``."""
+def own_processors(
+    params: Mapping[str, Any], breakers: Breakers | None = None, row_keys: Sequence[int] | None = None
+) -> LogitsProcessorList:
+    """The processors that ``model.generate(logits_processor=…)`` needs beside ``params.to_hugging_face()``.
+
+    Args:
+        params: One configuration.
+        breakers: The sequence breakers of DRY, see `breakers_of`.
+        row_keys: Whose coins XTC throws, one for each prompt; None makes them of the prompts.
+    """
     processors = LogitsProcessorList()
+    presence, frequency = params.get("presence_penalty", 0.0), params.get("frequency_penalty", 0.0)
+    if presence or frequency:
+        processors.append(PresenceFrequencyLogitsProcessor(presence, frequency))
+    if (dry := Dry.of(params)) is not None:
+        processors.append(DryLogitsProcessor(dry, breakers))
     if params.get("mirostat_mode"):
         steering = params["mirostat_tau"], params["mirostat_eta"], params.get("temperature", 1.0)
         processors.append(MirostatLogitsWarper(*steering))
@@ -128,4 +146,7 @@ def own_processors(params: Mapping[str, Any]) -> LogitsProcessorList:
             processors.append(TailFreeLogitsWarper(mass))
         if (factor := params.get("top_a")) is not None:
             processors.append(TopALogitsWarper(factor))
+        if (probability := params.get("xtc_probability")) is not None:
+            threshold, seed = params.get("xtc_threshold", DEFAULT_THRESHOLD), params.get("generation_seed", 0)
+            processors.append(XTCLogitsWarper(probability, threshold, seed, row_keys))
     return processors

@@ -7,102 +7,26 @@ a list of candidates; for a list they say what they may have done to the tokens 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Tokens = NDArray[np.int64]
-
-
-class ProcessedRow(Protocol):
-    """What processors know of a row.
-
-    A row may also carry ``seen``, the distinct tokens of its context as a set (fastest) or an array that its owner
-    keeps up to date; without it the repetition penalty collects them anew at every step.
-    """
-
-    @property
-    def context(self) -> Sequence[int]:
-        """Prompt and generated tokens, unpadded (of an encoder-decoder model: the decoder's tokens)."""
-        ...
-
-    @property
-    def prompt_length(self) -> int:
-        """How many tokens of the context were there before the first step."""
-        ...
-
-
-class RowScores:
-    """The scores of one row, to be changed in place.
-
-    Attributes:
-        scores: ``[tokens]`` float32.
-        ids: The token of each score; None where scores are of the whole vocabulary.
-        lowered: How many tokens outside the list may have been lowered.
-        raised: Whether a token outside the list may have been raised.
-        forced: Whether only tokens on the list are still possible.
-    """
-
-    __slots__ = ("_places", "forced", "ids", "lowered", "raised", "scores")
-
-    def __init__(self, scores: Floats, ids: Tokens | None, places: NDArray[np.int64] | None) -> None:
-        self.scores = scores
-        self.ids = ids
-        self.lowered = 0
-        self.raised = False
-        self.forced = False
-        self._places = places
-        if ids is not None and places is not None:
-            places[ids] = np.arange(len(ids))
-
-    def positions(self, tokens: Tokens) -> Tokens:
-        """The places of these distinct tokens in the list; those that are not on the list are left out."""
-        if self.ids is None or self._places is None:
-            return tokens[tokens < len(self.scores)]
-        tokens = tokens[tokens < len(self._places)]
-        places: Tokens = self._places[tokens]
-        here: Tokens = places[self.ids[places] == tokens]  # what other rows have left behind points to other tokens
-        return here
-
-    def ban(self, tokens: Tokens) -> None:
-        """Make these distinct tokens impossible."""
-        found = self.positions(tokens)
-        self.scores[found] = -np.inf
-        self.lowered += len(tokens) - len(found)
-
-    def force(self, tokens: Sequence[int]) -> bool:
-        """Make everything impossible but these tokens, whose score becomes 0; False if the list is too short."""
-        if self.ids is None or self._places is None:
-            self.scores[:] = -np.inf
-            self.scores[list(tokens)] = 0.0
-            return True
-        if len(tokens) > len(self.scores):
-            return False
-        self.scores[:] = -np.inf
-        self.scores[: len(tokens)] = 0.0
-        self.ids[:] = -1
-        self.ids[: len(tokens)] = tokens
-        self._places[list(tokens)] = np.arange(len(tokens))
-        self.forced = True
-        return True
-
+from llmsearch_optuna.engine.sampling.dry import Dry, DryPenalty
+from llmsearch_optuna.engine.sampling.penalties import PresenceFrequencyPenalty
+from llmsearch_optuna.engine.sampling.row_scores import ProcessedRow, RowScores
 
 LogitsProcessor = Callable[[RowScores, ProcessedRow], None]
 
 
 def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ...]:
-    """The processors of a configuration in the order in which ``model.generate`` applies them."""
+    """The processors of a configuration in the order in which ``model.generate`` applies them, then our own."""
     processors: list[LogitsProcessor] = []
     eos = params.get("eos_token_id") or []
     if biases := params.get("sequence_bias"):
         processors.append(_Bias([(tuple(ids), bias) for ids, bias in biases]))
     if penalty := params.get("repetition_penalty"):
         processors.append(_RepetitionPenalty(penalty))
-    presence, frequency = params.get("presence_penalty", 0.0), params.get("frequency_penalty", 0.0)
-    if presence or frequency:
-        processors.append(_CountPenalty(presence, frequency))
     if size := params.get("no_repeat_ngram_size"):
         processors.append(_NoRepeatedNGram(size))
     if sequences := params.get("bad_words_ids"):
@@ -124,6 +48,11 @@ def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ..
         processors.append(_Suppress(tokens))
     if tokens := params.get("begin_suppress_tokens"):
         processors.append(_SuppressFirst(tokens, forced_bos is not None))
+    presence, frequency = params.get("presence_penalty", 0.0), params.get("frequency_penalty", 0.0)
+    if presence or frequency:
+        processors.append(PresenceFrequencyPenalty(presence, frequency))
+    if (dry := Dry.of(params)) is not None:
+        processors.append(DryPenalty(dry))
     return tuple(processors)
 
 
@@ -154,25 +83,6 @@ class _RepetitionPenalty:
             tokens = np.fromiter(seen, dtype=np.int64, count=len(seen))
         found = row_scores.positions(tokens)
         return found, len(tokens) - len(found)
-
-
-class _CountPenalty:
-    """Subtracts from each generated token's score, once and for each time that it was generated, as servers do."""
-
-    def __init__(self, presence: float, frequency: float) -> None:
-        self._presence = np.float32(presence)
-        self._frequency = np.float32(frequency)
-
-    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
-        generated = np.asarray(row.context[row.prompt_length :], dtype=np.int64)
-        tokens, counts = np.unique(generated, return_counts=True)
-        for token, count in zip(tokens, counts.astype(np.float32), strict=True):
-            found = row_scores.positions(token[None])
-            penalty = self._frequency * count + self._presence
-            row_scores.scores[found] -= penalty
-            if not len(found):
-                row_scores.lowered += 1
-                row_scores.raised |= bool(penalty < 0)
 
 
 class _NoRepeatedNGram:

@@ -31,7 +31,7 @@ DEFAULT_ETA = 0.1
 
 REPLACED = (
     *("top_n_sigma", "tfs", "top_a", "top_h", "top_k", "top_p", "min_p"),
-    *("typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("typical_p", "epsilon_cutoff", "eta_cutoff", "xtc_probability", "xtc_threshold"),
 )
 """The truncations that have no say beside Mirostat."""
 

@@ -21,13 +21,12 @@ Scope = Literal["always", "sampling", "beams", "assisted", "never", "refused"]
 """When a parameter can change the text. ``never``: it only changes speed or memory, or what else is returned."""
 
 OWN_NAMES = (
-    *("generation_seed", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
-    *("stop", "stop_token_sequences", "tfs", "top_a", "top_n_sigma"),
+    *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
+    *("frequency_penalty", "generation_seed", "min_tokens", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
+    *("presence_penalty", "stop", "stop_token_sequences", "tfs", "top_a", "top_n_sigma"),
+    *("xtc_probability", "xtc_threshold"),
 )
-SERVER_NAMES = (
-    *("dry_allowed_length", "dry_base", "dry_multiplier", "frequency_penalty", "presence_penalty", "reasoning_effort"),
-    *("repeat_last_n", "response_format", "thinking_token_budget", "xtc_probability", "xtc_threshold"),
-)
+SERVER_NAMES = ("reasoning_effort", "repeat_last_n", "response_format", "thinking_token_budget")
 """What only servers apply, under the names that most of them give it."""
 
 NAMES_BESIDE_HUGGING_FACE = OWN_NAMES + SERVER_NAMES
@@ -332,6 +331,7 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     # length and stops
     "max_new_tokens": ParamSpec(_integer(1, 10**7), "an integer from 1 to 10,000,000"),
     "min_new_tokens": ParamSpec(_integer(0), "an integer from 0", neutral=0),
+    "min_tokens": ParamSpec(_integer(0), "an integer from 0 (vLLM's name for min_new_tokens)", neutral=0),
     "min_length": ParamSpec(
         _integer(0), "an integer from 0 (it counts the prompt; min_new_tokens does not)", neutral=0
     ),
@@ -425,15 +425,22 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "prefill_chunk_size": _SPEED,
     "low_memory": _SPEED,
     "continuous_batching_config": _flag(None),
-    # servers only
+    # processors of our own, in the order in which they are applied (see penalties, dry, xtc)
     "presence_penalty": ParamSpec(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
     "frequency_penalty": ParamSpec(_number(-2.0, 2.0), "a number from -2 to 2 (0 switches it off)", neutral=0.0),
-    "repeat_last_n": ParamSpec(_integer(0), "a number of tokens from 0"),
     "dry_multiplier": ParamSpec(_number(0.0), "a number from 0 (0 switches it off)", neutral=0.0),
-    "dry_base": ParamSpec(_number(1.0), "a number from 1"),
-    "dry_allowed_length": ParamSpec(_integer(0), "an integer from 0"),
+    "dry_base": ParamSpec(_number(1.0), "a number from 1 (left out it is 1.75)", neutral=1.75),
+    "dry_allowed_length": ParamSpec(_integer(0), "an integer from 0 (left out it is 2)", neutral=2),
+    "dry_penalty_last_n": ParamSpec(
+        _integer(-1), "a number of tokens from 0 (which switches DRY off), or -1 for the whole context", neutral=-1
+    ),
+    "dry_sequence_breakers": ParamSpec(
+        _strings, "a string or a list of strings, none of them empty", neutral=("\n", '"', "*", ":")
+    ),
     "xtc_probability": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (0 switches it off)", 0.0),
-    "xtc_threshold": _sampling(_number(0.0, 1.0), "a number from 0 to 1"),
+    "xtc_threshold": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (left out it is 0.1)", 0.1),
+    # servers only
+    "repeat_last_n": ParamSpec(_integer(0), "a number of tokens from 0"),
     "reasoning_effort": ParamSpec(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),
     "thinking_token_budget": ParamSpec(_integer(0), "an integer from 0"),
     "response_format": ParamSpec(_frozen, 'a dict such as {"type": "json_object"}'),

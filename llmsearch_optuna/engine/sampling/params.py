@@ -39,11 +39,11 @@ DEFAULT_TOP_K = 50
 """What Hugging Face puts in when ``do_sample=True`` comes without ``top_k``."""
 
 _SETTINGS_OF = {
-    ("dry_multiplier",): ("dry_base", "dry_allowed_length"),
+    ("dry_multiplier",): ("dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
     ("xtc_probability",): ("xtc_threshold",),
     ("repetition_penalty", "presence_penalty", "frequency_penalty"): ("repeat_last_n",),
 }
-"""Without one of the first, the others have no effect (servers' parameters)."""
+"""Without one of the first, the others have no effect."""
 
 _ASSISTED_TRIGGERS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
@@ -81,7 +81,7 @@ class GenerationParams(Mapping[str, Any]):
         """
         if isinstance(values, GenerationParams):
             return values
-        given = _one_name_for_stops({name: check_value(name, value) for name, value in values.items()})
+        given = _one_name({name: check_value(name, value) for name, value in values.items()})
         merged: dict[str, Any] = {**_checked_defaults(defaults or {}), **given}
         canonical = _canonical(merged)
         _ask_hugging_face(canonical)
@@ -261,17 +261,28 @@ def _checked_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = check_value(name, value)
         except InputError as problem:
             checked[name] = _Unusable(problem)
-    return _one_name_for_stops(checked)
+    return _one_name(checked)
 
 
-def _one_name_for_stops(values: dict[str, Any]) -> dict[str, Any]:
-    """``stop_strings`` is Hugging Face's name for ``stop``."""
-    if "stop_strings" not in values:
-        return values
-    strings = values.pop("stop_strings")
-    if "stop" in values and values["stop"] != strings:
-        raise InputError("stop and stop_strings are two names of one parameter and differ here. Give only stop.")
-    return {**values, "stop": strings}
+_OTHER_NAMES = {"stop_strings": "stop", "min_tokens": "min_new_tokens"}
+"""Hugging Face's name for ours, and vLLM's for Hugging Face's."""
+
+
+def _one_name(values: dict[str, Any]) -> dict[str, Any]:
+    """One name for what has two."""
+    if values.get("min_tokens") and (values.get("stop") or values.get("stop_token_sequences")):
+        raise InputError(
+            "min_tokens holds back stop strings and stop tokens in vLLM, too, which is not possible here. Give "
+            "min_new_tokens, which holds back the end-of-sequence token, or leave the stops out."
+        )
+    for other, name in _OTHER_NAMES.items():
+        if other not in values:
+            continue
+        value = values.pop(other)
+        if name in values and values[name] != value:
+            raise InputError(f"{name} and {other} are two names of one parameter and differ here. Give only {name}.")
+        values[name] = value
+    return values
 
 
 def _kind(values: Mapping[str, Any]) -> Kind:
@@ -363,6 +374,10 @@ def _drop_what_others_make_void(values: dict[str, Any]) -> None:
         values.pop("cache_config", None)
     if isinstance(values.get("cache_implementation"), _Unusable):
         del values["cache_implementation"]
+    if values.get("dry_penalty_last_n") == 0:
+        values.pop("dry_multiplier", None)
+    if (values.get("xtc_threshold") or 0.0) > 0.5:  # two tokens cannot be as likely as that
+        values.pop("xtc_probability", None)
     for switch, settings in _SETTINGS_OF.items():
         if not any(name in values for name in switch):
             for name in settings:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED, RowNoise, draw, in_order
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
-from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, ProcessedRow, RowScores
+from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor
 from llmsearch_optuna.engine.sampling.mirostat import MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.row_scores import ProcessedRow, RowScores
 from llmsearch_optuna.engine.sampling.settings import (
     NARROW,
     Floats,
@@ -29,6 +30,7 @@ from llmsearch_optuna.engine.sampling.settings import (
     supports,
 )
 from llmsearch_optuna.engine.sampling.truncation import kept_by_own
+from llmsearch_optuna.engine.sampling.xtc import coin, without_top_choices
 
 __all__ = ["SamplerRow", "needs_full_logits", "pick", "pick_from_logits", "supports"]
 
@@ -240,6 +242,8 @@ def _pick_one(logits: NDArray[np.float32], row: SamplerRow, row_settings: Sampli
         return int(np.argmax(scores))
     if row_settings.has_own:
         scores = kept_by_own(scores, row_settings.top_n_sigma, row_settings.tfs, row_settings.top_a)
+    if row_settings.xtc_probability and _throw(row, row_settings) <= row_settings.xtc_probability:
+        scores = without_top_choices(scores, row_settings.xtc_threshold)
     with np.errstate(over="ignore"):
         scores = _without_infinity(scores / np.float32(row_settings.temperature))
     if row_settings.has_mirostat:
@@ -252,6 +256,10 @@ def _pick_one(logits: NDArray[np.float32], row: SamplerRow, row_settings: Sampli
             if token != UNDECIDED:
                 return token
     return 0
+
+
+def _throw(row: SamplerRow, row_settings: SamplingSettings) -> float:
+    return coin(row_settings.seed, row.row_key, row.step)
 
 
 def _draw_from_whole(scores: NDArray[np.float32], row: SamplerRow, row_settings: SamplingSettings) -> int:

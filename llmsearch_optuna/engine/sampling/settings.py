@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, logits_processors_of
 from llmsearch_optuna.engine.sampling.param_specs import PARAM_SPECS
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.xtc import DEFAULT_THRESHOLD
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,8 +40,9 @@ def supports(params: GenerationParams) -> str | None:
     for name, reason in _NOT_BY_ROW.items():
         if name in params:
             return reason
-    if params.kind == "beam_sampling" and any(name in params for name in _OWN_TRUNCATIONS):
-        return f"beam sampling here knows no {', '.join(name for name in _OWN_TRUNCATIONS if name in params)}"
+    own = [name for name in (*_OWN_TRUNCATIONS, "xtc_probability") if name in params]
+    if params.kind == "beam_sampling" and own:
+        return f"beam sampling here knows no {', '.join(own)}"
     unknown = sorted(name for name in params if name not in PARAM_SPECS)
     return f"{', '.join(unknown)} is new in this version of transformers" if unknown else None
 
@@ -70,6 +72,7 @@ class SamplingSettings:
         needs_full_logits: Whether no list of candidates can ever prove a token.
         width: How many candidates are likely to prove a token.
         has_mirostat: Whether the row's own Mirostat state truncates.
+        xtc_probability, xtc_threshold: How often top choices are excluded, and from which probability on.
     """
 
     sampled: bool
@@ -89,6 +92,8 @@ class SamplingSettings:
     needs_full_logits: bool
     width: int
     has_mirostat: bool = False
+    xtc_probability: float = 0.0
+    xtc_threshold: float = DEFAULT_THRESHOLD
 
     @property
     def is_argmax(self) -> bool:
@@ -139,11 +144,13 @@ def settings_of(params: GenerationParams) -> SamplingSettings:
         eta=value("eta_cutoff", 0.0),
         seed=params.generation_seed,
         needs_full_logits=(
-            any(name in params for name in (*_OWN_TRUNCATIONS, "mirostat_mode"))
+            any(name in params for name in (*_OWN_TRUNCATIONS, "mirostat_mode", "xtc_probability"))
             or params.get("repetition_penalty", 1.0) < 1.0
             or "remove_invalid_values" in params
             or (sampled and has_shape and not bounded)
         ),
         has_mirostat="mirostat_mode" in params,
+        xtc_probability=value("xtc_probability", 0.0),
+        xtc_threshold=value("xtc_threshold", DEFAULT_THRESHOLD),
         width=top_k + 1 if sampled and bounded else (NARROW if not sampled else NARROW + 1),
     )

@@ -98,6 +98,10 @@ ruling = st.fixed_dictionaries(
         "forced_eos_token_id": st.sampled_from([1, [1, 9]]),
         "forced_bos_token_id": st.just(5),
         "remove_invalid_values": st.just(True),
+        "presence_penalty": st.sampled_from([-1.0, 0.5, 2.0]),
+        "frequency_penalty": st.sampled_from([-0.4, 0.3, 1.7]),
+        "dry_multiplier": st.sampled_from([0.4, 3.0]),
+        "dry_allowed_length": st.integers(0, 3),
     },
 )
 

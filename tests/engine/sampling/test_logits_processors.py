@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsearch_optuna.engine.sampling.logits_processors import RowScores, logits_processors_of
+from llmsearch_optuna.engine.sampling.logits_processors import logits_processors_of
+from llmsearch_optuna.engine.sampling.row_scores import RowScores
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
 from tests.engine.sampling.rows import (
     KINDS,
