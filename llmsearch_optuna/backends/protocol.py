@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 
 if TYPE_CHECKING:
     from llmsearch_optuna.engine.stats import EngineStats
@@ -55,6 +55,8 @@ class ModelDescription:
         positions: How many tokens the model has room for.
         takes_messages: Whether the backend applies the model's chat template itself, so that prompts reach it as
             messages where there is no tokenizer here.
+        prompt_tokens: What the backend tokenizes prompts with, so that a prompt is not tokenized once more to be
+            counted; None where it has no such thing, or the tokenizer is another one.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelDescription:
     default_params: Mapping[str, Any] = field(default_factory=dict)
     positions: Positions = field(default_factory=Positions)
     takes_messages: bool = False
+    prompt_tokens: PromptTokens | None = field(default=None, compare=False)
 
     @classmethod
     def of_loaded(
@@ -72,6 +75,7 @@ class ModelDescription:
         tokenizer: Any,
         default_params: Mapping[str, Any],
         tokenizer_decode_args: Mapping[str, Any] | None,
+        prompt_tokens: PromptTokens | None = None,
     ) -> ModelDescription:
         """Describe a Hugging Face model.
 
@@ -80,9 +84,17 @@ class ModelDescription:
             tokenizer: The tokenizer to show.
             default_params: The model's generation configuration.
             tokenizer_decode_args: How tokens become text, which counts where a user has set it.
+            prompt_tokens: What tokenizes the prompts to be decoded.
         """
         decoding = {"tokenizer_decode_args": dict(tokenizer_decode_args)} if tokenizer_decode_args else {}
-        return cls(loaded.name, {**loaded.description, **decoding}, tokenizer, dict(default_params), loaded.positions)
+        return cls(
+            loaded.name,
+            {**loaded.description, **decoding},
+            tokenizer,
+            dict(default_params),
+            loaded.positions,
+            prompt_tokens=prompt_tokens,
+        )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from llmsearch_optuna.engine.sequence import SequenceFactory
 from llmsearch_optuna.engine.sequence_sampler import SequenceSampler
 from llmsearch_optuna.engine.stats import Counters, EngineStats
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 
 if TYPE_CHECKING:
     from llmsearch_optuna.backends.server.backend import ServerBackend
@@ -118,7 +118,7 @@ class Engine(EngineBackend):
             scheduler=self._scheduler,
             counters=self._counters,
         )
-        self._encoder = PromptEncoder(tokenizer, Positions.of(model.config), _embeddings(model))
+        self._encoder = PromptEncoder(PromptTokens(tokenizer), Positions.of(model.config), _embeddings(model))
 
     @staticmethod
     def from_function(
@@ -157,7 +157,13 @@ class Engine(EngineBackend):
             tokenizer=shown,
             default_params=self.default_params,
             tokenizer_decode_args=self.tokenizer_decode_args,
+            prompt_tokens=self.prompt_tokens if shown is self.tokenizer else None,
         )
+
+    @property
+    def prompt_tokens(self) -> PromptTokens:
+        """The token ids of the prompts that were asked for or counted."""
+        return self._encoder.tokens
 
     @staticmethod
     def from_server(

@@ -8,28 +8,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from transformers import PreTrainedTokenizerBase
-
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.models.tokenization import Positions, TokenIds, encode
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens, TokenIds
 
 
 class PromptEncoder:
     """Tokenizes each prompt once.
 
     Args:
-        tokenizer: The model's.
+        tokens: Of the model's tokenizer.
         positions: How many tokens the model has room for.
         embeddings: How many tokens the model's input embedding knows; None where that is not known.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: Positions, embeddings: int | None = None) -> None:
+    def __init__(self, tokens: PromptTokens, positions: Positions, embeddings: int | None = None) -> None:
+        self.tokens = tokens
         self._embeddings = embeddings
-        self._tokenizer = tokenizer
         self._positions = positions
-        self._special = tuple(token for token in tokenizer.all_special_tokens if token)
-        self._known: dict[tuple[str, bool, str], TokenIds] = {}
+        self._special = tuple(token for token in tokens.tokenizer.all_special_tokens if token)
 
     def encode(self, request: Request) -> TokenIds:
         """The token ids of a request's prompt.
@@ -41,21 +38,18 @@ class PromptEncoder:
         add = request.add_special_tokens
         if add is None:
             add = not request.prompt.startswith(self._special)
-        key = (request.prompt, add, repr(request.encode_args) if request.encode_args else "")
-        ids = self._known.get(key)
-        if ids is None:
-            ids = encode(self._tokenizer, request.prompt, add, request.encode_args)
-            self._check_known(request, ids)
-            self._known[key] = ids
+        ids = self.tokens.ids(request.prompt, add, request.encode_args)
+        self._check_known(request, ids)
         self._check(request, len(ids))
         return ids
 
     def _check_known(self, request: Request, ids: TokenIds) -> None:
         if self._embeddings is None or not ids or (token := max(ids)) < self._embeddings:
             return
+        name = self.tokens.tokenizer.convert_ids_to_tokens(token)
         raise InputError(
-            f"row {request.row}: the prompt has token {token} ({self._tokenizer.convert_ids_to_tokens(token)!r}), but "
-            f"the model's embedding knows {self._embeddings} tokens; give the tokenizer that belongs to the model, or "
+            f"row {request.row}: the prompt has token {token} ({name!r}), but the model's embedding knows "
+            f"{self._embeddings} tokens; give the tokenizer that belongs to the model, or "
             "enlarge the embedding with model.resize_token_embeddings(len(tokenizer))"
         )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,79 @@ from llmsearch_optuna.errors import InputError
 def encode(tokenizer: Any, text: str, add_special_tokens: bool, args: Mapping[str, Any]) -> TokenIds:
     """The token ids of a text; the user's own ``args`` for the tokenizer have the last word."""
     return tuple(tokenizer(text, **{"add_special_tokens": add_special_tokens, **args})["input_ids"])
+
+
+TEXTS_AT_ONCE = 1024
+"""Prompts in one call of a tokenizer: more would only take memory."""
+
+
+class PromptTokens:
+    """The token ids of prompts, each computed once, whoever asks: to count them, or to decode.
+
+    Args:
+        tokenizer: The model's; it must not be changed while this is in use.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[tuple[bool, str], dict[str, array[int]]] = defaultdict(dict)
+
+    def ids(self, text: str, add_special_tokens: bool, args: Mapping[str, Any]) -> TokenIds:
+        """Return the token ids of one prompt; see `encode`."""
+        known = self._of(add_special_tokens, args)
+        found = known.get(text)
+        if found is None:
+            found = known[text] = array("I", encode(self.tokenizer, text, add_special_tokens, args))
+        return tuple(found)
+
+    def count(self, texts: Iterable[tuple[str, bool]], args: Mapping[str, Any]) -> list[int]:
+        """Return how many tokens prompts have, tokenizing those that are new in batches.
+
+        Args:
+            texts: Each with whether special tokens are added.
+            args: The user's own arguments for the tokenizer.
+        """
+        wanted = list(texts)
+        for add_special_tokens in (False, True):
+            known = self._of(add_special_tokens, args)
+            new = dict.fromkeys(text for text, add in wanted if add == add_special_tokens and text not in known)
+            for group in _groups(new, TEXTS_AT_ONCE):
+                known.update(zip(group, self._encoded(group, add_special_tokens, args), strict=True))
+        return [len(self._of(add, args)[text]) for text, add in wanted]
+
+    def most(self, text: str, add_special_tokens: bool) -> int | None:
+        """Return a number of tokens that a prompt cannot exceed, without tokenizing it; None where there is no telling.
+
+        Every token of a byte-level tokenizer stands for a byte at least, and every part that it splits a text into may
+        begin with a space that it adds.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        growth = _GROWTH.get(type(backend.normalizer).__name__)
+        if growth is None:
+            return None
+        special = self.tokenizer.num_special_tokens_to_add(pair=False) if add_special_tokens else 0
+        return int(2 * growth * len(text.encode()) + special)
+
+    def _of(self, add_special_tokens: bool, args: Mapping[str, Any]) -> dict[str, array[int]]:
+        return self._known[add_special_tokens, repr(args) if args else ""]
+
+    def _encoded(self, texts: list[str], add_special_tokens: bool, args: Mapping[str, Any]) -> list[array[int]]:
+        if not getattr(self.tokenizer, "is_fast", False):  # others gain nothing, and need not take several
+            return [array("I", encode(self.tokenizer, text, add_special_tokens, args)) for text in texts]
+        made = self.tokenizer(texts, **{"add_special_tokens": add_special_tokens, **args})["input_ids"]
+        return [array("I", ids) for ids in made]
+
+
+_GROWTH = {"NoneType": 1, "NFC": 3}
+"""How much longer a normalizer may make a text, in UTF-8, by the type of the normalizer."""
+
+
+def _groups(texts: Iterable[str], size: int) -> Iterable[list[str]]:
+    remaining = iter(texts)
+    while group := list(itertools.islice(remaining, size)):
+        yield group
 
 
 def check_encode_args(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Row numbers are those of the task everywhere. Which parameters are tried, and wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -172,12 +172,23 @@ class SearchRows:
             replicates=self.replicates_of(params) if replicates is None else replicates,
         )
 
+    def iter_requests(self, params: GenerationParams, tag: tuple[Phase, int]) -> Iterator[Request]:
+        """All requests of one configuration on the search rows, each made when it is asked for."""
+        return iter_requests_for(self.task, params, tag, order=self.order, replicates=self.replicates_of(params))
+
 
 def requests_for(
     task: PreparedTask, params: GenerationParams, tag: Hashable, *, order: Sequence[int], replicates: Sequence[int]
 ) -> list[Request]:
     """The requests for these rows and replicates of a task, row by row, replicates together."""
-    return [
+    return list(iter_requests_for(task, params, tag, order=order, replicates=replicates))
+
+
+def iter_requests_for(
+    task: PreparedTask, params: GenerationParams, tag: Hashable, *, order: Sequence[int], replicates: Sequence[int]
+) -> Iterator[Request]:
+    """The same, each made when it is asked for."""
+    return (
         Request(
             tag,
             row,
@@ -191,7 +202,7 @@ def requests_for(
         )
         for row in order
         for replicate in replicates
-    ]
+    )
 
 
 def prompt_table(rows: SearchRows, records: Sequence[RowRecord], order: Sequence[int]) -> list[list[float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
@@ -184,7 +184,12 @@ def _start_trials(
             _tell_end(run, trial_queue, callback)
             continue
         runs[run.tag] = run
-        request_queue.add((run.step_of(request), request) for request in requests)
+        request_queue.add(_by_step(run, requests))
+
+
+def _by_step(run: TrialRun, requests: Iterable[Request]) -> Iterator[tuple[int, Request]]:
+    """Each request with the number of its step, made when it is asked for."""
+    return ((run.step_of(request), request) for request in requests)
 
 
 def _serve(request_queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[TrialRun]:

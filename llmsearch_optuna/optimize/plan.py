@@ -92,6 +92,8 @@ class Plan:
                 "model_defaults": readable(served.defaults),
             }
         )
+        if opened.records.count_items() == len(self.task):  # they are stored together, and never change
+            return
         parts: list[tuple[Literal["search", "holdout"], Sequence[int]]] = [
             ("search", self.rows.order),
             ("holdout", self.holdout),
@@ -141,7 +143,7 @@ def make_plan(
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
     named = tuple(_named_candidates(space, served, options["try_first"], known=(first, greedy)))
     longest = max(p.max_new_tokens for p in (first, *(c.generation for c in named if c.generation is not None)))
-    task.check_lengths(served.tokenizer, served.positions, longest)
+    task.check_lengths(served.prompt_tokens, served.positions, longest)
     if warning := endless_warning(task, served.tokenizer, first):
         logger.warning("%s", warning)
     order, held_out = split_rows(task.distinct, options["holdout"], seed)
@@ -318,7 +320,7 @@ def prepare(
         postprocess=postprocess_of(task.postprocess),
     )
     served = resolve_engine(model, tokenizer, options)
-    ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
+    ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
     algorithm = algorithm_of(_default_name(ready, served))
     if isinstance(pruner, PairedPruner) and algorithm < 2:
         pruner = replace(pruner, knows_failing_rows=False)
@@ -326,7 +328,7 @@ def prepare(
         ready, served, checked, pruner, options, algorithm, wanted.checked(ready), constraints.checked(ready)
     )
     check_supported(checked, served, plan.baseline)
-    served.expect(requests_for(ready, plan.baseline, ("search", 0), order=range(len(ready)), replicates=[0]))
+    served.expect(requests_for(ready, plan.baseline, ("search", 0), order=expected_rows(ready), replicates=[0]))
     suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):
         suggester = make_suggester(
@@ -337,6 +339,23 @@ def prepare(
             defaults=served.defaults,
         )
     return Prepared(plan, served, checked, suggester, pruner, algorithm)
+
+
+MOST_EXPECTED = 2048
+"""Rows that say what all prompts begin with; all where there are no more."""
+
+
+def expected_rows(task: PreparedTask) -> Sequence[int]:
+    """Return the rows whose prompts are tokenized before the first trial, so that what all begin with is known.
+
+    The first and the last prompt in alphabetical order are among them: whatever these share, all share.
+    """
+    if len(task) <= MOST_EXPECTED:
+        return range(len(task))
+    by_text = task.prompts.__getitem__
+    ends = (min(range(len(task)), key=by_text), max(range(len(task)), key=by_text))
+    step = -(-len(task) // (MOST_EXPECTED - len(ends)))
+    return sorted({*range(0, len(task), step), *ends})
 
 
 def stored_algorithm(storage: str | None, study_name: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 
 from llmsearch_optuna.backends.protocol import RequestHandler
@@ -27,19 +27,23 @@ class RequestQueue:
     def __init__(self, server: RequestHandler, capacity: Callable[[], int]) -> None:
         self._server = server
         self._capacity = capacity
-        self._waiting: list[tuple[int, int, Request]] = []
+        self._waiting: list[tuple[int, int, Request, Iterator[tuple[int, Request]]]] = []
         self._submitted: Counter[Hashable] = Counter()
         self._arrivals = count()
 
     def add(self, requests: Iterable[tuple[int, Request]]) -> None:
-        """Queue requests, each with its urgency: a lower number goes first, equal ones in the order of arrival."""
-        for urgency, request in requests:
-            heapq.heappush(self._waiting, (urgency, next(self._arrivals), request))
+        """Queue requests, each with its urgency: a lower number goes first, equal ones in the order of arrival.
+
+        Args:
+            requests: All with one tag, the most urgent first. They are taken one by one, when it is their turn, so that
+                a long list of them need not exist.
+        """
+        self._push(next(self._arrivals), iter(requests))
 
     def poll(self) -> list[Finished]:
         """Keep the server busy until at least one request has ended; empty when there is none left."""
         room = self._capacity() - self._submitted.total()
-        chosen = [heapq.heappop(self._waiting)[2] for _ in range(min(room, len(self._waiting)))]
+        chosen = self._take(room)
         self._submitted.update(request.tag for request in chosen)
         self._server.submit(chosen)
         finished = self._server.poll()
@@ -52,3 +56,17 @@ class RequestQueue:
         heapq.heapify(self._waiting)
         del self._submitted[tag]
         self._server.cancel(tag)
+
+    def _push(self, arrival: int, requests: Iterator[tuple[int, Request]]) -> None:
+        """Queue the next one of these requests."""
+        if (following := next(requests, None)) is not None:
+            urgency, request = following
+            heapq.heappush(self._waiting, (urgency, arrival, request, requests))
+
+    def _take(self, room: int) -> list[Request]:
+        chosen: list[Request] = []
+        while self._waiting and len(chosen) < room:
+            _, arrival, request, others = heapq.heappop(self._waiting)
+            chosen.append(request)
+            self._push(arrival, others)
+        return chosen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from llmsearch_optuna.backends.vllm import is_vllm, open_vllm
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
-from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions, part
 
 
@@ -41,6 +42,13 @@ class ResolvedEngine:
     def tokenizer(self) -> Any:
         """The model's tokenizer, or the user's; None where there is none."""
         return self.model.tokenizer
+
+    @cached_property
+    def prompt_tokens(self) -> PromptTokens | None:
+        """What counts the tokens of prompts: what the backend tokenizes with, where it is the same tokenizer."""
+        if self.model.prompt_tokens is not None or self.tokenizer is None:
+            return self.model.prompt_tokens
+        return PromptTokens(self.tokenizer)
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -179,6 +187,7 @@ def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mappin
         tokenizer=loaded.tokenizer,
         default_params=made.default_params,
         tokenizer_decode_args=made.tokenizer_decode_args,
+        prompt_tokens=made.prompt_tokens,
     )
     return ResolvedEngine(made, description)
 

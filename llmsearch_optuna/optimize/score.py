@@ -70,7 +70,7 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     if (problem := served.backend.refusal(checked)) is not None:
         raise InputError(problem)
     prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
-    prepared.check_lengths(served.tokenizer, served.positions, checked.max_new_tokens)
+    prepared.check_lengths(served.prompt_tokens, served.positions, checked.max_new_tokens)
     return _score(prepared, served.backend, checked, options["replicates"], options["on_row"])
 
 

@@ -7,6 +7,7 @@ between two of them is healed by going through the same steps again, with the ro
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import logging
 import time
@@ -125,8 +126,11 @@ class TrialRun:
         """Wall-clock seconds that this run has taken."""
         return time.monotonic() - self._started
 
-    def start(self) -> list[Request]:
-        """Take over the rows that are stored, go through their steps, and return the requests that are left."""
+    def start(self) -> Iterator[Request]:
+        """Take over the rows that are stored, go through their steps, and return the requests that are left.
+
+        They come row by row, each made when it is asked for.
+        """
         self._trial = self.opened.trial(self.job.number)
         params = self.job.params
         self.callback.on(
@@ -139,17 +143,16 @@ class TrialRun:
         )
         if params is None:
             self._finish(TrialEnd("failed", None, self.job.refusal))
-            return []
+            return iter(())
         self._take_over_known_rows()
         self.advance()
         if self.end is not None:
-            return []
-        return [r for r in self.rows.requests(params, self.tag) if (r.row, r.replicate) not in self._records]
+            return iter(())
+        return (r for r in self.rows.iter_requests(params, self.tag) if (r.row, r.replicate) not in self._records)
 
     def step_of(self, request: Request) -> int:
         """The number of the step that needs this row, 0 for the first."""
-        place = self.rows.places[request.row]
-        return next(number for number, seen in enumerate(self.rows.steps) if place < seen)
+        return bisect.bisect_right(self.rows.steps, self.rows.places[request.row])
 
     def feed(self, finished: Sequence[Finished]) -> None:
         """Take rows that have been decoded, in any order; commits them, and takes the steps that are due.

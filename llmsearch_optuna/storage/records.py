@@ -5,6 +5,7 @@ What is recorded is never decoded again. Nothing is decided here, and Optuna's t
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -103,6 +104,10 @@ class Fence(Protocol):
         ...
 
 
+ITEMS_AT_ONCE = 1000
+"""Rows of the task in one statement, so that not all stand in the memory once more while they are stored."""
+
+
 class StudyRecords:
     """The study's rows.
 
@@ -119,7 +124,7 @@ class StudyRecords:
 
     def write_items(self, items: Iterable[Item]) -> None:
         """Store the task's rows; rows that are there already stay as they are."""
-        values = [
+        values = (
             {
                 "study": self._key,
                 "row": item.row,
@@ -131,9 +136,16 @@ class StudyRecords:
                 "occurrence": item.occurrence,
             }
             for item in items
-        ]
+        )
         with self._engine.begin() as connection:
-            schema.upsert(connection, schema.items, values, replace=False)
+            while group := list(itertools.islice(values, ITEMS_AT_ONCE)):
+                schema.upsert(connection, schema.items, group, replace=False)
+
+    def count_items(self) -> int:
+        """How many rows of the task are stored."""
+        query = sa.select(sa.func.count()).where(schema.items.c.study == self._key)
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def items(self, part: Part | None = None) -> list[Item]:
         """The task's rows in the study's permutation, search rows first."""

@@ -7,14 +7,14 @@ prompt is made elsewhere; here its longest column only gets shorter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.models.tokenization import encode
+from llmsearch_optuna.models.tokenization import PromptTokens
 from llmsearch_optuna.task.dataset import Row
 from llmsearch_optuna.task.prompts import ReadyPrompt
 
@@ -24,20 +24,24 @@ class TokenCounter:
     """Counts a prompt's tokens.
 
     Attributes:
-        tokenizer: The model's.
-        encode_args: What the user wants it to be called with.
+        tokens: Tokenizes each prompt once.
+        encode_args: What the user wants the tokenizer to be called with.
     """
 
-    tokenizer: Any
+    tokens: PromptTokens
     encode_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, text: str, add_special_tokens: bool) -> int:
         """How many tokens the model will see."""
-        return len(encode(self.tokenizer, text, add_special_tokens, self.encode_args))
+        return len(self.tokens.ids(text, add_special_tokens, self.encode_args))
 
     def of(self, prompt: ReadyPrompt) -> int:
         """The same for a prompt that is ready."""
         return self(prompt.text, not prompt.from_chat_template)
+
+    def of_all(self, prompts: Iterable[ReadyPrompt]) -> list[int]:
+        """The same for many prompts at once."""
+        return self.tokens.count(((prompt.text, not prompt.from_chat_template) for prompt in prompts), self.encode_args)
 
     @property
     def truncates(self) -> bool:
@@ -47,7 +51,7 @@ class TokenCounter:
     def whole(self) -> TokenCounter:
         """A counter of all tokens, those included that the tokenizer is set to truncate."""
         kept = {name: value for name, value in self.encode_args.items() if name not in ("truncation", "max_length")}
-        return TokenCounter(self.tokenizer, kept)
+        return TokenCounter(self.tokens, kept)
 
 
 def check_limit(max_prompt_tokens: float | None) -> None:

@@ -21,7 +21,7 @@ from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.metrics.references import plain_reference
-from llmsearch_optuna.models.tokenization import Positions, check_encode_args
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens, check_encode_args
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
 from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
@@ -88,16 +88,17 @@ class PreparedTask:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def token_counts(self, tokenizer: Any) -> tuple[int, ...]:
+    def token_counts(self, tokens: PromptTokens) -> tuple[int, ...]:
         """Return how many tokens each prompt has."""
-        count = TokenCounter(tokenizer, self.encode_args)
-        return tuple(map(count, self.prompts, self.add_special_tokens))
+        return tuple(tokens.count(zip(self.prompts, self.add_special_tokens, strict=True), self.encode_args))
 
-    def check_lengths(self, tokenizer: Any, positions: Positions, max_new_tokens: int) -> None:
+    def check_lengths(self, tokens: PromptTokens | None, positions: Positions, max_new_tokens: int) -> None:
         """Make sure that each prompt fits into the model and leaves room for the new tokens.
 
+        Prompts that are so short that they fit in any case are not tokenized.
+
         Args:
-            tokenizer: The model's.
+            tokens: Of the model's tokenizer; None is only possible where nothing says how much room there is.
             positions: How many tokens the model has room for.
             max_new_tokens: The most new tokens of any trial.
 
@@ -107,15 +108,19 @@ class PreparedTask:
         if (problem := positions.problem(1, max_new_tokens)) is not None:
             raise InputError(f"not even a prompt of one token fits: {problem}")
         room = positions.room(max_new_tokens)
-        if room is None:
+        if room is None or tokens is None:
             return
-        counts = self.token_counts(tokenizer)
-        long = [number for number, count in enumerate(counts) if count > room]
+        prompts = list(zip(self.prompts, self.add_special_tokens, strict=True))
+        most = (tokens.most(text, add_special_tokens) for text, add_special_tokens in prompts)
+        open_numbers = [number for number, upper in enumerate(most) if upper is None or upper > room]
+        found = tokens.count((prompts[number] for number in open_numbers), self.encode_args)
+        counts = dict(zip(open_numbers, found, strict=True))
+        long = [number for number, count in counts.items() if count > room]
         if long:
             shown = ", ".join(f"row {number} ({counts[number]} tokens)" for number in long[:8])
             more = f" and {len(long) - 8} more" if len(long) > 8 else ""
             raise InputError(
-                f"{len(long)} of {len(counts)} prompts do not fit into the model: {shown}{more}. With "
+                f"{len(long)} of {len(prompts)} prompts do not fit into the model: {shown}{more}. With "
                 f"max_new_tokens={max_new_tokens} it has room for {room} tokens of prompt. Leave these rows out"
                 f"{'' if positions.shared is None else ', lower max_new_tokens'}, or cut long rows with "
                 f"max_prompt_tokens={room}."
@@ -210,12 +215,15 @@ class Task:
         make_prompter(self.prompt, columns)
         return replace(self, dataset=list(rows), name=self.study_part, split=None, subset=None, limit=None)
 
-    def prepare(self, tokenizer: Any = None, *, takes_messages: bool = False) -> PreparedTask:
+    def prepare(
+        self, tokenizer: Any = None, *, takes_messages: bool = False, tokens: PromptTokens | None = None
+    ) -> PreparedTask:
         """Read the data, make all prompts and references, and try the metric.
 
         Args:
             tokenizer: For its chat template and for max_prompt_tokens; None where an engine takes plain text.
             takes_messages: Whether the engine applies its model's chat template itself. A tokenizer takes precedence.
+            tokens: Of this tokenizer, where prompts are to be tokenized by others as well.
 
         Raises:
             InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
@@ -236,7 +244,7 @@ class Task:
                 "this tokenizer's chat template may write today's date into every prompt, and a study cannot go on "
                 "with other prompts tomorrow; fix it with chat_template={'date_string': '26 Jul 2024'}"
             )
-        prompts, cut = self._prompts(prompter, rows, tokenizer, takes_messages)
+        prompts, cut = self._prompts(prompter, rows, tokenizer, takes_messages, tokens)
         texts = [prompt.text for prompt in prompts]
         checked = metric.check(references, rows, direction=self.direction)
         return PreparedTask(
@@ -267,7 +275,7 @@ class Task:
         needed = rows if isinstance(self.max_prompt_tokens, float) else shown
         prompts, cut = self._prompts(make_prompter(self.prompt, columns), needed, tokenizer)
         references = references_of(self.reference, shown, columns)
-        count = None if tokenizer is None else self._counter(tokenizer)
+        count = None if tokenizer is None else self._counter(PromptTokens(tokenizer))
         return Preview(
             name=self.study_part,
             rows_total=len(rows),
@@ -311,7 +319,12 @@ class Task:
         return metric if postprocess is None else metric.after(postprocess)
 
     def _prompts(
-        self, prompter: Prompter, rows: Sequence[Row], tokenizer: Any, takes_messages: bool = False
+        self,
+        prompter: Prompter,
+        rows: Sequence[Row],
+        tokenizer: Any,
+        takes_messages: bool = False,
+        tokens: PromptTokens | None = None,
     ) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
         """Return the ready prompts and the numbers of the rows that had to be cut for them."""
         if tokenizer is None and self.max_prompt_tokens is not None:
@@ -326,8 +339,9 @@ class Task:
         self._warn_of_chat_format(prompts)
         if tokenizer is None:
             return prompts, ()
-        cut = self._cut(prompts, prompter, rows, tokenizer, markers)
-        return prompts, tuple(sorted(cut | self._truncated(prompts, tokenizer)))
+        count = self._counter(tokens or PromptTokens(tokenizer))
+        cut = self._cut(prompts, prompter, rows, count, markers)
+        return prompts, tuple(sorted(cut | self._truncated(prompts, count)))
 
     def _warn_of_chat_format(self, prompts: Sequence[ReadyPrompt]) -> None:
         """Say where prompts hold what the chat template itself writes."""
@@ -346,8 +360,8 @@ class Task:
                 _some_prompts(holding, len(prompts), "has", "have"),
             )
 
-    def _counter(self, tokenizer: Any) -> TokenCounter:
-        return TokenCounter(tokenizer, check_encode_args(self.tokenizer_encode_args or {}))
+    def _counter(self, tokens: PromptTokens) -> TokenCounter:
+        return TokenCounter(tokens, check_encode_args(self.tokenizer_encode_args or {}))
 
     def _prompt(
         self,
@@ -372,14 +386,13 @@ class Task:
         prompts: list[ReadyPrompt],
         prompter: Prompter,
         rows: Sequence[Row],
-        tokenizer: Any,
+        count: TokenCounter,
         markers: ChatMarkers | None,
     ) -> set[int]:
         """Shorten what is longer than max_prompt_tokens, in place; returns the numbers of these rows."""
         if self.max_prompt_tokens is None:
             return set()
-        count = self._counter(tokenizer)
-        counts = [count.of(prompt) for prompt in prompts]
+        counts = count.of_all(prompts)
         limit = limit_in_tokens(self.max_prompt_tokens, counts)
         cut = {number for number, tokens in enumerate(counts) if tokens > limit}
         for number in sorted(cut):
@@ -387,7 +400,7 @@ class Task:
                 prompts[number] = cut_to_fit(
                     rows[number],
                     limit,
-                    make=lambda row: self._prompt(prompter, row, tokenizer, markers=markers),
+                    make=lambda row: self._prompt(prompter, row, count.tokens.tokenizer, markers=markers),
                     count=count.of,
                 )
         if cut:
@@ -400,20 +413,19 @@ class Task:
             )
         return cut
 
-    def _truncated(self, prompts: Sequence[ReadyPrompt], tokenizer: Any) -> set[int]:
+    def _truncated(self, prompts: Sequence[ReadyPrompt], count: TokenCounter) -> set[int]:
         """The numbers of the rows whose prompts lose tokens by the user's own arguments for the tokenizer."""
-        count = self._counter(tokenizer)
         if not count.truncates:
             return set()
-        whole = count.whole()
-        lost = {number for number, prompt in enumerate(prompts) if count.of(prompt) < whole.of(prompt)}
+        kept, whole = count.of_all(prompts), count.whole().of_all(prompts)
+        lost = {number for number, (tokens, of_all) in enumerate(zip(kept, whole, strict=True)) if tokens < of_all}
         if lost:
             _log.warning(
                 "tokenizer_encode_args cut %d of %d prompts on the %s, whatever stood there; max_prompt_tokens= cuts "
                 "only the longest column",
                 len(lost),
                 len(prompts),
-                tokenizer.truncation_side,
+                count.tokens.tokenizer.truncation_side,
             )
         return lost
 

@@ -13,7 +13,7 @@ from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError, InputError
-from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from tests.engine.architectures import make
 from tests.oracle import hf_generate
 
@@ -31,7 +31,7 @@ def with_bos(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
 
 
 def test_arguments_belong_to_the_request(with_bos: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(with_bos, Positions())
+    encoder = PromptEncoder(PromptTokens(with_bos), Positions())
     bare = with_bos(TEXT, add_special_tokens=False)["input_ids"]
     cut = {"truncation": True, "max_length": 4}
     asked = [{}, {"add_special_tokens": False}, cut, {**cut, "add_special_tokens": False}, {}]
@@ -41,7 +41,7 @@ def test_arguments_belong_to_the_request(with_bos: PreTrainedTokenizerFast) -> N
 
 
 def test_a_prompt_fits_once_it_is_truncated(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(tiny_tokenizer, Positions(shared=12))
+    encoder = PromptEncoder(PromptTokens(tiny_tokenizer), Positions(shared=12))
     with pytest.raises(DecodingError, match="exceed the model's context of 12"):
         encoder.encode(Request("t", 0, TEXT, PARAMS))
     cut = {"truncation": True, "max_length": 6}
@@ -120,9 +120,9 @@ def test_arguments_that_a_tokenizer_does_not_take_are_refused(tiny_llama: LlamaF
 
 def test_a_token_that_the_model_does_not_know_is_named_before_anything_is_decoded(tiny_tokenizer) -> None:
     request = Request("t", 3, "some text", GenerationParams.of({"max_new_tokens": 4}))
-    ids = PromptEncoder(tiny_tokenizer, Positions()).encode(request)
-    assert PromptEncoder(tiny_tokenizer, Positions(), max(ids) + 1).encode(request) == ids
+    ids = PromptEncoder(PromptTokens(tiny_tokenizer), Positions()).encode(request)
+    assert PromptEncoder(PromptTokens(tiny_tokenizer), Positions(), max(ids) + 1).encode(request) == ids
     with pytest.raises(
         InputError, match=rf"row 3: the prompt has token {max(ids)} .* embedding knows {max(ids)} tokens"
     ):
-        PromptEncoder(tiny_tokenizer, Positions(), max(ids)).encode(request)
+        PromptEncoder(PromptTokens(tiny_tokenizer), Positions(), max(ids)).encode(request)

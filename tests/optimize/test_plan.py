@@ -17,7 +17,7 @@ from llmsearch_optuna import presets, score, search
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize import plan
-from llmsearch_optuna.optimize.plan import endless_warning, inert_by_branch
+from llmsearch_optuna.optimize.plan import MOST_EXPECTED, endless_warning, expected_rows, inert_by_branch
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.task.task import Task
 from tests.synthetic import TextEngine, dataset, number_metric
@@ -128,3 +128,14 @@ def test_a_chat_whose_answers_cannot_end_is_told_with_the_token_to_add(tiny_toke
 def test_samplers_that_end_a_study_by_themselves_are_refused(sampler: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sampler='grid' tries every combination once"):
         search(TextEngine(), dataset(20), {"max_new_tokens": 4}, metric=number_metric, sampler=sampler)
+
+
+def test_the_first_and_last_prompts_of_many_say_what_all_begin_with() -> None:
+    rows = [{"prompt": f"Say {number:05}", "reference": "x"} for number in range(2 * MOST_EXPECTED + 1)]
+    rows[77]["prompt"], rows[1001]["prompt"] = "Aa", "Zz"
+    task = Task(rows, metric="exact_match").prepare()
+    expected = expected_rows(task)
+    assert {77, 1001} <= set(expected)
+    assert len(expected) <= MOST_EXPECTED
+    few = Task(rows[:MOST_EXPECTED], metric="exact_match").prepare()
+    assert list(expected_rows(few)) == list(range(MOST_EXPECTED))

@@ -64,3 +64,18 @@ def test_what_is_cancelled_makes_room() -> None:
     assert server.most == 3
     requests.add([(0, request("a", 7))])
     assert drain(requests) == [("a", 7)]
+
+
+def test_requests_are_made_when_it_is_their_turn() -> None:
+    made = []
+
+    def requests_of(tag: str) -> Iterable[tuple[int, Request]]:
+        for row in range(1000):
+            made.append((tag, row))
+            yield row // 8, request(tag, row)
+
+    requests = RequestQueue(OneByOne(), lambda: 3)
+    requests.add(requests_of("a"))
+    requests.add(requests_of("b"))
+    requests.poll()
+    assert len(made) <= 3 + 2

@@ -119,7 +119,7 @@ def finished(request: Request, text: str = "0.5") -> Finished:
 
 def answer_all(run: TrialRun, score: Any = lambda row: 0.5, *, shuffle: int | None = None, batch: int = 3) -> int:
     """Feed rows until the trial ends; returns how many were asked for."""
-    requests = run.start()
+    requests = list(run.start())
     left = list(requests)
     if shuffle is not None:
         random.Random(shuffle).shuffle(left)
@@ -161,7 +161,7 @@ def test_the_order_in_which_rows_come_does_not_matter(tmp_path: Path, seed: int)
 
 def test_rows_beyond_the_look_are_kept_but_do_not_count(bench: Bench) -> None:
     run = bench.new_trial(incumbent=0, incumbent_scores=(1.0,) * TOTAL, pruner=PairedPruner(), role="searched")
-    requests = run.start()
+    requests = list(run.start())
     late = requests[8:]
     run.feed([finished(r, "0.9") for r in late])
     run.feed([finished(r, str(0.1 + 0.01 * r.row)) for r in requests[:8]])
@@ -181,7 +181,7 @@ def test_the_baseline_is_never_pruned(bench: Bench) -> None:
 
 def test_a_row_that_could_not_be_decoded_fails_the_trial_where_it_counts(bench: Bench) -> None:
     run = bench.new_trial()
-    requests = run.start()
+    requests = list(run.start())
     broken, rest = requests[10], [r for r in requests if r is not requests[10]]
     run.feed([Finished(broken, None, DecodingError("does not fit"))])
     assert run.end is None, "looks before it come first"
@@ -195,7 +195,7 @@ def test_a_row_that_could_not_be_decoded_fails_the_trial_where_it_counts(bench: 
 @pytest.mark.parametrize("text", ["nonsense", "nan"])
 def test_a_metric_that_fails_later_fails_the_trial_with_the_row_named(bench: Bench, text: str) -> None:
     run = bench.new_trial()
-    requests = run.start()
+    requests = list(run.start())
     run.feed([finished(r, text if r.row == 9 else "0.5") for r in requests])
     trial = bench.frozen()
     assert trial.state is TrialState.FAIL
@@ -207,18 +207,18 @@ def test_a_metric_that_fails_later_fails_the_trial_with_the_row_named(bench: Ben
 
 def test_parameters_that_were_refused_fail_the_trial_with_the_reason(bench: Bench) -> None:
     run = bench.new_trial(None, refusal="transformers refuses these parameters")
-    assert run.start() == []
+    assert list(run.start()) == []
     assert bench.frozen().state is TrialState.FAIL
     assert bench.frozen().user_attrs["fail_reason"] == "transformers refuses these parameters"
 
 
 def test_a_trial_that_was_interrupted_takes_its_rows_along(bench: Bench) -> None:
-    requests = bench.new_trial().start()
+    requests = list(bench.new_trial().start())
     first = bench.run(GREEDY, 0, claim=bench_claim(bench))
     first.start()
     first.feed([finished(r) for r in requests[:11]])
     second = bench.again(GREEDY, 0)
-    left = second.start()
+    left = list(second.start())
     assert [r.row for r in left] == [r.row for r in requests[11:]]
     second.feed([finished(r) for r in left])
     assert bench.frozen().state is TrialState.COMPLETE
@@ -284,10 +284,10 @@ def test_the_rows_are_one_artifact_however_often_it_is_written(bench: Bench, mon
 
 def test_a_worker_that_was_only_slow_drops_its_trial(bench: Bench) -> None:
     slow = bench.new_trial()
-    requests = slow.start()
+    requests = list(slow.start())
     slow.feed([finished(r) for r in requests[:4]])
     successor = bench.again(GREEDY, 0)
-    left = successor.start()
+    left = list(successor.start())
     with pytest.raises(ClaimLostError):
         slow.feed([finished(r, "0.9") for r in requests[4:]])
     successor.feed([finished(r) for r in left])
@@ -297,7 +297,7 @@ def test_a_worker_that_was_only_slow_drops_its_trial(bench: Bench) -> None:
 def test_replicates_are_averaged_by_row(tmp_path: Path) -> None:
     bench = Bench(tmp_path, replicates=3)
     run = bench.new_trial(SAMPLING)
-    requests = run.start()
+    requests = list(run.start())
     assert len(requests) == 3 * TOTAL
     assert len(bench.rows.requests(GREEDY, ("search", 0))) == TOTAL
     run.feed([finished(r, str(0.1 * (r.replicate + 1))) for r in requests])
@@ -339,7 +339,7 @@ def test_a_trial_that_was_not_finished_has_no_folds(tmp_path: Path) -> None:
 def test_a_known_configuration_is_not_decoded_again(bench: Bench) -> None:
     answer_all(bench.new_trial(), lambda row: row / 100)
     again = bench.new_trial(known_as=0)
-    assert again.start() == []
+    assert list(again.start()) == []
     assert bench.frozen().value == bench.opened.study.trials[0].value
 
 
@@ -356,7 +356,7 @@ def test_a_users_own_pruner_is_asked(tmp_path: Path) -> None:
 
 def test_texts_are_in_the_artifact_and_not_in_user_attributes(bench: Bench) -> None:
     run = bench.new_trial()
-    requests = run.start()
+    requests = list(run.start())
     run.feed([finished(r, "0.123456") for r in requests])
     assert "0.123456" not in json.dumps(bench.frozen().user_attrs)
 
@@ -369,3 +369,10 @@ def test_a_callback_is_told_of_every_look(bench: Bench) -> None:
     assert [(e.rows_done, e.rows_total, e.mean, e.incumbent_mean) for e in looks] == [
         (8, 20, 0.5, 0.1), (16, 20, 0.5, 0.2), (20, 20, 0.5, 0.3)
     ]  # fmt: skip
+
+
+def test_the_step_of_each_row_is_the_first_that_reaches_it(bench: Bench) -> None:
+    run = bench.new_trial()
+    for request in list(run.start()):
+        place = run.rows.places[request.row]
+        assert run.step_of(request) == next(n for n, seen in enumerate(run.rows.steps) if place < seen)

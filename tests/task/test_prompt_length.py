@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from llmsearch_optuna.task.prompt_length import limit_in_tokens
 from llmsearch_optuna.task.task import Task
 
@@ -37,13 +37,13 @@ def test_a_quantile_is_the_least_length_that_such_a_share_keeps_to(counts: list[
 def test_a_quantile_cuts_the_longest_rows_and_says_how_many(
     tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = task().prepare(tiny_tokenizer).token_counts(tiny_tokenizer)
+    whole = task().prepare(tiny_tokenizer).token_counts(PromptTokens(tiny_tokenizer))
     with caplog.at_level(logging.WARNING, logger="llmsearch_optuna"):
         prepared = task(max_prompt_tokens=0.8).prepare(tiny_tokenizer)
     assert prepared.cut_rows == (2,)
     limit = sorted(whole)[3]
     assert f"max_prompt_tokens=0.8 cut 1 of 5 rows to {limit} tokens" in caplog.text
-    counts = prepared.token_counts(tiny_tokenizer)
+    counts = prepared.token_counts(PromptTokens(tiny_tokenizer))
     assert counts[2] <= limit
     assert [counts[row] for row in (0, 1, 3, 4)] == [whole[row] for row in (0, 1, 3, 4)]
     assert prepared.prompts[2].startswith("Sum up: ")
@@ -78,10 +78,10 @@ def test_truncation_by_the_tokenizer_is_counted_and_told(
     too_long = tuple(row for row, count in enumerate(whole) if count > 30)
     assert 0 < len(too_long) < len(ROWS)
     assert prepared.cut_rows == too_long
-    assert prepared.token_counts(tokenizer) == tuple(min(count, 30) for count in whole)
+    assert prepared.token_counts(PromptTokens(tokenizer)) == tuple(min(count, 30) for count in whole)
     assert f"tokenizer_encode_args cut {len(too_long)} of 5 prompts on the {side}" in caplog.text
     assert prepared.encode_args == {"truncation": True, "max_length": 30}
-    prepared.check_lengths(tokenizer, Positions(shared=40), 10)
+    prepared.check_lengths(PromptTokens(tokenizer), Positions(shared=40), 10)
 
 
 def test_without_such_arguments_a_study_is_named_as_before(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

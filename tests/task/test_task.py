@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.scoring import MetricError
-from llmsearch_optuna.models.tokenization import Positions
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from llmsearch_optuna.task.task import Task
 
 ROWS = [
@@ -367,18 +367,18 @@ def test_a_chat_template_with_todays_date_is_warned_about(
 
 def test_prompts_must_leave_room_for_the_new_tokens(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     prepared = task().prepare(tiny_tokenizer)
-    counts = prepared.token_counts(tiny_tokenizer)
+    counts = prepared.token_counts(PromptTokens(tiny_tokenizer))
     assert counts == tuple(len(tiny_tokenizer(text)["input_ids"]) for text in prepared.prompts)
     longest = max(counts)
     for fits in (Positions(shared=longest + 20), Positions(prompt=longest, completion=20), Positions()):
-        prepared.check_lengths(tiny_tokenizer, fits, 20)
+        prepared.check_lengths(PromptTokens(tiny_tokenizer), fits, 20)
     where = rf"row {counts.index(longest)} \({longest} tokens\)"
     for tight in (Positions(shared=longest + 19), Positions(prompt=longest - 1)):
         with pytest.raises(InputError, match=rf"1 of 2 prompts do not fit.*{where}.*max_prompt_tokens={longest - 1}"):
-            prepared.check_lengths(tiny_tokenizer, tight, 20)
+            prepared.check_lengths(PromptTokens(tiny_tokenizer), tight, 20)
     for none in (Positions(shared=16), Positions(completion=15)):
         with pytest.raises(InputError, match="not even a prompt of one token fits: .*max_new_tokens=16"):
-            prepared.check_lengths(tiny_tokenizer, none, 16)
+            prepared.check_lengths(PromptTokens(tiny_tokenizer), none, 16)
 
 
 def test_long_rows_lose_the_beginning_of_their_longest_text(chat_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -388,7 +388,7 @@ def test_long_rows_lose_the_beginning_of_their_longest_text(chat_tokenizer: PreT
     assert prepared.prompts[2].startswith("<s>[user]Sum up: ")
     assert prepared.prompts[2].endswith("And here it ends.[/][assistant]")
     assert prepared.rows[2] == rows[2]
-    counts = prepared.token_counts(chat_tokenizer)
+    counts = prepared.token_counts(PromptTokens(chat_tokenizer))
     assert max(counts) <= 80
     assert counts[2] >= 78
     with pytest.raises(InputError, match="row 0: its prompt has more than max_prompt_tokens=5 tokens even without"):
