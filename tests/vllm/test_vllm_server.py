@@ -9,15 +9,22 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.backends.server.backend import ServerBackend
-from llmsearch_optuna.backends.server.dialect import VLLM_BY_ROW
+from llmsearch_optuna.backends.server.dialect import VLLM, VLLM_BY_ROW
+from llmsearch_optuna.backends.server.probe import effects, repetition
 from llmsearch_optuna.backends.vllm.sampling_arguments import PROCESSOR
 from llmsearch_optuna.demo.model import demo_model_folder
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.types import Chat
 from tests.vllm.setups import NEEDS_VLLM, SETTINGS, decoded, own_engine, requests
 
 pytestmark = NEEDS_VLLM
@@ -64,6 +71,44 @@ def test_the_processor_is_found_and_gives_the_texts_of_our_own_engine(url: str) 
         for request in requests(name, {"eos_token_id": 2}, max_new_tokens=16)
     ]
     assert decoded(backend, asked) == decoded(engine, asked)
+
+
+ENDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "temperature": (0.1, 1.5, {}),
+    "top_p": (0.1, 1.0, {}),
+    "top_k": (1, 0, {}),
+    "min_p": (0.0, 0.9, {}),
+    "repetition_penalty": (1.0, 1.8, {}),
+    "presence_penalty": (-2.0, 2.0, {}),
+    "frequency_penalty": (-2.0, 2.0, {}),
+    "max_new_tokens": (3, 16, {}),
+    "stop": (["e"], ["zzz"], {}),
+    "stop_token_sequences": ([[28]], [[253]], {"sequence_bias": [[[28], 90.0]]}),
+    "sequence_bias": ([[[28], -90.0]], [[[253], 90.0]], {}),
+    "response_format": ({"type": "text"}, {"type": "json_object"}, {}),
+    "num_beams": (2, 6, {"do_sample": False}),
+    "length_penalty": (-6.0, 6.0, {"do_sample": False, "num_beams": 4}),
+}
+WARM = {"max_new_tokens": 16, "do_sample": True, "temperature": 1.0, "top_k": 0}
+
+
+def test_every_parameter_of_vllms_own_dialect_does_something(url: str) -> None:
+    backend = ServerBackend(url)
+    backend.identity = replace(backend.identity, dialect=VLLM)
+    ends = [
+        ParameterEnds(name, *(GenerationParams.of(WARM | beside | {name: end}) for end in (low, high)))
+        for name, (low, high, beside) in ENDS.items()
+    ]
+    params = GenerationParams.of(WARM)
+    texts = ["Tell me about the number 7.", "Tell me about Oslo."]
+    rows = [
+        Request("t", row, text, params, chat=Chat(({"role": "user", "content": text},)))
+        for row, text in enumerate(texts)
+    ]
+    found = effects(backend, rows, ends)
+    print(*(f"{name}: {effect}" for name, effect in found.items()), sep="\n")
+    print(repetition(backend, rows, params))
+    assert {name: effect for name, effect in found.items() if effect != "has an effect"} == {}
 
 
 def test_what_the_server_cannot_do_is_refused(url: str) -> None:

@@ -1,0 +1,57 @@
+"""What a vLLM server that has our logits processor is asked, and what it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmsearch_optuna.backends.server.dialect import VLLM, VLLM_BY_ROW
+from llmsearch_optuna.backends.server.request_body import refusal, server_request
+from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, RowSettings
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+
+
+def asked(**given: Any) -> Request:
+    return Request("t", 0, "text", GenerationParams.of({"max_new_tokens": 9, **given}), occurrence=2, replicate=1)
+
+
+def test_the_server_is_left_nothing_to_pick() -> None:
+    request = asked(
+        do_sample=True, temperature=0.3, typical_p=0.5, repetition_penalty=1.2, stop=["x"], eos_token_id=[2]
+    )
+    body = dict(server_request(VLLM_BY_ROW, "m", request, [5, 6]).body)
+    assert RowSettings.from_json(body.pop("vllm_xargs")[ARGUMENT]) == RowSettings(request.params, 2, 1)
+    assert body == {
+        "model": "m", "prompt": [5, 6], "max_tokens": 9, "stop": ["x"], "stop_token_ids": [2], "ignore_eos": True,
+        "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0, "return_token_ids": True,
+    }  # fmt: skip
+
+
+def test_ends_that_are_not_known_here_are_left_to_the_server() -> None:
+    body = server_request(VLLM_BY_ROW, "m", asked(stop_token_sequences=[[7]]), None).body
+    assert "ignore_eos" not in body
+    assert body["stop_token_ids"] == [7]
+
+
+def test_beams_go_as_to_any_vllm_server() -> None:
+    request = asked(num_beams=3)
+    assert server_request(VLLM_BY_ROW, "m", request, None) == server_request(VLLM, "m", request, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"do_sample": True, "mirostat_mode": 2}, None),
+        ({"no_repeat_ngram_size": 3, "presence_penalty": 1.0}, None),
+        ({"dry_multiplier": 1.0}, "does not know dry_multiplier"),
+        ({"stop_token_sequences": [[7, 8]]}, "only for single tokens"),
+        ({"num_beams": 2}, None),
+    ],
+)
+def test_it_takes_what_our_own_engine_takes(given: dict[str, Any], said: str | None) -> None:
+    found = refusal(VLLM_BY_ROW, asked(**given).params)
+    assert (found is None) == (said is None)
+    assert said is None or (found is not None and said in found)
