@@ -516,6 +516,28 @@ class PlanOptions(ReplicateOptions, total=False):
             key=Key("study"),
         ),
     ]
+    search_rows: Annotated[
+        int,
+        Option(
+            "Most rows that trials are decoded on, where there are more; the others are the reserve for the verdict.",
+            100,
+            more="Every trial pays for a search row, only two settings pay for one of the reserve. The reserve is "
+            "decoded in stages, which end with evidence or where there is no hope for it. Rows with the same prompt "
+            "count once. With holdout=0 all rows are searched.",
+            limits=Limits(words="a whole number from 20 on", ge=20),
+            key=Key("study"),
+        ),
+    ]
+    holdout_rows: Annotated[
+        int,
+        Option(
+            "Most rows of a reserve that the winner and the baseline are decoded on, replicates counted.",
+            1000,
+            more="With 1,000 rows a difference of 5 in 100 right answers is found; see docs/verdict.md.",
+            limits=Limits(words="a whole number from 20 on", ge=20),
+            key=Key("study"),
+        ),
+    ]
     folds: Annotated[
         int | None,
         Option(
@@ -590,7 +612,7 @@ class StudyOptions(StorageOptions, PlanOptions, total=False):
             "Generated tokens of all trials together, in all sessions; then the verdict follows.",
             more="No trial is begun that would not fit if it took what those before it took on average. The first "
             "`trials_in_flight` begin in any case. The verdict comes on top: some finalists once more, and two trials "
-            "on the holdout.",
+            "on the holdout; of a reserve (see `search_rows`) as many rows as fit into so many tokens again.",
             limits=COUNT,
             key=Key("study", example=1_000_000),
         ),

@@ -12,12 +12,14 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from llmsearch_optuna.progress import RunningTrial, WorkMeasured
+from llmsearch_optuna.engine.sampling.params import is_random
+from llmsearch_optuna.optimize.holdout import StagePlan
+from llmsearch_optuna.progress import RunningTrial, VerdictStarted, WorkMeasured
 from llmsearch_optuna.progress.time_left import LATEST, Interval, covered_seconds, seconds_per_trial, trials_left
 from llmsearch_optuna.storage.leases import live_workers
-from llmsearch_optuna.storage.records import RowRecord, by_row, mean
+from llmsearch_optuna.storage.records import Look, RowRecord, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
-from llmsearch_optuna.storage.trials import best_complete, direction_of
+from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of
 from llmsearch_optuna.types import Direction
 
 _RESUMED_AFTER_SECONDS = 5.0
@@ -32,12 +34,14 @@ class StudyStatus:
         running: Trials that are running or were interrupted, by number.
         work: How the work goes.
         seconds_left: What the remaining trials will take; None where nobody is at work, or too little is known.
+        stage: The stage of the verdict that is under way; None where none is.
     """
 
     workers: int
     running: tuple[RunningTrial, ...]
     work: WorkMeasured
     seconds_left: float | None
+    stage: VerdictStarted | None = None
 
 
 def read_status(opened: OpenedStudy, n_trials: int) -> StudyStatus:
@@ -56,7 +60,27 @@ def read_status(opened: OpenedStudy, n_trials: int) -> StudyStatus:
     if begun and (per_trial := seconds_per_trial(_ended(trials, counts))):
         ended = sum(trial.state.is_finished() for trial in trials)
         left = trials_left(n_trials, ended, (t.rows_done / total for t in running)) * per_trial or None
-    return StudyStatus(len(begun), running, work_of(trials, counts, begun), left)
+    looks = opened.records.looks()
+    stage = stage_of(opened, looks[-1], trials) if looks and looks[-1].verdict is None else None
+    return StudyStatus(len(begun), running, work_of(trials, counts, begun), left, stage)
+
+
+def stage_of(opened: OpenedStudy, look: Look, trials: Sequence[FrozenTrial]) -> VerdictStarted | None:
+    """Return the stage of a reserve that is under way, or the last one; None for a look at all rows at once.
+
+    Args:
+        opened: The study.
+        look: At its holdout.
+        trials: All trials of the study.
+    """
+    if look.stages is None:
+        return None
+    plan = StagePlan.from_json(look.stages)
+    sampled = {number: is_random(params_of(trials[number])) for number in (0, look.winner)}
+    decoded = opened.records.row_counts("holdout").get(look.winner, 0)
+    stage = plan.stage_of(decoded // (plan.replicates if sampled[look.winner] else 1))
+    replicates = plan.replicates if any(sampled.values()) else 1
+    return VerdictStarted(rows=plan.rows[stage - 1], replicates=replicates, stage=stage, stages=len(plan.rows))
 
 
 def work_of(trials: Sequence[FrozenTrial], counts: Mapping[int, int], workers_begun: Sequence[float]) -> WorkMeasured:

@@ -45,7 +45,8 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         (
             "search",
             f"sampler {study.sampler}, pruner {_pruner(study.pruner)}, holdout {study.holdout}, seed {study.seed}, "
-            f"{study.trials_in_flight} trials in flight",
+            f"{study.trials_in_flight} trials in flight, "
+            f"at most {study.search_rows:,} rows searched and {study.holdout_rows:,} others held out in stages",
         ),
     ]
     table = Table.grid(padding=(0, 2, 0, 0))

@@ -16,7 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from llmsearch_optuna.analysis.status import StudyStatus, read_status
-from llmsearch_optuna.progress import describe_params, describe_work, printable, short_time, trial_line, with_error
+from llmsearch_optuna.progress import (
+    describe_params,
+    describe_verdict,
+    describe_work,
+    printable,
+    short_time,
+    trial_line,
+    with_error,
+)
 from llmsearch_optuna.storage.trials import score_of
 
 if TYPE_CHECKING:
@@ -81,7 +89,8 @@ def print_status(result: SearchResult, *, console: Console | None = None) -> Non
         table.add_row("", _text(describe_params(facts["best"]["params"]), "dim"))
     if text := describe_work(now.work):
         table.add_row("work", _text(text))
-    table.add_row("verdict", _text(facts["verdict"] or "not yet"))
+    under_way = "not yet" if now.stage is None else describe_verdict(now.stage)
+    table.add_row("verdict", _text(facts["verdict"] or under_way))
     (console or wide_enough()).print(table)
 
 
@@ -122,6 +131,7 @@ def _facts(result: SearchResult, now: StudyStatus) -> dict[str, Any]:
         "seconds_left": now.seconds_left,
         "in_hand": [asdict(trial) for trial in now.running],
         "work": asdict(now.work),
+        "stage": None if now.stage is None else asdict(now.stage),
         "verdict": None if result.verdict is None else result.verdict.sentence,
     }
 

@@ -18,6 +18,7 @@ from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import stoppable
+from llmsearch_optuna.stats.group_sequential import MOST_STAGES
 from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.paired_tests import cluster_numbers
 from llmsearch_optuna.storage.records import Phase, RowRecord, mean
@@ -63,6 +64,11 @@ class SearchRows:
     def direction(self) -> Direction:
         """``"maximize"`` or ``"minimize"``: the metric's."""
         return self.objectives.direction
+
+    @property
+    def most_stages(self) -> int:
+        """In how many stages a reserve is decoded at most: one where conditions are to be shown on all rows."""
+        return 1 if self.constraints else MOST_STAGES
 
     @cached_property
     def places(self) -> dict[int, int]:

@@ -217,11 +217,11 @@ def _verdict(plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams]
     """Finalists that sample are decoded again, winner and baseline on the holdout; nothing where the baseline wins."""
     sampling = [params for params in searched if is_random(params)]
     again = Range(0, FINALISTS * len(plan.rows.order) if sampling else 0)
-    held = Range(0, len(plan.holdout))
+    held, held_replicates = Range(0, len(plan.holdout)), plan.most_replicates(replicates)
     return (
         _volume(sampling or searched, lengths, again, replicates)
-        + _volume(searched, lengths, held, replicates)
-        + _volume([plan.baseline], lengths, held, replicates)
+        + _volume(searched, lengths, held, held_replicates)
+        + _volume([plan.baseline], lengths, held, held_replicates)
     )
 
 
@@ -423,7 +423,8 @@ def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> P
         table,
         rows=len(plan.holdout),
         prompts=len({plan.task.distinct[row] for row in plan.holdout}),
-        replicates=replicates,
+        replicates=plan.most_replicates(replicates),
+        alpha=0.05 if plan.stages is None else plan.stages.planned.alpha,
         bounds=plan.task.metric.bounds,
         direction=plan.rows.direction,
     )

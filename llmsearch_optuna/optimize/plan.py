@@ -34,19 +34,21 @@ from llmsearch_optuna.optimize.samplers import (
 from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
 from llmsearch_optuna.space.space import BRANCH, Space
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
+from llmsearch_optuna.stats.group_sequential import StageDesign
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy, stored_fingerprint
 from llmsearch_optuna.task.prompts import chat_markers
-from llmsearch_optuna.task.split import assign_folds, split_rows
+from llmsearch_optuna.task.split import Split, assign_folds, split_rows, split_with_reserve
 from llmsearch_optuna.task.task import PreparedTask, Task
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
 
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Counts up when the same arguments give other trials. A study goes on by the number that it was started with.
 
 1: the space's fixed values were part of the baseline, and the pruner did not know of rows that the incumbent fails on.
+2: all rows that were not held out were searched, however many.
 """
 
 
@@ -62,6 +64,9 @@ class Plan:
         greedy: What trial 1 decodes with; None where that is the baseline.
         baseline_note: What the baseline is, in words.
         try_first: What the trials after these decode with; none twice.
+        reserve_budget: How many rows of one replicate may be decoded of the holdout, where it is a reserve that is
+            decoded in stages; None where it is not.
+        split_note: Why not all rows are searched, in words; empty where they are.
     """
 
     task: PreparedTask
@@ -71,6 +76,28 @@ class Plan:
     greedy: GenerationParams | None
     baseline_note: str = ""
     try_first: tuple[Candidate, ...] = ()
+    reserve_budget: int | None = None
+    split_note: str = ""
+
+    @property
+    def stages(self) -> StageDesign | None:
+        """In which stages the holdout is decoded at most; None where there is no reserve."""
+        if self.reserve_budget is None:
+            return None
+        return StageDesign.of(self.holdout_prompts, most=self.rows.most_stages)
+
+    @property
+    def holdout_prompts(self) -> int:
+        """Different prompts of the holdout."""
+        return len({self.task.distinct[row] for row in self.holdout})
+
+    def most_replicates(self, asked: int) -> int:
+        """Return how often a row of the holdout is decoded at most: what a reserve's budget leaves of it.
+
+        Args:
+            asked: See `search`, ``holdout_replicates``.
+        """
+        return asked if self.reserve_budget is None else max(1, min(asked, self.reserve_budget // self.holdout_prompts))
 
     def write(self, opened: OpenedStudy, served: ResolvedEngine, *, n_trials: int, seed: int) -> None:
         """Store what reports want to show, and every row of the task."""
@@ -89,6 +116,7 @@ class Plan:
                 "baseline": self.baseline.canonical,
                 "baseline_note": self.baseline_note,
                 **({"constraints": self.rows.constraints.limits} if self.rows.constraints else {}),
+                "split_note": self.split_note,
                 "model_defaults": readable(served.defaults),
             }
         )
@@ -146,7 +174,8 @@ def make_plan(
     task.check_lengths(served.prompt_tokens, served.positions, longest)
     if warning := endless_warning(task, served.tokenizer, first):
         logger.warning("%s", warning)
-    order, held_out = split_rows(task.distinct, options["holdout"], seed)
+    split = _split(task, options, algorithm)
+    order, held_out = split.search, split.holdout
     rows = SearchRows(
         task=task,
         order=order,
@@ -167,7 +196,40 @@ def make_plan(
                 *(prompts, name, constraints.limits[name], needed),
             )
     note = baseline_note(space, first, served.defaults, is_given=baseline is not None)
-    return Plan(task, rows, held_out, first, None if greedy == first else greedy, note, named)
+    return Plan(
+        task,
+        rows,
+        held_out,
+        first,
+        None if greedy == first else greedy,
+        note,
+        named,
+        options["holdout_rows"] if split.is_reserve else None,
+        split_note(rows, split) if split.is_reserve else "",
+    )
+
+
+def _split(task: PreparedTask, options: PlanOptions, algorithm: int) -> Split:
+    if algorithm < 3:
+        return Split(*split_rows(task.distinct, options["holdout"], options["seed"]))
+    return split_with_reserve(
+        task.distinct,
+        options["holdout"],
+        options["seed"],
+        search_rows=options["search_rows"],
+        holdout_rows=options["holdout_rows"],
+    )
+
+
+def split_note(rows: SearchRows, split: Split) -> str:
+    """Return how many rows are searched and why not all, in words for people."""
+    task = rows.task
+    stages = len(StageDesign.of(len({task.distinct[row] for row in split.holdout}), most=rows.most_stages))
+    return (
+        f"{len(split.search):,} of {len(task):,} rows are searched: every trial pays for each of them. "
+        f"{len(split.holdout):,} others are the reserve, on which the winner is compared with the baseline"
+        + (f", in up to {stages} stages." if stages > 1 else ".")
+    )
 
 
 def baseline_note(space: Space, baseline: GenerationParams, defaults: Mapping[str, Any], *, is_given: bool) -> str:

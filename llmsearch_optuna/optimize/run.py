@@ -96,7 +96,7 @@ def run_study(
                 ForecastCallback(opened, prepared, meter, total, options["holdout_replicates"]),
             ]
         )
-        all_callbacks.on(_study_started(trial_queue, _notes(opened, plan)))
+        all_callbacks.on(_study_started(trial_queue, _notes(opened, plan), plan.split_note))
         if not opened.resumed:
             _warn_of_the_engine(prepared)
         with stored_engine_work(opened.study, session.owner, lambda: served.stats):
@@ -155,6 +155,11 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         "holdout_replicates": options["holdout_replicates"],
         "margin": options["margin"],
         "trials_in_flight": options["trials_in_flight"],
+        **(
+            {"search_rows": options["search_rows"], "holdout_rows": options["holdout_rows"]}
+            if plan.reserve_budget is not None
+            else {}
+        ),
         **({} if options["folds"] is None else {"folds": options["folds"]}),
         **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
         **({"try_first": [dict(c.values) for c in plan.try_first]} if plan.try_first else {}),
@@ -216,6 +221,8 @@ def _winner_selector(
         rows=prepared.plan.rows.without(stored_set_aside(opened)),
         holdout=prepared.plan.holdout,
         replicates=options["holdout_replicates"],
+        reserve_budget=prepared.plan.reserve_budget,
+        max_tokens=options["max_tokens"],
         margin=options["margin"],
         seed=options["seed"],
         callback=callback,
@@ -238,7 +245,7 @@ def _warn_of_own(sampler: Any, pruner: Any) -> None:
         )
 
 
-def _study_started(trial_queue: TrialQueue, baseline: str) -> events.StudyStarted:
+def _study_started(trial_queue: TrialQueue, baseline: str, split: str) -> events.StudyStarted:
     trials = trial_queue.trials()
     best = best_complete(trials, trial_queue.rows.direction)
     return events.StudyStarted(
@@ -252,6 +259,7 @@ def _study_started(trial_queue: TrialQueue, baseline: str) -> events.StudyStarte
         best_number=None if best is None else best.number,
         best_value=None if best is None else score_of(best),
         baseline=baseline,
+        split=split,
     )
 
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,16 @@ from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
+from llmsearch_optuna.optimize.holdout import StagePlan, TokenCosts, plan_stages
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL, ConditionOutcome
 from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
+from llmsearch_optuna.stats.group_sequential import StageDesign, judge_stage
 from llmsearch_optuna.stats.optimism import Optimism, optimism
+from llmsearch_optuna.stats.replicate_allocation import DifferenceVariance, difference_variance
 from llmsearch_optuna.stats.verdict import (
     Verdict,
     baseline_won,
@@ -63,7 +67,9 @@ class WinnerSelector:
         server: The backend that decodes.
         rows: The search rows.
         holdout: Row numbers that no trial has seen.
-        replicates: How often a row is decoded for this when something is sampled.
+        replicates: How often a row is decoded for this when something is sampled; of a reserve, at most.
+        reserve_budget: How many rows of a reserve may be decoded; None where the holdout is no reserve.
+        max_tokens: Generated tokens that these may take; None for as many as it takes.
         margin: See `search`.
         seed: Of the sampled permutations.
         callback: Gets an event when the holdout is decoded.
@@ -75,6 +81,8 @@ class WinnerSelector:
     rows: SearchRows
     holdout: Sequence[int]
     replicates: int
+    reserve_budget: int | None
+    max_tokens: int | None
     margin: float | None
     seed: int
     callback: progress.Callback
@@ -111,7 +119,9 @@ class WinnerSelector:
         if last is not None and last.winner == selection.winner:
             self.opened.records.write_look(replace(last, trials=len(trials), selection=shown), fence=claim)
             return
-        look = Look(1 if last is None else last.look + 1, selection.winner, len(trials), shown)
+        stages = self._stages(selection.winner, trials)
+        number = 1 if last is None else last.look + 1
+        look = Look(number, selection.winner, len(trials), shown, stages=None if stages is None else stages.to_json())
         self.opened.records.write_look(look, fence=claim)
         self._finish(look, trials, claim)
 
@@ -206,6 +216,38 @@ class WinnerSelector:
         self.opened.records.write_look(done, fence=claim)
         return done
 
+    def _stages(self, winner: int, trials: Sequence[FrozenTrial]) -> StagePlan | None:
+        """Plan how a reserve is decoded, from what the search rows say of the two settings; None without one."""
+        if self.reserve_budget is None or not self.holdout or winner == 0:
+            return None
+        tokens = {True: 0.0, False: 0.0}  # by whether something is sampled
+        for number in (0, winner):
+            lengths = [max(1, len(r.token_ids)) for r in self.opened.records.rows("search", number) if r.error is None]
+            tokens[is_random(params_of(trials[number]))] += mean(lengths) if lengths else 1.0
+        return plan_stages(
+            [self.rows.task.distinct[row] for row in self.holdout],
+            budget=self.reserve_budget,
+            max_tokens=self.max_tokens,
+            most_replicates=self.replicates,
+            variance=self._difference_variance(winner),
+            costs=TokenCosts(fixed=tokens[False], sampled=tokens[True]),
+            most_stages=self.rows.most_stages,
+        )
+
+    def _difference_variance(self, winner: int) -> DifferenceVariance | None:
+        """How much of a difference lies in the rows, from the finalists' replicates; None where that is not known."""
+        stored = self.opened.records
+        records = [stored.rows("finalists", number) or stored.rows("search", number) for number in (0, winner)]
+        shared = set.intersection(*(self._scored_rows(found) for found in records))
+        order = [row for row in self.rows.order if row in shared]
+        if not order:
+            return None
+        try:
+            baseline, best = (prompt_table(self.rows, found, order) for found in records)
+        except MetricError:
+            return None
+        return difference_variance(baseline, best)
+
     def _verdict(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
         direction = self.rows.direction
         if not is_feasible(trials[look.winner]):
@@ -214,16 +256,38 @@ class WinnerSelector:
             return no_holdout_verdict(rows=len(self.rows.task), direction=direction)
         if look.winner == 0:
             return baseline_won(direction=direction)
-        replicates = self.replicates if any(is_random(params_of(trials[n])) for n in (0, look.winner)) else 1
-        self.callback.on(progress.VerdictStarted(rows=len(self.holdout), replicates=replicates))
+        if look.stages is not None:
+            return self._staged_verdict(look, StagePlan.from_json(look.stages), trials, claim)
+        return self._look_at(look, trials, claim, Held(tuple(self.holdout), self.replicates))
+
+    def _staged_verdict(self, look: Look, plan: StagePlan, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
+        """Decode stage after stage until one ends the comparison; those that were decoded before cost nothing."""
+        found: Verdict | None = None
+        for stage, rows in enumerate(plan.rows):
+            held = Held(tuple(self.holdout[:rows]), plan.replicates, plan.design, stage)
+            found = judge_stage(partial(self._look_at, look, trials, claim, held), plan.design, stage)
+            if found.stopped is not None or found.difference is None:
+                break
+        assert found is not None
+        return found
+
+    def _look_at(
+        self, look: Look, trials: Sequence[FrozenTrial], claim: Claim, held: Held, alpha: float = 0.05
+    ) -> Verdict:
+        """Decode what is not decoded yet of these held-out rows, and compare."""
+        replicates = held.replicates if any(is_random(params_of(trials[n])) for n in (0, look.winner)) else 1
+        stages = 1 if held.design is None else len(held.design)
+        self.callback.on(
+            progress.VerdictStarted(rows=len(held.rows), replicates=replicates, stage=held.stage + 1, stages=stages)
+        )
         wanted = {}
         for number in (0, look.winner):
             params = params_of(trials[number])
-            repeats = range(self.replicates if is_random(params) else 1)
+            repeats = range(held.replicates if is_random(params) else 1)
             tag: tuple[Phase, int] = ("holdout", number)
-            wanted[number] = self.rows.requests(params, tag, order=self.holdout, replicates=repeats)
+            wanted[number] = self.rows.requests(params, tag, order=held.rows, replicates=repeats)
         found = gather(self.server, self.opened.records, "holdout", wanted, claim)
-        return self._compare(look, trials, found, claim)
+        return self._compare(look, trials, found, claim, held, alpha)
 
     def _broken(self, trial: FrozenTrial) -> list[str]:
         """What a trial breaks, in words."""
@@ -260,32 +324,43 @@ class WinnerSelector:
         )
 
     def _compare(
-        self, look: Look, trials: Sequence[FrozenTrial], found: dict[int, list[RowRecord]], claim: Claim
+        self,
+        look: Look,
+        trials: Sequence[FrozenTrial],
+        found: dict[int, list[RowRecord]],
+        claim: Claim,
+        held: Held,
+        alpha: float,
     ) -> Verdict:
         failed: set[int] = set()
         for number, records in found.items():
             failed |= {r.row for r in records if r.error is not None}
             failed |= self._rows_without_score(number, [r for r in records if r.error is None], claim)
-        order = [row for row in self.holdout if row not in failed]
+        order = [row for row in held.rows if row not in failed]
         if failed:
             logger.warning("holdout rows %s could not be scored and do not count", sorted(failed))
         if not order:
-            return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
-        kept = {n: [r for r in self.opened.records.rows("holdout", n) if r.row not in failed] for n in found}
-        chances = self._looks_taken() + 1
+            return unscored_verdict(rows=len(held.rows), direction=self.rows.direction)
+        kept = {n: self._kept(n, records, failed) for n, records in found.items()}
         try:
-            verdict = self._compared(look, kept, order, chances)
+            verdict = self._compared(look, kept, order, held, alpha)
         except MetricError as error:  # of all rows at once; what fails by row is left out above
             logger.warning("the holdout could not be scored: %s", error)
-            return unscored_verdict(rows=len(self.holdout), direction=self.rows.direction)
+            return unscored_verdict(rows=len(held.rows), direction=self.rows.direction)
         return verdict.with_conditions(self._conditions(look.winner, trials, kept, order))
+
+    def _kept(self, number: int, decoded: Sequence[RowRecord], failed: set[int]) -> list[RowRecord]:
+        """What is stored of these records, with scores, without rows that failed."""
+        keys = {(r.row, r.replicate) for r in decoded if r.row not in failed}
+        return [r for r in self.opened.records.rows("holdout", number) if (r.row, r.replicate) in keys]
 
     def _compared(
         self,
         look: Look,
         kept: Mapping[int, Sequence[RowRecord]],
         order: Sequence[int],
-        chances: int,
+        held: Held,
+        alpha: float,
     ) -> Verdict:
         common: dict[str, Any] = {
             "prompts": [self.rows.task.distinct[row] for row in order],
@@ -293,8 +368,10 @@ class WinnerSelector:
             "direction": self.rows.direction,
             "seed": self.seed,
             "margin": self.margin,
-            "look": chances,
-            "unscored": len(self.holdout) - len(order),
+            "look": self._looks_taken() + 1,
+            "unscored": len(held.rows) - len(order),
+            "alpha": alpha,
+            "planned": held.design and held.design.planned,
         }
         common["optimism"] = self._optimism(look.winner, kept, order)
         if self.rows.task.metric.per_row is False:
@@ -379,6 +456,23 @@ class WinnerSelector:
         scored = self.rows.score(records)
         self.opened.records.set_scores(phase, number, scored, fence=claim)
         return scored
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out rows that are compared together.
+
+    Attributes:
+        rows: Their numbers.
+        replicates: How often each is decoded where something is sampled.
+        design: The stages that these rows are the first of; None where they are all.
+        stage: Which one ends with them, from 0.
+    """
+
+    rows: tuple[int, ...]
+    replicates: int
+    design: StageDesign | None = None
+    stage: int = 0
 
 
 def _completions(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[Completion]]:

@@ -23,7 +23,14 @@ from llmsearch_optuna.progress.events import (
     VerdictStarted,
     WorkMeasured,
 )
-from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time, with_error
+from llmsearch_optuna.progress.format import (
+    describe_params,
+    describe_verdict,
+    describe_work,
+    printable,
+    short_time,
+    with_error,
+)
 from llmsearch_optuna.progress.terminal import Terminal
 from llmsearch_optuna.progress.time_left import TimeLeft
 from llmsearch_optuna.progress.view import RunningTrial, View, trial_line
@@ -50,6 +57,7 @@ __all__ = [
     "View",
     "WorkMeasured",
     "describe_params",
+    "describe_verdict",
     "describe_work",
     "guard",
     "printable",

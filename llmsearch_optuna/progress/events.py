@@ -23,6 +23,7 @@ class StudyStarted:
         storage: Where the study lives, without a password.
         best_number: The best complete trial of earlier sessions, with ``best_value``.
         baseline: What the baseline is, in words.
+        split: Why not all rows are searched, in words; empty where they are.
     """
 
     study_name: str
@@ -35,6 +36,7 @@ class StudyStarted:
     best_number: int | None = None
     best_value: float | None = None
     baseline: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +120,15 @@ class TrialEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictStarted:
-    """The winner is stored; it and the baseline are decoded on the holdout (`rows` rows, `replicates` times)."""
+    """The winner is stored; it and the baseline are decoded on the holdout (`rows` rows, `replicates` times).
+
+    Of a reserve there is one such event a stage, and `rows` are those of all stages until its end.
+    """
 
     rows: int
     replicates: int
+    stage: int = 1
+    stages: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

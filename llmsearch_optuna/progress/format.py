@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llmsearch_optuna.progress.events import WorkMeasured
+from llmsearch_optuna.progress.events import VerdictStarted, WorkMeasured
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
@@ -34,6 +34,13 @@ def short_time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_verdict(event: VerdictStarted) -> str:
+    """``stage 2 of 4, up to 500 held-out rows``: what is decoded for the verdict."""
+    if event.stages == 1:
+        return f"{event.rows:,} held-out rows"
+    return f"stage {event.stage} of {event.stages}, up to {event.rows:,} held-out rows"
 
 
 def describe_work(work: WorkMeasured) -> str:

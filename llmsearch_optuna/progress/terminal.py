@@ -19,7 +19,7 @@ from llmsearch_optuna.progress.events import (
     VerdictStarted,
     WorkMeasured,
 )
-from llmsearch_optuna.progress.format import describe_params, describe_work, printable, short_time
+from llmsearch_optuna.progress.format import describe_params, describe_verdict, describe_work, printable, short_time
 from llmsearch_optuna.progress.time_left import TimeLeft
 from llmsearch_optuna.progress.view import RunningTrial, View, trial_line
 
@@ -114,6 +114,8 @@ class Terminal:
         self._line(f"stored in {event.storage}")
         if event.baseline:
             self._paragraph(event.baseline)
+        if event.split:
+            self._paragraph(event.split)
         if event.finished_trials:
             self._line(f"{event.finished_trials} trials are there already; the study goes on after them")
         if self._console.is_terminal:
@@ -192,7 +194,8 @@ class Terminal:
         if self._view is not None:
             self._view.verdict = event
         times = "once" if event.replicates == 1 else f"{event.replicates} times where something is sampled"
-        self._line(f"comparing the winner with the baseline on {event.rows} held-out rows, {times}")
+        on = "on" if event.stages == 1 else "in"
+        self._line(f"comparing the winner with the baseline {on} {describe_verdict(event)}, {times}")
 
     def _study_ended(self, event: StudyEnded) -> None:
         self.close()

@@ -83,6 +83,8 @@ class View:
         line.append(f"   {short_time(seconds)} so far")
         if self.verdict is not None:
             line.append("   deciding on the holdout")
+            if self.verdict.stages > 1:
+                line.append(f", stage {self.verdict.stage} of {self.verdict.stages}")
         elif seconds_left is not None and self.remaining:
             line.append(f"   about {short_time(seconds_left)} left")
         return line

@@ -39,9 +39,15 @@ class StageDesign:
     alpha: float = 0.05
 
     @classmethod
-    def of(cls, prompts: int, alpha: float = 0.05) -> StageDesign:
-        """Return stages of equal size for so many prompts: 4 at most, of 40 prompts at least, and always one."""
-        count = max(1, min(MOST_STAGES, prompts // FEWEST_PROMPTS_A_STAGE))
+    def of(cls, prompts: int, alpha: float = 0.05, *, most: int = MOST_STAGES) -> StageDesign:
+        """Return stages of equal size for so many prompts: of 40 prompts at least, and always one.
+
+        Args:
+            prompts: Of all stages.
+            alpha: The two-sided error of all stages together.
+            most: How many stages at most.
+        """
+        count = max(1, min(most, prompts // FEWEST_PROMPTS_A_STAGE))
         return cls(tuple(math.ceil(prompts * (stage + 1) / count) for stage in range(count)), alpha)
 
     def __len__(self) -> int:

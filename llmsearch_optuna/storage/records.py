@@ -87,6 +87,7 @@ class Look:
         trials: How many trials the study had when the winner was chosen.
         selection: What the choice rested on (scores of the finalists).
         verdict: The outcome, None while the look is under way.
+        stages: How a reserve is decoded; None where all held-out rows are decoded at once.
     """
 
     look: int
@@ -94,6 +95,7 @@ class Look:
     trials: int
     selection: dict[str, Any]
     verdict: dict[str, Any] | None = None
+    stages: dict[str, Any] | None = None
 
 
 class Fence(Protocol):
@@ -255,16 +257,7 @@ class StudyRecords:
         t = schema.looks
         query = sa.select(t).where(t.c.study == self._key).order_by(t.c.look)
         with self._engine.connect() as connection:
-            return [
-                Look(
-                    r.look,
-                    r.winner,
-                    r.trials,
-                    json.loads(r.selection),
-                    None if r.verdict is None else json.loads(r.verdict),
-                )
-                for r in connection.execute(query)
-            ]
+            return [_look(r) for r in connection.execute(query)]
 
     def write_look(self, look: Look, *, fence: Fence | None = None) -> None:
         """Store a look, with or without its verdict."""
@@ -273,7 +266,8 @@ class StudyRecords:
             "look": look.look,
             "winner": look.winner,
             "trials": look.trials,
-            "selection": _to_json(look.selection),
+            # Stages stand beside the finalists: a column of their own would part this from earlier databases.
+            "selection": _to_json(look.selection if look.stages is None else {**look.selection, "stages": look.stages}),
             "verdict": None if look.verdict is None else _to_json(look.verdict),
         }
         with self._engine.begin() as connection:
@@ -321,6 +315,12 @@ class StudyRecords:
         ]
         with self._engine.begin() as connection:
             schema.upsert(connection, schema.batch_sizes, values)
+
+
+def _look(r: Any) -> Look:
+    selection = json.loads(r.selection)
+    stages = selection.pop("stages", None)
+    return Look(r.look, r.winner, r.trials, selection, None if r.verdict is None else json.loads(r.verdict), stages)
 
 
 def _storable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,50 @@ def split_rows(
     search = [row for row, prompt in enumerate(distinct_ids) if prompt not in locked]
     held = tuple(row for row, prompt in enumerate(distinct_ids) if prompt in locked)
     return tuple(search[place] for place in _order(len(search), seed, 1)), held
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows are searched, and which are held out.
+
+    Attributes:
+        search: Row numbers of the search in the study's one permutation.
+        holdout: Row numbers that no trial sees. Of a reserve: in the order in which they are decoded, those with the
+            same prompt one after another.
+        is_reserve: Whether there are so many rows that the search needs only some of them.
+    """
+
+    search: tuple[int, ...]
+    holdout: tuple[int, ...]
+    is_reserve: bool = False
+
+
+def split_with_reserve(
+    distinct_ids: Sequence[Hashable], holdout: float, seed: int, *, search_rows: int, holdout_rows: int
+) -> Split:
+    """Split the rows as `split_rows` does, but search no more prompts than asked for: the others are the reserve.
+
+    Args:
+        distinct_ids: As for `split_rows`.
+        holdout: The share that is held out where this leaves few enough to search.
+        seed: Which split, and which orders.
+        search_rows: The most distinct prompts to search.
+        holdout_rows: The most distinct prompts of a reserve; what is beyond both is not used.
+    """
+    order, held = split_rows(distinct_ids, holdout, seed)
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, prompt in enumerate(distinct_ids):
+        rows_of.setdefault(prompt, []).append(row)
+    if not held or len(rows_of) - len({distinct_ids[row] for row in held}) <= search_rows:
+        return Split(order, held)
+    prompts = list(rows_of)
+    permuted = [prompts[place] for place in _order(len(prompts), seed, 0)]
+    searched = sorted(row for prompt in permuted[-search_rows:] for row in rows_of[prompt])
+    return Split(
+        tuple(searched[place] for place in _order(len(searched), seed, 1)),
+        tuple(row for prompt in permuted[:-search_rows][:holdout_rows] for row in rows_of[prompt]),
+        is_reserve=True,
+    )
 
 
 def assign_folds(distinct_ids: Sequence[Hashable], folds: int, seed: int = 42) -> tuple[int, ...]:

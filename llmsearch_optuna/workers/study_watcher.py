@@ -13,7 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
-from llmsearch_optuna.analysis.status import incumbent_mean, so_far, work_of
+from llmsearch_optuna.analysis.status import incumbent_mean, so_far, stage_of, work_of
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize.forecast import Forecast
@@ -62,6 +62,7 @@ class StudyWatcher:
     _ended: set[int] = field(default_factory=set)
     _rows_done: dict[int, int] = field(default_factory=dict)
     _looks: int = 0
+    _stage: int = 0
     _attributes: set[str] = field(default_factory=set)
 
     @classmethod
@@ -150,6 +151,7 @@ class StudyWatcher:
                 best_number=None if best is None else best.number,
                 best_value=None if best is None else score_of(best),
                 baseline=str(settings.get("baseline_note", "")),
+                split=str(settings.get("split_note", "")),
             )
         )
 
@@ -205,9 +207,15 @@ class StudyWatcher:
 
     def _emit_verdict(self, opened: OpenedStudy, trials: Sequence[FrozenTrial]) -> None:
         looks = opened.records.looks()
-        if len(looks) <= self._looks:
+        staged = stage_of(opened, looks[-1], trials) if looks else None
+        seen = (len(looks), 1 if staged is None else staged.stage)
+        if not looks or seen <= (self._looks, self._stage):
             return
-        self._looks = len(looks)
+        is_new, (self._looks, self._stage) = seen[0] > self._looks, seen
+        if staged is not None:
+            self.observer.on(staged)
+        if staged is not None or not is_new:
+            return
         rows = len(opened.records.items("holdout"))
         if rows and looks[-1].winner:
             drawn = any(is_random(params_of(trials[number])) for number in (0, looks[-1].winner))

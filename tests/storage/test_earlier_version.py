@@ -58,7 +58,7 @@ def test_the_fingerprint_stays_as_it_was(unfinished: Path, tmp_path: Path) -> No
     (new, new_schema), (old, old_schema) = (selected(path, query)[0] for path in (tmp_path / "new.db", unfinished))
     assert new_schema == old_schema
     # The rules have changed since; a study from before goes on by those that it was started with.
-    assert json.loads(new) == {**json.loads(old), "algorithm": 2}
+    assert json.loads(new) == {**json.loads(old), "algorithm": 3}
 
 
 def test_rows_that_the_earlier_version_decoded_are_not_decoded_again(unfinished: Path) -> None:
