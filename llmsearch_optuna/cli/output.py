@@ -216,6 +216,9 @@ def _scores(result: SearchResult) -> Table:
     for name, trial, hidden in shown:
         kind = str(trial.user_attrs.get("kind", ""))
         params = f"{kind} {describe_params(trial.user_attrs.get('params', {}), hide=hidden)}"
+        cut = trial.user_attrs.get("cut_by_length", "0%")
+        if cut != "0%":
+            params += f" ({cut} of the rows cut by length)"
         number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
         score = f"{_number(score_of(trial)):>{width}}{error if name == 'best' else ''}"
         table.add_row(number, score, _number(held.get(name)), _text(params, "dim"))

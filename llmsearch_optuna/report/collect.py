@@ -117,6 +117,7 @@ def _point(trial: FrozenTrial, rows: Sequence[RowRecord], objectives: Sequence[s
         rows=rows_counted(trial),
         seconds=float(attributes.get("seconds", seconds)),
         tokens=tokens_a_row(rows) if rows else None,
+        cut=sum(r.finish_reason == "length" for r in rows) / len(rows) if rows else None,
         reason=None if reason is None else str(reason),
         curve=curve,
         role=str(attributes.get("role", "")).replace("searched", ""),

@@ -21,6 +21,7 @@ class TrialPoint:
         params: The searched values only, under their Optuna names.
         rows: How many rows were scored before it ended.
         tokens: Generated tokens a row, on average; None when unknown.
+        cut: Share of the rows that were cut by the limit of tokens; None when unknown.
         curve: (rows seen, running mean) at every pruning step.
         role: ``"baseline"``, ``"greedy"`` or empty.
         means: Means of a weighted metric's parts and of conditions over the rows it did, by name.
@@ -35,6 +36,7 @@ class TrialPoint:
     rows: int = 0
     seconds: float = 0.0
     tokens: float | None = None
+    cut: float | None = None
     reason: str | None = None
     curve: tuple[tuple[int, float], ...] = ()
     role: str = ""

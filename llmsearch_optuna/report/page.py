@@ -273,7 +273,8 @@ def _example_row(example: Example, data: ReportData) -> str:
 def _trials(data: ReportData) -> str:
     means = [(safe(name), ' class="number"') for name in _means(data)]
     head = "".join(f"<th{c}>{h}</th>" for h, c in (("trial", ' class="number"'), ("ended", ""), (
-        safe(data.metric), ' class="number"'), *means, ("rows", ' class="number"'), ("seconds", ' class="number"'),
+        safe(data.metric), ' class="number"'), *means, ("rows", ' class="number"'),
+        ("cut by length", ' class="number"'), ("seconds", ' class="number"'),
         ("decoding", ""), ("searched parameters", "")))  # fmt: skip
     body = "".join(_trial_row(trial, data) for trial in data.trials)
     return (
@@ -319,10 +320,12 @@ def _trial_row(trial: TrialPoint, data: ReportData) -> str:
     value = "–" if trial.value is None else f"{trial.value:.4f}"
     role = "best" if trial.number == data.best_number else trial.role
     cells = "".join(f'<td class="number">{_score(trial.means.get(name))}</td>' for name in _means(data))
+    cut = "–" if trial.cut is None else f"{trial.cut:.0%}"
     state = trial.state + (f", {role}" if role else "") + (f": {trial.reason}" if trial.reason else "")
     return (
         f'<tr><td class="number">{trial.number}</td><td>{safe(state)}</td><td class="number">{value}</td>{cells}'
-        f'<td class="number">{trial.rows}</td><td class="number">{trial.seconds:.1f}</td><td>{safe(trial.kind)}</td>'
+        f'<td class="number">{trial.rows}</td><td class="number">{cut}</td>'
+        f'<td class="number">{trial.seconds:.1f}</td><td>{safe(trial.kind)}</td>'
         f"<td>{safe(_one_line(trial.params))}</td></tr>"
     )
 
