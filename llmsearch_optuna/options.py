@@ -561,6 +561,17 @@ class PlanOptions(ReplicateOptions, total=False):
         int,
         Option("How often a row is decoded on the holdout and for the finalists.", 3, limits=COUNT, key=Key("study")),
     ]
+    finalists: Annotated[
+        int,
+        Option(
+            "How many of the best trials are decoded again to choose the winner, beside baseline and greedy.",
+            3,
+            more="Each costs as many tokens as `holdout_replicates` trials. With the same tokens 2 to 5 of them choose "
+            "equally good settings in simulations, 1 and 8 worse ones.",
+            limits=COUNT,
+            key=Key("study"),
+        ),
+    ]
     trials_in_flight: Annotated[
         int,
         Option(

@@ -122,6 +122,7 @@ class ForecastCallback:
         meter: Has measured the work.
         n_trials: See `search`.
         holdout_replicates: See `search`.
+        finalists: See `search`.
     """
 
     opened: OpenedStudy
@@ -129,6 +130,7 @@ class ForecastCallback:
     meter: ThroughputMeter
     n_trials: int
     holdout_replicates: int
+    finalists: int
     _started: set[int] = field(default_factory=set)
     _scored: set[int] = field(default_factory=set)
     _is_done: bool = False
@@ -158,6 +160,7 @@ class ForecastCallback:
             self.prepared,
             n_trials=self.n_trials,
             holdout_replicates=self.holdout_replicates,
+            finalists=self.finalists,
             memory_in_use=bytes_in_use(),
         )
         self.opened.study.set_user_attr("forecast", forecast.to_json())

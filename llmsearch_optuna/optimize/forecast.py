@@ -26,7 +26,6 @@ from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan, Prepared, prepare
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
-from llmsearch_optuna.optimize.selection import FINALISTS
 from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter
 from llmsearch_optuna.optimize.trial_queue import first_candidate
 from llmsearch_optuna.options import ForecastOptions
@@ -126,7 +125,7 @@ class _Volume:
 
 
 def make_forecast(
-    probe: Probe, prepared: Prepared, *, n_trials: int, holdout_replicates: int, memory_in_use: int
+    probe: Probe, prepared: Prepared, *, n_trials: int, holdout_replicates: int, finalists: int, memory_in_use: int
 ) -> Forecast:
     """Extrapolate a probe to a whole study.
 
@@ -135,12 +134,13 @@ def make_forecast(
         prepared: The study.
         n_trials: Its total.
         holdout_replicates: See `search`.
+        finalists: See `search`.
         memory_in_use: Bytes that the process takes after the probe.
     """
     plan, lengths = prepared.plan, _Lengths(probe)
     searched = _points(prepared.space, prepared.served.defaults) or list(probe.records)
     trials = _trials(plan, lengths, searched, n_trials, prunes=prepared.pruner is not None)
-    whole = trials + _verdict(plan, lengths, searched, holdout_replicates)
+    whole = trials + _verdict(plan, lengths, searched, holdout_replicates, finalists)
     prompt = _mean(r.prompt_tokens for records in probe.records.values() for r in records)
     prompts_once = prompt * (len(plan.rows.order) + len(plan.holdout))
     shares = _computed_shares(probe, n_trials)
@@ -213,11 +213,13 @@ def _trials(
     )
 
 
-def _verdict(plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], replicates: int) -> _Volume:
+def _verdict(
+    plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], replicates: int, finalists: int
+) -> _Volume:
     """Finalists that sample are decoded again, winner and baseline on the holdout; nothing where the baseline wins."""
     sampling = [params for params in searched if is_random(params)]
-    again = Range(0, FINALISTS * len(plan.rows.order) if sampling else 0)
     held, held_replicates = Range(0, len(plan.holdout)), plan.most_replicates(replicates)
+    again = Range(0, finalists * len(plan.rows.order) if sampling else 0)
     return (
         _volume(sampling or searched, lengths, again, replicates)
         + _volume(searched, lengths, held, held_replicates)
@@ -395,7 +397,12 @@ def forecast_study(model: Any, dataset: Any, space: Any, tokenizer: Any, options
     total, holdout_replicates = prepared.total_trials(options["n_trials"]), options["holdout_replicates"]
     found = probe(prepared, n_trials=total, in_flight=options["trials_in_flight"])
     made = make_forecast(
-        found, prepared, n_trials=total, holdout_replicates=holdout_replicates, memory_in_use=bytes_in_use()
+        found,
+        prepared,
+        n_trials=total,
+        holdout_replicates=holdout_replicates,
+        finalists=options["finalists"],
+        memory_in_use=bytes_in_use(),
     )
     power = power_of(prepared.plan, found.records[prepared.plan.baseline], replicates=holdout_replicates)
     return made if power is None else replace(made, power=power.text)

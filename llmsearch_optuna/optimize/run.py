@@ -45,6 +45,9 @@ class Summarized(Protocol):
 
 Result = TypeVar("Result", bound=Summarized)
 
+_FINALISTS_BEFORE = 3
+"""Of studies from before there was a choice; it is left out of the fingerprint, so that they go on."""
+
 
 def run_study(
     prepared: Prepared,
@@ -93,7 +96,7 @@ def run_study(
                 BatchSizeCallback(opened.records, served),
                 PowerCallback(opened, plan, options["holdout_replicates"]),
                 *study_callbacks(opened, plan),
-                ForecastCallback(opened, prepared, meter, total, options["holdout_replicates"]),
+                ForecastCallback(opened, prepared, meter, total, options["holdout_replicates"], options["finalists"]),
             ]
         )
         all_callbacks.on(_study_started(trial_queue, _notes(opened, plan), plan.split_note))
@@ -160,6 +163,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
             if plan.reserve_budget is not None
             else {}
         ),
+        **({} if options["finalists"] == _FINALISTS_BEFORE else {"finalists": options["finalists"]}),
         **({} if options["folds"] is None else {"folds": options["folds"]}),
         **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
         **({"try_first": [dict(c.values) for c in plan.try_first]} if plan.try_first else {}),
@@ -223,6 +227,7 @@ def _winner_selector(
         replicates=options["holdout_replicates"],
         reserve_budget=prepared.plan.reserve_budget,
         max_tokens=options["max_tokens"],
+        finalists=options["finalists"],
         margin=options["margin"],
         seed=options["seed"],
         callback=callback,

@@ -50,7 +50,6 @@ from llmsearch_optuna.storage.trials import is_feasible, nearest, params_of, sco
 
 logger = logging.getLogger("llmsearch_optuna.optimize.selection")
 
-FINALISTS = 3
 VERDICT_CLAIM = -1
 """The claim's number: one worker decides, the others wait."""
 
@@ -70,6 +69,7 @@ class WinnerSelector:
         replicates: How often a row is decoded for this when something is sampled; of a reserve, at most.
         reserve_budget: How many rows of a reserve may be decoded; None where the holdout is no reserve.
         max_tokens: Generated tokens that these may take; None for as many as it takes.
+        finalists: How many of the best trials are decoded again, beside baseline and greedy.
         margin: See `search`.
         seed: Of the sampled permutations.
         callback: Gets an event when the holdout is decoded.
@@ -83,6 +83,7 @@ class WinnerSelector:
     replicates: int
     reserve_budget: int | None
     max_tokens: int | None
+    finalists: int
     margin: float | None
     seed: int
     callback: progress.Callback
@@ -138,7 +139,7 @@ class WinnerSelector:
     def _select(self, trials: Sequence[FrozenTrial], values: Mapping[int, float], claim: Claim) -> Selection:
         """Score the finalists on fresh replicates and choose among them."""
         always = [t.number for t in trials if t.user_attrs.get("role") in ("baseline", "greedy")]
-        numbers = choose_finalists(values, direction=self.rows.direction, always=always, k=FINALISTS)
+        numbers = choose_finalists(values, direction=self.rows.direction, always=always, k=self.finalists)
         found = self._finalist_records(trials, numbers, claim)
         try:
             tables = {number: self._table(records) for number, records in found.items()}

@@ -43,7 +43,9 @@ def probed(tokens: int = 10, prompt_tokens: int = 50, spans: Any = None, cache_b
 
 
 def of(probe: Probe, of_study: Prepared, n_trials: int = 10) -> Forecast:
-    return make_forecast(probe, of_study, n_trials=n_trials, holdout_replicates=3, memory_in_use=2_000_000_000)
+    return make_forecast(
+        probe, of_study, n_trials=n_trials, holdout_replicates=3, finalists=3, memory_in_use=2_000_000_000
+    )
 
 
 def test_without_pruning_and_reuse_a_study_is_a_product() -> None:

@@ -14,6 +14,7 @@ from optuna.distributions import FloatDistribution
 from llmsearch_optuna import progress
 from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.request import Completion
+from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize import selection
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage import schema
@@ -158,3 +159,15 @@ def test_a_corpus_metric_that_fails_on_the_holdout_leaves_the_baseline(tmp_path:
     assert result.best_trial.number
     assert result.verdict is not None
     assert "none of the 12 held-out rows could be scored" in result.verdict.sentence
+
+
+@pytest.mark.parametrize("finalists", [1, 3])
+def test_so_many_of_the_best_trials_are_decoded_again(tmp_path: Path, finalists: int) -> None:
+    result = run(tmp_path, TextEngine(), finalists=finalists)
+    assert result.selection is not None
+    always = {t.number for t in result.trials if t.user_attrs["role"] in ("baseline", "greedy")}
+    best = [finalist.number for finalist in result.selection.finalists if finalist.number not in always]
+    assert len(best) == finalists
+    if finalists != 3:
+        with pytest.raises(StudyError, match="finalists"):
+            run(tmp_path, TextEngine())
