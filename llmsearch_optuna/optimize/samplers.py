@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.space.space import Space, Suggestion
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
 from llmsearch_optuna.types import Direction
+
+logger = logging.getLogger("llmsearch_optuna.optimize.samplers")
 
 STARTUP_TRIALS = 10
 """So many finished trials are wanted before TPE models anything; until then it draws at random."""
@@ -190,23 +193,69 @@ class RandomSuggester:
         return next((c for c in map(self._make.of, self._space.combinations()) if c.fingerprint not in known), None)
 
 
+LARGE_GRID = 20_000
+"""Points that are all made before the first trial, to be sorted; of more that would take seconds."""
+
+
 class GridSuggester:
-    """Every point of the space once, in an order drawn from the seed; points that decode the same count once."""
+    """Every point of the space once, in an order drawn from the seed; points that decode the same count once.
+
+    Of a large grid each point is made when it is its turn.
+    """
 
     def __init__(self, space: Space, make: CandidateMaker, *, seed: int) -> None:
-        if not space.is_exhaustible:
+        size = space.size()
+        if size is None:
             next(space.combinations())
-        self._candidates = sorted(
-            map(make.of, space.combinations()),
-            key=lambda c: hashlib.sha256(f"{seed} {c.fingerprint}".encode()).digest(),
-        )
+        self._size = size or 0
+        self._candidates: list[Candidate] = []
+        self._others: Iterator[Candidate] = iter(())
+        if self._size > LARGE_GRID:
+            self._others = (make.of(space.point(shuffled(place, self._size, seed))) for place in range(self._size))
+            logger.warning(
+                "the grid has %s points; they are made one by one, in an order drawn from the seed", f"{size:,}"
+            )
+        else:
+            self._candidates = sorted(
+                map(make.of, space.combinations()),
+                key=lambda c: hashlib.sha256(f"{seed} {c.fingerprint}".encode()).digest(),
+            )
 
     def untried(self, known: Collection[str]) -> int:
-        """How many configurations of the grid are not among the known ones."""
+        """How many configurations of the grid are not among the known ones; of a large grid, how many at most."""
+        if self._size > LARGE_GRID:
+            made = {candidate.fingerprint for candidate in self._candidates}
+            return self._size - len(self._candidates) + len(made - set(known))
         return len({candidate.fingerprint for candidate in self._candidates} - set(known))
 
     def suggest(self, number: int, seen: Sequence[FrozenTrial], known: Collection[str]) -> Candidate | None:
-        return next((c for c in self._candidates if c.fingerprint not in known), None)
+        return next((c for c in self._in_order() if c.fingerprint not in known), None)
+
+    def _in_order(self) -> Iterator[Candidate]:
+        yield from self._candidates
+        for candidate in self._others:
+            self._candidates.append(candidate)
+            yield candidate
+
+
+def shuffled(place: int, size: int, seed: int) -> int:
+    """Return where a place goes in a permutation of so many places that is drawn from the seed.
+
+    A Feistel network permutes the next power of four; places that leave the range go through it again.
+
+    >>> sorted(shuffled(place, 7, 0) for place in range(7))
+    [0, 1, 2, 3, 4, 5, 6]
+    """
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    while True:
+        left, right = place >> half, place & mask
+        for turn in range(4):
+            drawn = hashlib.sha256(f"{seed} {turn} {right}".encode()).digest()
+            left, right = right, left ^ (int.from_bytes(drawn[:16], "big") & mask)
+        place = left << half | right
+        if place < size:
+            return place
 
 
 def seed_of(seed: int, number: int, purpose: str) -> int:

@@ -162,6 +162,15 @@ class Space(ABC):
         """
 
     @abstractmethod
+    def point(self, place: int) -> Suggestion:
+        """Return the point at this place of `combinations`, without making those before it.
+
+        Raises:
+            InputError: The space has no end.
+            IndexError: It has no such place.
+        """
+
+    @abstractmethod
     def encode(self, values: Mapping[str, Any], branch: str | None = None) -> Suggestion | None:
         """Return the point that decodes with exactly these values, or None where the space has no such point.
 
@@ -285,13 +294,32 @@ class BranchedSpace(Space):
         return total
 
     def combinations(self) -> Iterator[Suggestion]:
+        self._check_has_an_end()
+        return self._all_points()
+
+    def point(self, place: int) -> Suggestion:
+        self._check_has_an_end()
+        if place < 0:
+            raise IndexError(place)
+        for branch in self._branches:
+            values = {name: values_of(found) for name, found in branch.distributions.items()}
+            size = math.prod(map(len, values.values()))
+            if place < size:
+                chosen: dict[str, Any] = {}
+                for name in reversed(values):
+                    place, choice = divmod(place, len(values[name]))
+                    chosen[name] = values[name][choice]
+                return self._point(branch, {name: chosen[name] for name in values})
+            place -= size
+        raise IndexError(place)
+
+    def _check_has_an_end(self) -> None:
         if not self.is_exhaustible:
             endless = [name for name, found in self.search_distributions.items() if count_of(found) is None]
             raise InputError(
                 f"the space has no end: {', '.join(endless)} may take any value in a range. "
                 "For a grid give choices, integers, or a step."
             )
-        return self._all_points()
 
     def encode(self, values: Mapping[str, Any], branch: str | None = None) -> Suggestion | None:
         for candidate in self._branches if branch is None else (self._branch(branch),):
@@ -384,6 +412,9 @@ class FunctionSpace(Space):
         return None
 
     def combinations(self) -> Iterator[Suggestion]:
+        raise InputError("a space that is a function cannot be gone through as a grid; give a dict or a list of dicts")
+
+    def point(self, place: int) -> Suggestion:
         raise InputError("a space that is a function cannot be gone through as a grid; give a dict or a list of dicts")
 
     def encode(self, values: Mapping[str, Any], branch: str | None = None) -> Suggestion | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -20,6 +22,7 @@ from llmsearch_optuna.optimize.samplers import (
     make_suggester,
     same_point,
     seed_of,
+    shuffled,
     visible,
 )
 from llmsearch_optuna.space.space import Space
@@ -157,6 +160,50 @@ def test_a_grid_needs_an_end_and_has_a_seeded_order() -> None:
     orders = [[c.fingerprint for c in study("grid", SMALL, 9, seed=seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
+
+
+@given(size=st.integers(1, 300), seed=st.integers(0, 9))
+def test_every_place_is_somewhere_once_after_shuffling(size: int, seed: int) -> None:
+    assert sorted(shuffled(place, size, seed) for place in range(size)) == list(range(size))
+
+
+def test_a_large_grid_makes_points_when_it_is_their_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = Space.of(
+        {
+            "max_new_tokens": 8,
+            "do_sample": True,
+            "top_k": IntDistribution(1, 1000),
+            "temperature": FloatDistribution(0.001, 1.0, step=0.001),
+        }
+    )
+    assert space.size() == 1_000_000
+    made: list[Any] = []
+    of = CandidateMaker.of
+
+    def counted(self: CandidateMaker, point: Any) -> Candidate:
+        made.append(point)
+        return of(self, point)
+
+    monkeypatch.setattr(CandidateMaker, "of", counted)
+    found = study("grid", space, 4)
+    assert len({candidate.fingerprint for candidate in found}) == 4
+    assert len(made) == 4
+    assert caplog.text.count("the grid has 1,000,000 points") == 1
+    assert [c.fingerprint for c in study("grid", space, 4)] == [c.fingerprint for c in found]
+    suggester = make_suggester("grid", space, seed=1, direction="maximize", defaults={})
+    assert isinstance(suggester, GridSuggester)
+    suggester.suggest(0, [], set())
+    assert suggester.untried({found[0].fingerprint}) == 999_999
+
+
+def test_a_large_grid_is_gone_through_like_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {candidate.fingerprint for candidate in study("grid", SMALL, 9)}
+    monkeypatch.setattr("llmsearch_optuna.optimize.samplers.LARGE_GRID", 3)
+    one_by_one = [candidate.fingerprint for candidate in study("grid", SMALL, 9)]
+    assert len(one_by_one) == len(whole)
+    assert set(one_by_one) == whole
 
 
 def test_a_grid_that_n_trials_cuts_short_says_what_is_left_and_ends_by_itself_otherwise(

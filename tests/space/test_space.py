@@ -201,6 +201,10 @@ def test_a_grid_is_gone_through_once() -> None:
     points = list(space.combinations())
     assert space.is_exhaustible
     assert space.size() == len(points) == 8
+    assert [space.point(place) for place in range(8)] == points
+    for place in (-1, 8):
+        with pytest.raises(IndexError):
+            space.point(place)
     assert [point.values for point in points][:2] == [
         {"max_new_tokens": 8, "do_sample": True, "temperature": 0.5, "top_k": 5},
         {"max_new_tokens": 8, "do_sample": True, "temperature": 0.5, "top_k": 10},
