@@ -62,6 +62,8 @@ class Limits:
 
 
 COUNT = Limits(words="a whole number from 1 on", ge=1)
+AT_ONCE = Limits(words="a whole number from 1 to 65,536", ge=1, lt=65_537)
+"""Of what is held in the memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,7 @@ class EngineOptions(TypedDict, total=False):
 
     batch_size: Annotated[
         int | Literal["auto"],
-        Option('Most rows in one pass of the model; "auto" finds what fits.', "auto", limits=COUNT, key=Key("model")),
+        Option('Most rows in one pass of the model; "auto" finds what fits.', "auto", limits=AT_ONCE, key=Key("model")),
     ]
     cache_budget: Annotated[
         int | Literal["auto"],
@@ -387,7 +389,7 @@ class ServerOptions(TypedDict, total=False):
         Option(
             'Most requests in flight; "auto" finds what makes the server fastest.',
             "auto",
-            limits=COUNT,
+            limits=AT_ONCE,
             key=Key("model"),
         ),
     ]
@@ -426,7 +428,7 @@ class ReplicateOptions(TypedDict, total=False):
 
     replicates: Annotated[
         int,
-        Option("How often a row is decoded where something is sampled.", 1, limits=COUNT, key=Key("study")),
+        Option("How often a row is decoded where something is sampled.", 1, limits=AT_ONCE, key=Key("study")),
     ]
 
 
@@ -559,7 +561,7 @@ class PlanOptions(ReplicateOptions, total=False):
     ]
     holdout_replicates: Annotated[
         int,
-        Option("How often a row is decoded on the holdout and for the finalists.", 3, limits=COUNT, key=Key("study")),
+        Option("How often a row is decoded on the holdout and for the finalists.", 3, limits=AT_ONCE, key=Key("study")),
     ]
     finalists: Annotated[
         int,
@@ -575,7 +577,7 @@ class PlanOptions(ReplicateOptions, total=False):
     trials_in_flight: Annotated[
         int,
         Option(
-            "How many trials are decoded together, in all processes of the study.", 4, limits=COUNT, key=Key("study")
+            "How many trials are decoded together, in all processes of the study.", 4, limits=AT_ONCE, key=Key("study")
         ),
     ]
 

@@ -187,3 +187,9 @@ def test_no_other_page_lists_options() -> None:
 
 def test_the_worked_examples_hold() -> None:
     assert doctest.testmod(options).failed == 0
+
+
+@pytest.mark.parametrize("name", ["batch_size", "replicates", "holdout_replicates", "trials_in_flight"])
+def test_what_is_held_at_once_has_a_limit_within_reason(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}=1000000000 must be a whole number from 1 to 65,536"):
+        api.search(None, None, None, **{name: 10**9})

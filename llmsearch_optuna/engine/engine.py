@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llmsearch_optuna.engine")
 
 
+MOST_BATCH_ROWS = 65_536
+"""A larger batch size is a mistake: memory for it is asked for at once."""
+
+
 class Engine(EngineBackend):
     """Decodes many prompts under many parameter sets with one model.
 
@@ -62,8 +66,8 @@ class Engine(EngineBackend):
         top: How many of the largest logits of a prefix are stored to sample from.
 
     Raises:
-        InputError: For a batch size or ``top`` below 1, a negative budget, or arguments that the tokenizer does not
-            take.
+        InputError: For a batch size that is not from 1 to 65,536, ``top`` below 1, a negative budget, or arguments that
+            the tokenizer does not take.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class Engine(EngineBackend):
         tokenizer_decode_args: Mapping[str, Any] | None = None,
         top: int = TOP_CANDIDATES,
     ) -> None:
-        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-            raise InputError(f'batch_size is {batch_size!r}; give "auto" or a number of rows from 1 on')
+        if batch_size != "auto" and (not isinstance(batch_size, int) or not 1 <= batch_size <= MOST_BATCH_ROWS):
+            raise InputError(
+                f'batch_size is {batch_size!r}; give "auto" or a number of rows from 1 to {MOST_BATCH_ROWS:,}'
+            )
         if top < 1:
             raise InputError(f"top is {top}; give how many of the largest logits to keep, from 1 on")
         if cache_budget != "auto" and cache_budget < 0:

@@ -194,6 +194,8 @@ def test_a_prompt_that_does_not_fit_ends_with_the_reason(
 def test_bad_arguments_are_named(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(InputError, match="batch_size is 0"):
         Engine(tiny_llama, tiny_tokenizer, batch_size=0)
+    with pytest.raises(InputError, match="batch_size is 1000000000; .* from 1 to 65,536"):
+        Engine(tiny_llama, tiny_tokenizer, batch_size=10**9)
     with pytest.raises(InputError, match="cache_budget is -1"):
         Engine(tiny_llama, tiny_tokenizer, cache_budget=-1)
 
