@@ -131,7 +131,11 @@ class BatchRunner:
         finally:
             self._runner.timer.add(time.perf_counter() - started)
         self._reclaimer.passed(batch.limit)
-        for (request, ids), (tokens, reason, text) in zip(batch.requests, results, strict=True):
+        for (request, ids), result in zip(batch.requests, results, strict=True):
+            if isinstance(result, DecodingError):
+                self._scheduler.fail(request, result)
+                continue
+            tokens, reason, text = result
             self._counters.generated(request.tag, len(tokens))
             self._scheduler.complete(request, Completion(text, tokens, reason, len(ids)))
 

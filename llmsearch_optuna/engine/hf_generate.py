@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
 from llmsearch_optuna.engine.sampling.dry import breakers_of
 from llmsearch_optuna.engine.sampling.hf_processors import own_processors
+from llmsearch_optuna.engine.sampling.numbers_only import NumbersOnly, not_numbers
 from llmsearch_optuna.engine.sampling.stop import StopOnSequences, Stopper
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.models.awq_fused import REASON, is_fused, start_afresh
@@ -64,7 +65,7 @@ def generate_plain(
     row_keys: Sequence[int],
     decode_args: Mapping[str, Any] | None = None,
     encoder_cache: EncoderCache | None = None,
-) -> list[PlainResult]:
+) -> list[PlainResult | DecodingError]:
     """Decode prompts through ``model.generate``, as if each were alone.
 
     Args:
@@ -78,7 +79,8 @@ def generate_plain(
         encoder_cache: What an encoder made of prompts earlier, and takes what it makes now; None keeps nothing.
 
     Returns:
-        For each prompt its new tokens (the ending one included), why it ended, and the text.
+        For each prompt its new tokens (the ending one included), why it ended, and the text; the error of a row whose
+        logits were no numbers.
 
     Raises:
         DecodingError: Hugging Face refuses these parameters or this model cannot apply them.
@@ -89,12 +91,12 @@ def generate_plain(
     config = _generation_config(params)
     stopper = Stopper(params, tokenizer, decode_args)
     call = _Call(model, tokenizer, params, config, decode_args or {}, encoder_cache or EncoderCache(0))
-    results: list[PlainResult | None] = [None] * len(prompts_token_ids)
+    results: list[PlainResult | DecodingError | None] = [None] * len(prompts_token_ids)
     with _without_own_defaults(call.holder):
         for rows in call.batches(prompts_token_ids):
             decoded = call.run([prompts_token_ids[row] for row in rows], row_keys[rows[0]])
-            for row, new_tokens in zip(rows, decoded, strict=True):
-                results[row] = _finish(stopper, new_tokens)
+            for row, (new_tokens, met) in zip(rows, decoded, strict=True):
+                results[row] = _finish(stopper, new_tokens, met, call.holder.dtype)
     return [result for result in results if result is not None]
 
 
@@ -164,8 +166,11 @@ class _Call:
         if batch:
             yield batch
 
-    def run(self, prompts: Sequence[Sequence[int]], row_key: int) -> list[list[int]]:
-        """The new tokens of each prompt; rows that ended early are followed by filling."""
+    def run(self, prompts: Sequence[Sequence[int]], row_key: int) -> list[tuple[list[int], int | None]]:
+        """The new tokens of each prompt, and after how many of them the logits were no numbers (None: never).
+
+        Rows that ended early are followed by filling.
+        """
         inputs = self._inputs(prompts)
         extra = self._encoder_outputs(prompts)
         if self._params.stop or self._params.stop_token_sequences:
@@ -178,8 +183,9 @@ class _Call:
             )
             extra["stopping_criteria"] = StoppingCriteriaList([stop])
         breakers = breakers_of(self._params, self._tokenizer)
-        if own := own_processors(self._params, breakers, [row_key] if self._draws else None):
-            extra["logits_processor"] = own
+        own = own_processors(self._params, breakers, [row_key] if self._draws else None)
+        numbers = NumbersOnly(len(prompts))
+        extra["logits_processor"] = LogitsProcessorList([numbers, *own])
         if "token_healing" in self._params:
             extra["tokenizer"] = self._tokenizer
         seed = _seed(self._params.generation_seed, row_key)
@@ -189,7 +195,9 @@ class _Call:
                 output = self.model.generate(**inputs, generation_config=copy.deepcopy(self._config), **extra)
             except (ValueError, NotImplementedError) as refusal:
                 raise DecodingError(f"Hugging Face refuses {dict(self._params)!r}: {refusal}") from refusal
-        return [list(row) for row in output[:, self._prompt_length(prompts) :].tolist()]
+        start = self._prompt_length(prompts)
+        met = [None if length is None else length - start for length in numbers.lengths()]
+        return list(zip(output[:, start:].tolist(), met, strict=True))
 
     def _encoder_outputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
         """What `generate` need not ask the encoder for; empty for a decoder."""
@@ -251,9 +259,13 @@ class _Call:
         return unchanged
 
 
-def _finish(stopper: Stopper, tokens: Sequence[int]) -> PlainResult:
-    """Cut a row where it ended; what `generate` wrote behind it is filling."""
+def _finish(
+    stopper: Stopper, tokens: Sequence[int], met: int | None, dtype: torch.dtype
+) -> PlainResult | DecodingError:
+    """Cut a row where it ended; what `generate` wrote behind it is filling, whatever its logits were."""
     state = stopper.replay(tokens)
+    if met is not None and met < max(1, len(state.token_ids)):
+        return not_numbers(met, dtype)
     return tuple(state.token_ids), state.reason or "length", state.text()
 
 

@@ -17,6 +17,7 @@ from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError
 from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.device_sampler import DeviceRows, can_pick, draw_whole, pick_listed
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED
+from llmsearch_optuna.engine.sampling.numbers_only import not_numbers
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
 from llmsearch_optuna.engine.sampling.settings import NARROW, is_wide_enough, needs_full_logits, settings_of
 from llmsearch_optuna.engine.sequence import BeamSequence, NextBeams, RunningSequence, TokenSequence
@@ -147,11 +148,7 @@ class SequenceSampler:
         return Sampled(sequence, beams)
 
     def _not_numbers(self, sequence: RunningSequence) -> DecodingError:
-        dtype = str(self._runner.model.dtype).removeprefix("torch.")
-        return DecodingError(
-            f"the logits after {sequence.frontier[0].depth} new tokens are not numbers (NaN or infinite), in {dtype}; "
-            f"{'look at the weights' if dtype == 'float32' else 'try bfloat16 or float32'}"
-        )
+        return not_numbers(sequence.frontier[0].depth, self._runner.model.dtype)
 
     def _candidates(self, nodes: Sequence[Node], width: int | None) -> Candidates:
         scores = [node.scores for node in nodes if node.scores is not None]

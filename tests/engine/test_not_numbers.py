@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.numbers_only import NumbersOnly
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from tests.engine.decoding import ended
 
@@ -68,3 +69,38 @@ def test_a_model_whose_weights_are_no_numbers_ends_every_row(
     assert set(found) == {
         "the logits after 0 new tokens are not numbers (NaN or infinite), in float16; try bfloat16 or float32"
     }
+
+
+ON_THE_PLAIN_PATH: dict[str, dict[str, Any]] = {
+    "greedy": {"encoder_repetition_penalty": 1.2},
+    "sampling": {"do_sample": True, "encoder_repetition_penalty": 1.2},
+    "beams": {"num_beams": 3, "encoder_repetition_penalty": 1.2},
+}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ON_THE_PLAIN_PATH)
+def test_on_the_plain_path_too_only_the_row_that_meets_them_ends(
+    name: str, value: float, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    expected = outcomes(Engine(tiny_llama, tiny_tokenizer), GOOD, ON_THE_PLAIN_PATH[name])
+    met = {token for row in expected for token in row} | {i for text in GOOD for i in tiny_tokenizer(text)["input_ids"]}
+    bad_text = next(letter for letter in string.ascii_letters if not met & set(tiny_tokenizer(letter)["input_ids"]))
+    broken = copy.deepcopy(tiny_llama)
+    embeddings = torch.nn.Embedding.from_pretrained(tiny_llama.get_input_embeddings().weight.detach().clone())
+    embeddings.weight[tiny_tokenizer(bad_text)["input_ids"][-1]] = value
+    broken.set_input_embeddings(embeddings)
+    *good, bad = outcomes(Engine(broken, tiny_tokenizer, batch_size=8), [*GOOD, bad_text], ON_THE_PLAIN_PATH[name])
+    assert good == expected
+    assert bad == "the logits after 0 new tokens are not numbers (NaN or infinite), in float32; look at the weights"
+
+
+def test_what_comes_behind_the_end_of_a_row_does_not_count() -> None:
+    numbers = NumbersOnly(2)
+    scores = torch.zeros(4, 5)
+    numbers(torch.zeros(4, 7, dtype=torch.int64), scores)
+    scores[1, 2] = torch.nan
+    scores[3, 0] = -torch.inf
+    assert numbers(torch.zeros(4, 8, dtype=torch.int64), scores)[1].tolist() == [0.0] * 5
+    numbers(torch.zeros(4, 9, dtype=torch.int64), scores)
+    assert numbers.lengths() == [8, None]
