@@ -472,11 +472,31 @@ class PlanOptions(ReplicateOptions, total=False):
         ),
     ]
     baseline: Annotated[
-        Mapping[str, Any] | None,
+        Mapping[str, Any] | str | None,
         Option(
-            "The parameters in use today; the default is the model's generation configuration.",
+            "The parameters in use today, or the name of one of the baselines; the default is the model's generation "
+            "configuration.",
             more="The space adds max_new_tokens, stops, special tokens and the seed; what else it fixes is tested.",
-            key=Key("", type=dict[str, Any]),
+            key=Key("", type=str | dict[str, Any]),
+        ),
+    ]
+    baselines: Annotated[
+        Mapping[str, Mapping[str, Any]] | None,
+        Option(
+            "Named baselines, each run in full, such as {authors = {do_sample = true, temperature = 0.7}}.",
+            more="They come right after the baseline in use and greedy, are finalists, and stand in every table under "
+            "their names. Where another one is in use, the model's own generation_config.json is one of them.",
+            key=Key("", type=dict[str, dict[str, Any]]),
+        ),
+    ]
+    verdict_against: Annotated[
+        Literal["baseline", "all"],
+        Option(
+            "Whom the winner is compared with on the held-out rows: the baseline in use, or all named baselines too.",
+            "baseline",
+            more="The verdict's answer is about the one in use either way; with all, Holm's method corrects the "
+            "p-values of the comparisons.",
+            key=Key("study", type=Literal["baseline", "all"]),
         ),
     ]
     try_first: Annotated[

@@ -41,7 +41,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         ("data", ", ".join([str(data.path), *rows, f"{metric_name(file)} ({data.direction})"])),
         ("prompt", _prompt(data.prompt)),
         *(("space" if place == 0 else "", branch) for place, branch in enumerate(map(_branch, _branches(file)))),
-        ("baseline", describe_params(file.baseline) if file.baseline else "the model's generation config"),
+        ("baseline", _baseline(file.baseline) if file.baseline else "the model's generation config"),
         (
             "search",
             f"sampler {study.sampler}, pruner {_pruner(study.pruner)}, holdout {study.holdout}, seed {study.seed}, "
@@ -56,6 +56,10 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         table.add_row(name, Text(printable(value)))
     console.print(table)
     check_space(file)
+
+
+def _baseline(given: str | dict[str, Any]) -> str:
+    return given if isinstance(given, str) else describe_params(given)
 
 
 def _branches(file: StudyFile) -> list[Branch]:

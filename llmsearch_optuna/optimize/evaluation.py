@@ -41,6 +41,7 @@ class SearchRows:
         first_step: Rows before the first pruning step.
         step_size: Rows between two pruning steps.
         constraints: The conditions that a winner has to keep.
+        compares_all: Whether the winner is compared with all baselines, not only with the one in use.
     """
 
     task: PreparedTask
@@ -51,6 +52,7 @@ class SearchRows:
     first_step: int = STEP_SIZE
     step_size: int = STEP_SIZE
     constraints: Constraints = NO_CONSTRAINTS
+    compares_all: bool = False
 
     def without(self, rows: Collection[int]) -> SearchRows:
         """The same rows without some of them."""
@@ -67,8 +69,11 @@ class SearchRows:
 
     @property
     def most_stages(self) -> int:
-        """In how many stages a reserve is decoded at most: one where conditions are to be shown on all rows."""
-        return 1 if self.constraints else MOST_STAGES
+        """In how many stages a reserve is decoded at most: one where all rows are needed at once.
+
+        Conditions are shown on all of them; and when stages end is decided by the baseline in use, not by others.
+        """
+        return 1 if self.constraints or self.compares_all else MOST_STAGES
 
     @cached_property
     def places(self) -> dict[int, int]:

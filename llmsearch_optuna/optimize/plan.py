@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.postprocess import postprocess_of
+from llmsearch_optuna.optimize.baselines import Baselines, same_as
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
@@ -63,10 +64,11 @@ class Plan:
         baseline: What trial 0 decodes with.
         greedy: What trial 1 decodes with; None where that is the baseline.
         baseline_note: What the baseline is, in words.
-        try_first: What the trials after these decode with; none twice.
+        try_first: What the trials after these decode with, named baselines first; none twice.
         reserve_budget: How many rows of one replicate may be decoded of the holdout, where it is a reserve that is
             decoded in stages; None where it is not.
         split_note: Why not all rows are searched, in words; empty where they are.
+        baselines: All baselines that have a name, the one in use too.
     """
 
     task: PreparedTask
@@ -78,6 +80,7 @@ class Plan:
     try_first: tuple[Candidate, ...] = ()
     reserve_budget: int | None = None
     split_note: str = ""
+    baselines: Mapping[str, GenerationParams] = field(default_factory=dict)
 
     @property
     def stages(self) -> StageDesign | None:
@@ -115,6 +118,7 @@ class Plan:
                 "replicates": self.rows.replicates,
                 "baseline": self.baseline.canonical,
                 "baseline_note": self.baseline_note,
+                **({"baselines": {n: p.canonical for n, p in self.baselines.items()}} if self.baselines else {}),
                 **({"constraints": self.rows.constraints.limits} if self.rows.constraints else {}),
                 "split_note": self.split_note,
                 "model_defaults": readable(served.defaults),
@@ -156,7 +160,8 @@ def make_plan(
     Raises:
         InputError: max_new_tokens is missing, a prompt is too long for the model, or a share is out of range.
     """
-    baseline, folds, seed = options["baseline"], options["folds"], options["seed"]
+    baselines = Baselines.of(options["baseline"], options["baselines"])
+    baseline, folds, seed = baselines.in_use, options["folds"], options["seed"]
     taken_over = space.comparable if algorithm >= 2 else space.fixed
     values = space.baseline_values(served.defaults, baseline, taken_over=taken_over)
     first = GenerationParams.of(values, served.defaults)
@@ -169,7 +174,17 @@ def make_plan(
         logger.warning("%s", warning)
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
     greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
-    named = tuple(_named_candidates(space, served, options["try_first"], known=(first, greedy)))
+    beside = _named_params(space, served, baselines)
+    if same := same_as(beside, {"the baseline": first, "greedy decoding": greedy}):
+        told = "; ".join(f"{name!r} decodes as {other} does" for name, other in same.items())
+        logger.warning("not run again, since it is there already: %s", told)
+    named = tuple(
+        replace(_candidate_of(space, served, params), baseline=name)
+        for name, params in beside.items()
+        if name not in same
+    )
+    known = (first, greedy, *(params for name, params in beside.items() if name not in same))
+    named += tuple(_named_candidates(space, served, options["try_first"], known=known))
     longest = max(p.max_new_tokens for p in (first, *(c.generation for c in named if c.generation is not None)))
     task.check_lengths(served.prompt_tokens, served.positions, longest)
     if warning := endless_warning(task, served.tokenizer, first):
@@ -183,6 +198,7 @@ def make_plan(
         folds=() if folds is None else assign_folds([task.distinct[row] for row in order], folds, seed),
         replicates=options["replicates"],
         constraints=constraints,
+        compares_all=options["verdict_against"] == "all",
         **({"first_step": pruner.min_rows, "step_size": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
     if options["holdout"] and not held_out:
@@ -195,7 +211,8 @@ def make_plan(
                 "%d held-out prompts cannot show that %s %s holds, even where every answer is right; it takes %d",
                 *(prompts, name, constraints.limits[name], needed),
             )
-    note = baseline_note(space, first, served.defaults, is_given=baseline is not None)
+    note = baseline_note(space, first, served.defaults, is_given=baseline is not None, name=baselines.name)
+    all_named = {**({baselines.name: first} if baselines.name else {}), **beside}
     return Plan(
         task,
         rows,
@@ -206,6 +223,7 @@ def make_plan(
         named,
         options["holdout_rows"] if split.is_reserve else None,
         split_note(rows, split) if split.is_reserve else "",
+        all_named,
     )
 
 
@@ -232,7 +250,26 @@ def split_note(rows: SearchRows, split: Split) -> str:
     )
 
 
-def baseline_note(space: Space, baseline: GenerationParams, defaults: Mapping[str, Any], *, is_given: bool) -> str:
+def _named_params(space: Space, served: ResolvedEngine, baselines: Baselines) -> dict[str, GenerationParams]:
+    """What the baselines beside the one in use decode with, completed as that one is."""
+    found = {}
+    for name, given in baselines.beside().items():
+        try:
+            found[name] = GenerationParams.of(space.baseline_values(served.defaults, given), served.defaults)
+        except InputError as problem:
+            raise InputError(f"baselines[{name!r}]: {problem}") from None
+        if warning := inert_warning({f"baselines[{name!r}]": [n for n in found[name].inert if n in given]}):
+            logger.warning("%s", warning)
+    return found
+
+
+def _candidate_of(space: Space, served: ResolvedEngine, params: GenerationParams) -> Candidate:
+    return candidate_of(space, params.canonical, params, CandidateMaker(served.defaults))
+
+
+def baseline_note(
+    space: Space, baseline: GenerationParams, defaults: Mapping[str, Any], *, is_given: bool, name: str = ""
+) -> str:
     """Return what the baseline is, and what the space fixes that it has not, in words for people.
 
     Args:
@@ -240,8 +277,10 @@ def baseline_note(space: Space, baseline: GenerationParams, defaults: Mapping[st
         baseline: The first trial's parameters.
         defaults: The model's generation configuration.
         is_given: Whether the user gave a baseline.
+        name: What it is called, where it has a name.
     """
-    origin = "what baseline= says" if is_given else "the model's generation configuration"
+    given = f"{name!r} of baselines=" if name else "what baseline= says"
+    origin = given if is_given else "the model's generation configuration"
     text = f"The baseline is {origin}, up to {baseline.max_new_tokens} new tokens."
     try:
         fixed = GenerationParams.of({**baseline.canonical, **space.fixed}, defaults)

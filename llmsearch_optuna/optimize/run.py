@@ -166,7 +166,9 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         **({} if options["finalists"] == _FINALISTS_BEFORE else {"finalists": options["finalists"]}),
         **({} if options["folds"] is None else {"folds": options["folds"]}),
         **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
-        **({"try_first": [dict(c.values) for c in plan.try_first]} if plan.try_first else {}),
+        **({"try_first": tried} if (tried := [dict(c.values) for c in plan.try_first if not c.baseline]) else {}),
+        **({"baselines": {n: p.canonical for n, p in plan.baselines.items()}} if plan.baselines else {}),
+        **({} if options["verdict_against"] == "baseline" else {"verdict_against": options["verdict_against"]}),
         # Left out where the score is alone, so that studies from before there was a choice go on.
         **({} if is_single else {"objectives": plan.rows.objectives.description}),
     }
@@ -229,6 +231,7 @@ def _winner_selector(
         max_tokens=options["max_tokens"],
         finalists=options["finalists"],
         margin=options["margin"],
+        baselines=prepared.plan.baselines if options["verdict_against"] == "all" else {},
         seed=options["seed"],
         callback=callback,
     )

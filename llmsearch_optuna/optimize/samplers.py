@@ -47,6 +47,7 @@ class Candidate:
         values: What was asked for, searched and fixed values together.
         generation: The checked parameters; None where they were refused.
         refusal: Why they were refused.
+        baseline: What the baseline is called that this is; empty for any other candidate.
     """
 
     params: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Candidate:
     values: Mapping[str, Any]
     generation: GenerationParams | None
     refusal: str | None = None
+    baseline: str = ""
 
     @property
     def fingerprint(self) -> str:

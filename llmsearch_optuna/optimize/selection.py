@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.request import Completion
-from llmsearch_optuna.engine.sampling.params import is_random
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.baselines import trial_name
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.holdout import StagePlan, TokenCosts, plan_stages
 from llmsearch_optuna.optimize.loop import gather
@@ -34,6 +35,7 @@ from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL, ConditionOutcome
 from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.stats.group_sequential import StageDesign, judge_stage
+from llmsearch_optuna.stats.holm import BaselineComparison, against_all
 from llmsearch_optuna.stats.optimism import Optimism, optimism
 from llmsearch_optuna.stats.replicate_allocation import DifferenceVariance, difference_variance
 from llmsearch_optuna.stats.verdict import (
@@ -73,6 +75,7 @@ class WinnerSelector:
         margin: See `search`.
         seed: Of the sampled permutations.
         callback: Gets an event when the holdout is decoded.
+        baselines: Named ones that the winner is compared with besides; empty where only the one in use counts.
     """
 
     opened: OpenedStudy
@@ -87,6 +90,7 @@ class WinnerSelector:
     margin: float | None
     seed: int
     callback: progress.Callback
+    baselines: Mapping[str, GenerationParams] = field(default_factory=dict)
 
     def select(self) -> None:
         """Store the winner and the verdict; does nothing where the study has not changed since the last one.
@@ -138,7 +142,7 @@ class WinnerSelector:
 
     def _select(self, trials: Sequence[FrozenTrial], values: Mapping[int, float], claim: Claim) -> Selection:
         """Score the finalists on fresh replicates and choose among them."""
-        always = [t.number for t in trials if t.user_attrs.get("role") in ("baseline", "greedy")]
+        always = [t.number for t in trials if _is_baseline(str(t.user_attrs.get("role")))]
         numbers = choose_finalists(values, direction=self.rows.direction, always=always, k=self.finalists)
         found = self._finalist_records(trials, numbers, claim)
         try:
@@ -259,7 +263,9 @@ class WinnerSelector:
             return baseline_won(direction=direction)
         if look.stages is not None:
             return self._staged_verdict(look, StagePlan.from_json(look.stages), trials, claim)
-        return self._look_at(look, trials, claim, Held(tuple(self.holdout), self.replicates))
+        held = Held(tuple(self.holdout), self.replicates)
+        verdict = self._look_at(look, trials, claim, held)
+        return verdict.with_baselines(self._against_all(verdict, look, trials, claim, held))
 
     def _staged_verdict(self, look: Look, plan: StagePlan, trials: Sequence[FrozenTrial], claim: Claim) -> Verdict:
         """Decode stage after stage until one ends the comparison; those that were decoded before cost nothing."""
@@ -270,25 +276,49 @@ class WinnerSelector:
             if found.stopped is not None or found.difference is None:
                 break
         assert found is not None
-        return found
+        return found.with_baselines(self._against_all(found, look, trials, claim, held))
+
+    def _against_all(
+        self, verdict: Verdict, look: Look, trials: Sequence[FrozenTrial], claim: Claim, held: Held
+    ) -> tuple[BaselineComparison, ...]:
+        """The winner against every baseline, the one in use too; those that could not be compared are left out."""
+        if not self.baselines or verdict.difference is None:
+            return ()
+        numbers = {str(t.user_attrs.get("fingerprint")): t.number for t in reversed(trials)}
+        found = {name: numbers.get(params.fingerprint) for name, params in self.baselines.items()}
+        in_use = next((name for name, number in found.items() if number == 0), "baseline")
+        compared = {in_use: (0, verdict.difference, verdict.p_value or 0.0)}
+        for name, number in found.items():
+            if number is None or number in (0, look.winner):
+                continue
+            other = self._look_at(look, trials, claim, held, against=number)
+            if other.difference is not None and other.p_value is not None:
+                compared[name] = (number, other.difference, other.p_value)
+        return against_all(compared, direction=self.rows.direction)
 
     def _look_at(
-        self, look: Look, trials: Sequence[FrozenTrial], claim: Claim, held: Held, alpha: float = 0.05
+        self,
+        look: Look,
+        trials: Sequence[FrozenTrial],
+        claim: Claim,
+        held: Held,
+        alpha: float = 0.05,
+        against: int = 0,
     ) -> Verdict:
-        """Decode what is not decoded yet of these held-out rows, and compare."""
-        replicates = held.replicates if any(is_random(params_of(trials[n])) for n in (0, look.winner)) else 1
+        """Decode what is not decoded yet of these held-out rows, and compare the winner with a baseline."""
+        replicates = held.replicates if any(is_random(params_of(trials[n])) for n in (against, look.winner)) else 1
         stages = 1 if held.design is None else len(held.design)
         self.callback.on(
             progress.VerdictStarted(rows=len(held.rows), replicates=replicates, stage=held.stage + 1, stages=stages)
         )
         wanted = {}
-        for number in (0, look.winner):
+        for number in (against, look.winner):
             params = params_of(trials[number])
             repeats = range(held.replicates if is_random(params) else 1)
             tag: tuple[Phase, int] = ("holdout", number)
             wanted[number] = self.rows.requests(params, tag, order=held.rows, replicates=repeats)
         found = gather(self.server, self.opened.records, "holdout", wanted, claim)
-        return self._compare(look, trials, found, claim, held, alpha)
+        return self._compare(look, trials, found, claim, held, alpha, against)
 
     def _broken(self, trial: FrozenTrial) -> list[str]:
         """What a trial breaks, in words."""
@@ -332,6 +362,7 @@ class WinnerSelector:
         claim: Claim,
         held: Held,
         alpha: float,
+        against: int,
     ) -> Verdict:
         failed: set[int] = set()
         for number, records in found.items():
@@ -344,10 +375,12 @@ class WinnerSelector:
             return unscored_verdict(rows=len(held.rows), direction=self.rows.direction)
         kept = {n: self._kept(n, records, failed) for n, records in found.items()}
         try:
-            verdict = self._compared(look, kept, order, held, alpha)
+            verdict = self._compared(look, kept, order, held, alpha, against)
         except MetricError as error:  # of all rows at once; what fails by row is left out above
             logger.warning("the holdout could not be scored: %s", error)
             return unscored_verdict(rows=len(held.rows), direction=self.rows.direction)
+        if against != 0:
+            return verdict
         return verdict.with_conditions(self._conditions(look.winner, trials, kept, order))
 
     def _kept(self, number: int, decoded: Sequence[RowRecord], failed: set[int]) -> list[RowRecord]:
@@ -362,6 +395,7 @@ class WinnerSelector:
         order: Sequence[int],
         held: Held,
         alpha: float,
+        against: int,
     ) -> Verdict:
         common: dict[str, Any] = {
             "prompts": [self.rows.task.distinct[row] for row in order],
@@ -374,7 +408,7 @@ class WinnerSelector:
             "alpha": alpha,
             "planned": held.design and held.design.planned,
         }
-        common["optimism"] = self._optimism(look.winner, kept, order)
+        common["optimism"] = self._optimism(look.winner, kept, order) if against == 0 else None
         if self.rows.task.metric.per_row is False:
             # Of both: what cannot be computed at all is an error, not an open interval.
             for records in kept.values():
@@ -382,14 +416,14 @@ class WinnerSelector:
             completions = {n: _completions(records, order) for n, records in kept.items()}
             return compare_corpus(
                 self._corpus_score,
-                completions[0],
+                completions[against],
                 completions[look.winner],
                 references=[self.rows.task.references[row] for row in order],
                 rows=[self.rows.task.rows[row] for row in order],
                 **common,
             )
         tables = {n: score_table(records, order) for n, records in kept.items()}
-        return compare(tables[0], tables[look.winner], **common)
+        return compare(tables[against], tables[look.winner], **common)
 
     def _optimism(self, winner: int, kept: Mapping[int, Sequence[RowRecord]], order: Sequence[int]) -> Optimism | None:
         """How much larger the winner's lead was on the search rows; None where a corpus metric cannot tell."""
@@ -457,6 +491,10 @@ class WinnerSelector:
         scored = self.rows.score(records)
         self.opened.records.set_scores(phase, number, scored, fence=claim)
         return scored
+
+
+def _is_baseline(role: str) -> bool:
+    return role in ("baseline", "greedy") or trial_name(role) != ""
 
 
 @dataclass(frozen=True)

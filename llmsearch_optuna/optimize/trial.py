@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import optuna
 from optuna.trial import TrialState
@@ -37,7 +37,8 @@ from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.trial")
 
-Role = Literal["baseline", "greedy", "try_first", "searched"]
+Role: TypeAlias = str
+"""``"baseline"``, ``"greedy"``, ``"baseline NAME"``, ``"try_first"`` or ``"searched"``, which alone is pruned."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.baselines import ROLE
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, GridSuggester, Suggester, same_point, visible
 from llmsearch_optuna.optimize.trial import Role, TrialJob
@@ -235,7 +236,8 @@ def first_candidate(
     if number >= len(roles) + len(try_first):
         return None, "searched"
     if number >= len(roles):
-        return try_first[number - len(roles)], "try_first"
+        named = try_first[number - len(roles)]
+        return named, f"{ROLE}{named.baseline}" if named.baseline else "try_first"
     params, role = roles[number]
     point = same_point(space, params, CandidateMaker(defaults))
     return point or Candidate({}, {}, params.canonical, params), role

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmsearch_optuna.stats import verdict_text
 from llmsearch_optuna.stats.conditions import ConditionOutcome
+from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.stats.optimism import Optimism
 from llmsearch_optuna.stats.paired_tests import PairedTest
 from llmsearch_optuna.stats.verdict_numbers import Answer, VerdictNumbers
@@ -54,7 +55,12 @@ class Verdict(VerdictNumbers):
             found["optimism"] = None  # an earlier version compared means of different rows
         found["differences"] = tuple(values.get("differences", ()))
         found["conditions"] = tuple(ConditionOutcome(**condition) for condition in values.get("conditions", ()))
+        found["baselines"] = tuple(BaselineComparison(**other) for other in values.get("baselines", ()))
         return in_words(cls(**found))
+
+    def with_baselines(self, baselines: tuple[BaselineComparison, ...]) -> Verdict:
+        """Return it with the winner's comparisons with all baselines."""
+        return in_words(replace(self, baselines=baselines)) if baselines else self
 
     def with_conditions(self, conditions: tuple[ConditionOutcome, ...]) -> Verdict:
         """Return it with how the study's conditions stand on the held-out rows."""

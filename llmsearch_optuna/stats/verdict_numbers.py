@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmsearch_optuna.stats.conditions import ConditionOutcome
+from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.types import Direction
 
 Answer = Literal["better", "worse", "not worse than margin", "no evidence"]
@@ -51,6 +52,7 @@ class VerdictNumbers:
         method: How p-value and interval were made.
         differences: Winner minus baseline, one value a row; empty for corpus metrics.
         conditions: How the conditions of the study stand on the held-out rows.
+        baselines: The winner against all baselines that have a name, where that was asked for.
         stage: After which stage the look ended; None where all rows were looked at once. With several stages the
             p-values and the interval are those that hold at all of them together (see `group_sequential`).
         stages: How many were planned.
@@ -87,6 +89,7 @@ class VerdictNumbers:
     method: str = ""
     differences: tuple[float, ...] = ()
     conditions: tuple[ConditionOutcome, ...] = ()
+    baselines: tuple[BaselineComparison, ...] = ()
     stage: int | None = None
     stages: int | None = None
     planned_prompts: int | None = None

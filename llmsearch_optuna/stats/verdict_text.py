@@ -6,6 +6,7 @@ Numbers come in, sentences go out. What is not known of a look (of one made by a
 from __future__ import annotations
 
 from llmsearch_optuna.stats.conditions import ConditionOutcome
+from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.stats.verdict_numbers import VerdictNumbers
 
 
@@ -35,6 +36,8 @@ def notes(v: VerdictNumbers) -> str:
     text += [_condition(condition) for condition in v.conditions]
     if v.conditions:
         text += _recommended(v)
+    if v.baselines:
+        text.append(_against_all(v.baselines))
     if v.unscored:
         text.append(f"{v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count.")
     if v.stage is not None and v.stages is not None and v.stages > 1:
@@ -48,6 +51,12 @@ def notes(v: VerdictNumbers) -> str:
     if v.look > 1:
         text.append(f"This was look number {v.look} at the same rows: chance had that many tries.")
     return " ".join(text)
+
+
+def _against_all(baselines: tuple[BaselineComparison, ...]) -> str:
+    words = {"better": "better than", "worse": "worse than", "no evidence": "no evidence against"}
+    told = [f"{words[b.answer]} {b.name} ({b.difference:+.4g}, p = {b.adjusted_p_value:.2g})" for b in baselines]
+    return f"Against all {len(baselines)} baselines together, p-values by Holm: {'; '.join(told)}."
 
 
 def _condition(c: ConditionOutcome) -> str:

@@ -278,7 +278,12 @@ def check_space(file: StudyFile) -> Any:
 
 def check_baseline(file: StudyFile) -> None:
     """Raise InputError where a name or a value of the baseline is not allowed."""
-    _check_values(file.baseline or {})
+    from llmsearch_optuna.optimize.baselines import Baselines
+
+    Baselines.of(file.baseline, file.baselines)
+    _check_values({} if isinstance(file.baseline, str) else file.baseline or {})
+    for values in (file.baselines or {}).values():
+        _check_values(values)
 
 
 def check_try_first(file: StudyFile) -> None:

@@ -23,7 +23,8 @@ def study_file_schema() -> dict[str, Any]:
     space = found["properties"]["space"]
     space["anyOf"] = [_ref("Space"), {"type": "array", "minItems": 1, "items": _ref("Space")}]
     baseline = found["properties"]["baseline"]
-    baseline["anyOf"] = [_ref("Fixed")]
+    baseline["anyOf"] = [_ref("Fixed"), {"type": "string"}]
+    found["properties"]["baselines"]["anyOf"] = [{"type": "object", "additionalProperties": _ref("Fixed")}]
     found["properties"]["try_first"]["anyOf"] = [{"type": "array", "items": _ref("Fixed")}]
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "llmsearch-optuna study file"} | {
         key: value for key, value in plain(found).items() if key != "title"

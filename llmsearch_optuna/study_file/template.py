@@ -41,6 +41,11 @@ no_repeat_ngram_size = {choices = [0, 3]}
 # [baseline]
 # do_sample = false
 
+# Other baselines by name, each run in full; verdict_against = "all" compares the winner with all of them.
+# [baselines.authors]
+# do_sample = true
+# temperature = 0.6
+
 # What the winner has to keep, by a bound of its rows: the mean of a metric, or of the generated tokens a row.
 # [constraints]
 # terminates = ">= 0.9"

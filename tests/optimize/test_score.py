@@ -67,6 +67,7 @@ def test_study_files_say_everything_that_python_says() -> None:
         "baseline",
         "try_first",
         "constraints",
+        "baselines",
         "progress",
         "observer",
         "study_name",

@@ -177,3 +177,15 @@ def test_conditions_are_read_checked_and_changed_from_outside() -> None:
         parse_study_file(text.replace(">= 0.9", "0.9"))
     with pytest.raises(InputError, match="did you mean 'terminates'"):
         Changes(constraints={"terminats": ">= 0.9"}).apply(file)
+
+
+def test_named_baselines_are_read_and_checked() -> None:
+    text = 'baseline = "authors"\n' + DEMO_STUDY.read_text(encoding="utf-8")
+    named = text + "\n[baselines.authors]\ndo_sample = true\ntemperature = 0.6\n"
+    given = search_arguments(parse_study_file(named))
+    assert given["baselines"] == {"authors": {"do_sample": True, "temperature": 0.6}}
+    assert given["baseline"] == "authors"
+    with pytest.raises(InputError, match="baseline='authors' is none of the baselines"):
+        parse_study_file(text)
+    with pytest.raises(InputError, match="temprature"):
+        parse_study_file(named.replace("temperature = 0.6", "temprature = 0.6"))

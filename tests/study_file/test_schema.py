@@ -69,12 +69,8 @@ def test_editors_see_the_mistakes_that_reading_finds(old: str, new: str) -> None
 
 def test_everything_that_search_can_do_a_study_file_can() -> None:
     sections = [StudyFile.model_fields[name].annotation for name in ("study", "model", "data")]
-    keys = {key for section in sections for key in section.model_fields} | {
-        "space",
-        "baseline",
-        "try_first",
-        "constraints",
-    }
+    at_the_top = {"space", "baseline", "baselines", "try_first", "constraints"}
+    keys = {key for section in sections for key in section.model_fields} | at_the_top
     wanted = {RENAMED.get(name, name) for name in inspect.signature(search).parameters} - ONLY_IN_PYTHON
     assert wanted <= keys
     of_task = {RENAMED.get(name, name) for name in Task.__dataclass_fields__} - ONLY_IN_PYTHON
@@ -87,6 +83,7 @@ def test_every_key_reaches_search_or_the_task() -> None:
         text.replace("# [baseline]", "[baseline]")
         .replace("# [[try_first]]", "[[try_first]]")
         .replace("# [constraints]", "[constraints]")
+        .replace("# [baselines.authors]", "[baselines.authors]")
         .replace('name = "demo"', 'name = "my-model"')
         .replace('server = "http://127.0.0.1:8000/v1"\n', "")  # in the place of a name
     )
