@@ -81,7 +81,7 @@ def is_better(baseline: Floats, best: Floats) -> bool:
 
 def finalists(pool: Executor, share: float) -> str:
     """So many finalists at equal tokens: fewer finalists leave more trials."""
-    runs = max(20, round(600 * share))
+    runs = max(20, round(300 * share))
     lines = []
     for shape in SHAPES:
         for held in (30, 60, 200):
@@ -121,7 +121,7 @@ def _with_finalists(shape: Shape, held: int, number: int, seed: int) -> tuple[fl
 
 def cross_fitting(pool: Executor, share: float) -> str:
     """The locked holdout against two halves that search and judge each other."""
-    runs = max(20, round(1000 * share))
+    runs = max(20, round(300 * share))
     lines = []
     for shape in SHAPES:
         for total in (20, 40, 80):
