@@ -14,14 +14,25 @@ from llmsearch_optuna.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from llmsearch_optuna import presets
-    from llmsearch_optuna.api import forecast, score, search
+    from llmsearch_optuna.api import check, confirm, forecast, score, search
     from llmsearch_optuna.engine.engine import Engine
     from llmsearch_optuna.search_result import SearchResult
     from llmsearch_optuna.task.task import Task
     from llmsearch_optuna.verbosity import set_verbosity
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "SearchResult", "Task", "forecast", "presets", "score", "search", "set_verbosity"]
+__all__ = [
+    "Engine",
+    "SearchResult",
+    "Task",
+    "check",
+    "confirm",
+    "forecast",
+    "presets",
+    "score",
+    "search",
+    "set_verbosity",
+]
 
 limit_spinning(os.environ)
 
@@ -29,6 +40,8 @@ _HOMES = {
     "Engine": "llmsearch_optuna.engine.engine",
     "SearchResult": "llmsearch_optuna.search_result",
     "Task": "llmsearch_optuna.task.task",
+    "check": "llmsearch_optuna.api",
+    "confirm": "llmsearch_optuna.api",
     "forecast": "llmsearch_optuna.api",
     "score": "llmsearch_optuna.api",
     "search": "llmsearch_optuna.api",

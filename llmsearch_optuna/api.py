@@ -1,4 +1,4 @@
-"""What users call: `search`, `score` and `forecast`; their options are declared in `options`."""
+"""What users call: `search`, `score`, `forecast`, `confirm` and `check`; their options are declared in `options`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
 from llmsearch_optuna import progress as events
+from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.dashboard import StudyPageCallback, TrialNoteCallback
+from llmsearch_optuna.optimize.check import Check, check_study
+from llmsearch_optuna.optimize.confirm import Confirmation, confirm_study
 from llmsearch_optuna.optimize.forecast import Forecast, forecast_study
 from llmsearch_optuna.optimize.plan import prepare, stored_algorithm
 from llmsearch_optuna.optimize.run import run_study
 from llmsearch_optuna.optimize.score import Score, score_params
-from llmsearch_optuna.options import ForecastOptions, ScoreOptions, SearchOptions, takes
+from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ForecastOptions, ScoreOptions, SearchOptions, takes
 from llmsearch_optuna.search_result import SearchResult
 
-__all__ = ["forecast", "score", "search"]
+__all__ = ["check", "confirm", "forecast", "score", "search"]
 
 
 @takes(SearchOptions)
@@ -82,6 +85,37 @@ def forecast(
         InputError: An argument cannot be used; says which and why.
     """
     return forecast_study(model, dataset, space, tokenizer, options)
+
+
+@takes(ConfirmOptions)
+def confirm(
+    study: StudyView, model: Any, dataset: Any, tokenizer: Any = None, **options: Unpack[ConfirmOptions]
+) -> Confirmation:
+    """Say whether a study's winner wins in another engine, too: the one that will serve it.
+
+    Baseline and winner are decoded on the rows that no trial has seen, and compared as the study compared them. Give
+    data, prompt, reference and metric as they were given to `search`.
+
+    Raises:
+        InputError: An argument cannot be used, or data and metric are not the study's.
+        StudyError: The study has no verdict.
+    """
+    return confirm_study(study.opened, model, dataset, tokenizer, options)
+
+
+@takes(CheckOptions)
+def check(study: StudyView, model: Any, dataset: Any, tokenizer: Any = None, **options: Unpack[CheckOptions]) -> Check:
+    """Say whether the parameters that a study recommends are worse now than when they were tuned.
+
+    They are decoded on the rows that no trial has seen, and compared with what they scored there. Give data, prompt,
+    reference and metric as they were given to `search`.
+
+    Raises:
+        InputError: An argument cannot be used, or data and metric are not the study's.
+        StudyError: The study has no verdict.
+        DecodingError: More rows than not could not be decoded or scored.
+    """
+    return check_study(study.opened, model, dataset, tokenizer, options)
 
 
 @contextlib.contextmanager

@@ -175,6 +175,7 @@ class Inputs(TypedDict):
     params: Annotated[
         Mapping[str, Any], Option("Generation parameters, laid over the model's generation configuration.")
     ]
+    study: Annotated[Any, Option("The result of a search that has ended, or of `load_result`.")]
     tokenizer: Annotated[
         Any,
         Option(
@@ -696,6 +697,23 @@ class ScoreOptions(TaskOptions, ReplicateOptions, ModelOptions, total=False):
     """Of `score`."""
 
     on_row: Annotated[Callable[[int, int], None] | None, Option("Called with (rows done, rows in all) as rows end.")]
+
+
+class ConfirmOptions(TaskOptions, ModelOptions, total=False):
+    """Of `confirm`."""
+
+
+class CheckOptions(ConfirmOptions, total=False):
+    """Of `check`."""
+
+    margin: Annotated[
+        float,
+        Option(
+            "A loss up to this raises no alarm, in the unit of the score.",
+            0.0,
+            limits=Limits(words="a number from 0 on", ge=0, whole=False),
+        ),
+    ]
 
 
 def declared(kind: Any) -> Mapping[str, Option]:

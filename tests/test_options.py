@@ -18,6 +18,8 @@ from llmsearch_optuna import api, options
 from llmsearch_optuna.cli.arguments import flag
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import (
+    CheckOptions,
+    ConfirmOptions,
     ForecastOptions,
     Inputs,
     Key,
@@ -37,8 +39,14 @@ from llmsearch_optuna.study_file.schema import plain
 from llmsearch_optuna.study_file.template import table_text
 
 PACKAGE = Path(llmsearch_optuna.__file__).parent
-KINDS = (Inputs, SearchOptions, ForecastOptions, ScoreOptions)
-FUNCTIONS = [(api.search, SearchOptions), (api.score, ScoreOptions), (api.forecast, ForecastOptions)]
+KINDS = (Inputs, SearchOptions, ForecastOptions, ScoreOptions, ConfirmOptions, CheckOptions)
+FUNCTIONS = [
+    (api.search, SearchOptions),
+    (api.score, ScoreOptions),
+    (api.forecast, ForecastOptions),
+    (api.confirm, ConfirmOptions),
+    (api.check, CheckOptions),
+]
 
 
 class More(SearchOptions, total=False):

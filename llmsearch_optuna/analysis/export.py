@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from llmsearch_optuna.analysis.export_formats import files_for
 from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
+from llmsearch_optuna.optimize.confirm import confirmations
 
 if TYPE_CHECKING:
     from llmsearch_optuna.analysis.view import StudyView
@@ -73,6 +74,7 @@ def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:
         "not_in_generation_config": elsewhere,
         "call": _call(params, elsewhere),
         "verdict": None if verdict is None else verdict.to_json(),
+        "confirmations": [found.to_json() for found in confirmations(result.opened)],
         "summary": result.summary,
         "best_params": result.best_params,
         "baseline_params": result.baseline_params,

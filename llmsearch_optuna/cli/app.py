@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from llmsearch_optuna import __version__
-from llmsearch_optuna.cli import inspect, run, score, share
+from llmsearch_optuna.cli import inspect, locked, run, score, share
 from llmsearch_optuna.cli.salvage import salvage
 from llmsearch_optuna.errors import LlmsearchError
 from llmsearch_optuna.redaction import redacted
@@ -86,8 +86,11 @@ for _command, _short_help in (
     (inspect.report, None),
     (inspect.compare, "Compare studies of the same data, row by row."),
     (inspect.dashboard, "Open the study in optuna-dashboard."),
+    (locked.confirm, "Give the verdict with the engine that will serve."),
+    (locked.check, "Exit with 1 when the settings in use have got worse."),
     (share.export, "Write the recommended parameters, or the study as a zip."),
     (share.import_, "Open a study that was exported as a zip."),
+    (share.push, "Write parameters and evidence to a model's repository."),
     (salvage, "Read what is left of a damaged database."),
 ):
     app.command(_command.__name__.rstrip("_"), short_help=_short_help)(_told(_command))

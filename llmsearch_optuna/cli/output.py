@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from llmsearch_optuna.analysis.compare import Comparison
+    from llmsearch_optuna.optimize.confirm import Confirmation
     from llmsearch_optuna.optimize.score import Score
     from llmsearch_optuna.report import Rescored
     from llmsearch_optuna.search_result import SearchResult
@@ -150,6 +151,24 @@ def print_score(found: Score, *, metric: str, completions: int, console: Console
         out.print(Text(f"row {row}{score}", style="bold"))
         out.print(Padding(_text(_clipped(str(found.references[row])), "dim"), (0, 0, 0, 2)))
         out.print(Padding(_text(_clipped(found.completions[row].text)), (0, 0, 0, 2)))
+
+
+def print_confirmation(found: Confirmation, *, console: Console | None = None) -> None:
+    """Print the study's verdict and that of the engine that will serve, on the same rows."""
+    out = console or wide_enough()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("", "baseline", "winner", "difference"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
+    table.add_column("interval", overflow="fold")
+    for name, verdict in (("study", found.study), (found.engine, found.here)):
+        numbers = (verdict.baseline_mean, verdict.winner_mean)
+        compared = verdict.difference is not None
+        difference = f"{verdict.difference:+.4f}" if compared else "–"
+        interval = _interval(verdict) if compared else ""
+        table.add_row(_text(name), *map(_number, numbers), difference, interval)
+    out.print(table)
+    out.print(_text(f"{found.engine}: {found.here.headline}", _VERDICT_STYLES.get(found.here.answer, "bold")))
+    out.print(_text(found.here.notes))
 
 
 def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`export` and `import`: hand a study, or what it recommends, to somebody else."""
+"""`export`, `import` and `push`: hand a study, or what it recommends, to somebody else."""
 
 from __future__ import annotations
 
@@ -64,6 +64,32 @@ def import_(
         for warning in warnings_of(study_file):
             say(f"WARNING: {warning}")
         say(f"go on with: llmsearch-optuna run {study_file} --storage {database}")
+
+
+def push(
+    study: arguments.StudyArgument,
+    repo: Annotated[str, typer.Option("--repo", metavar="USER/MODEL", help="The model's repository.")],
+    to: Annotated[str, typer.Option("--to", help="Where to: hub (the Hugging Face Hub).")] = "hub",
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of a commit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and send nothing.")] = False,
+    study_name: arguments.StudyName = None,
+) -> None:
+    """Write the recommended parameters and their evidence into a model's repository on the Hugging Face Hub.
+
+    generation_config.json is replaced; on the model card a section of its own is written, and nothing else is touched.
+    The access token is the one of `hf auth login`, or HF_TOKEN.
+    """
+    from llmsearch_optuna.analysis.model_card import push as push_files
+
+    if to != "hub":
+        raise InputError(f"--to {to!r} is unknown; there is hub")
+    done = push_files(arguments.load(study, study_name), repo, dry_run=dry_run, create_pr=create_pr)
+    for path, text in done.files.items():
+        say(f"{done.repo}/{path}{' would be:' if done.url is None else ' is written'}")
+        if done.url is None:
+            say(text)
+    if done.url is not None:
+        say(done.url)
 
 
 def _export_parameters(result: SearchResult, output: Path, program: str) -> None:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from llmsearch_optuna.engine.request import Completion, Finished
 from llmsearch_optuna.storage import schema
 
-Phase = Literal["search", "finalists", "holdout"]
+Phase = Literal["search", "finalists", "holdout", "confirm"]
 Part = Literal["search", "holdout"]
 
 

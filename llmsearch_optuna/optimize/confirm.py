@@ -1,0 +1,203 @@
+"""Does the winner win in the engine that will serve it, too? The study's verdict once more, decoded elsewhere.
+
+Other kernels, a quantised model or another order of the sampling rules can change which parameters are best. Baseline
+and winner are decoded on the rows that no trial has seen, and compared as the study compared them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmsearch_optuna.engine.request import Completion
+from llmsearch_optuna.engine.sampling.params import is_random
+from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.evaluation import requests_for
+from llmsearch_optuna.optimize.locked_rows import LockedRows, LockedStudy, lock
+from llmsearch_optuna.optimize.loop import gather
+from llmsearch_optuna.optimize.signals import interruptible
+from llmsearch_optuna.options import ConfirmOptions
+from llmsearch_optuna.stats.comparison import compare
+from llmsearch_optuna.stats.corpus_comparison import compare_corpus
+from llmsearch_optuna.stats.verdict import Verdict, unscored_verdict
+from llmsearch_optuna.storage.errors import storage_errors
+from llmsearch_optuna.storage.leases import Session
+from llmsearch_optuna.storage.records import Phase, RowRecord, score_table
+from llmsearch_optuna.storage.study import OpenedStudy
+
+logger = logging.getLogger("llmsearch_optuna.optimize.confirm")
+
+CONFIRMATIONS = "confirmations"
+"""The study's attribute with what was confirmed, oldest first; while one is under way its verdict is None."""
+
+_CLAIM = -2
+"""The claim's number: one process confirms at a time."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The study's verdict, and that of another engine on the same rows.
+
+    Attributes:
+        engine: The engine's name.
+        study: What the study's own engine says.
+        here: What this engine says.
+    """
+
+    engine: str
+    study: Verdict
+    here: Verdict
+
+    @property
+    def holds(self) -> bool:
+        """Whether the winner is to be recommended here."""
+        return self.here.recommends_winner
+
+    @property
+    def sentence(self) -> str:
+        """Both answers in two sentences."""
+        study, here = (_uncapitalized(verdict.headline) for verdict in (self.study, self.here))
+        return f"In the study: {study} With {self.engine}: {here}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "engine": self.engine,
+            "holds": self.holds,
+            "study": self.study.to_json(),
+            "here": self.here.to_json(),
+            "sentence": self.sentence,
+        }
+
+
+def confirm_study(
+    opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, options: ConfirmOptions
+) -> Confirmation:
+    """Decode baseline and winner on the locked rows with another engine, and compare them there.
+
+    What is decoded is stored in the study: one that was interrupted goes on where it stopped, and one that has ended
+    begins anew, since what serves may have changed.
+
+    Args:
+        opened: A study with a verdict.
+        model: Decodes; see `search`.
+        dataset: The study's own data.
+        tokenizer: See `search`.
+        options: Those with defaults, too.
+
+    Raises:
+        InputError: An argument cannot be used, or data and metric are not the study's.
+        StudyError: The study has no verdict, or somebody else confirms it now.
+    """
+    locked = lock(opened, model, dataset, tokenizer, options)
+    params = {number: locked.params(number) for number in (0, locked.study.winner)}
+    with storage_errors(opened.address), Session(opened.database, opened.key) as session:
+        claim = session.claim(_CLAIM)
+        if claim is None:
+            raise StudyError(f"another process confirms the study {opened.name!r} at the moment; wait until it is done")
+        place = _place(locked)
+        repeats = max(1, locked.study.verdict.replicates)
+        wanted = {}
+        for side, number in enumerate((0, locked.study.winner)):
+            tag: tuple[Phase, int] = ("confirm", 2 * place + side)
+            replicates = range(repeats if is_random(params[number]) else 1)
+            wanted[tag[1]] = requests_for(
+                locked.rows.task, params[number], tag, order=locked.study.rows, replicates=replicates
+            )
+        with interruptible(lambda: "the same command goes on where it stopped"):
+            found = gather(locked.served.backend, opened.records, "confirm", wanted, claim)
+        here = _verdict(locked, found[2 * place], found[2 * place + 1])
+        _store(opened, place, verdict=here)
+    return Confirmation(locked.served.name, locked.study.verdict, here)
+
+
+def confirmations(opened: OpenedStudy) -> list[Confirmation]:
+    """Return what was confirmed so far of the study's last winner, oldest first."""
+    entries = [entry for entry in _entries(opened) if entry["verdict"] is not None]
+    if not entries:
+        return []
+    study = LockedStudy.of(opened)
+    return [
+        Confirmation(str(entry["engine"]), study.verdict, Verdict.from_json(entry["verdict"]))
+        for entry in entries
+        if entry["winner"] == study.winner
+    ]
+
+
+def _place(locked: LockedRows) -> int:
+    """The number of this confirmation: of the one that was begun with this engine, else a new one."""
+    opened = locked.study.opened
+    asked = {
+        "engine": locked.served.name,
+        "model": repr(dict(locked.served.description)),
+        "winner": locked.study.winner,
+    }
+    entries = _entries(opened)
+    for place, entry in enumerate(entries):
+        if entry["verdict"] is None and {name: entry[name] for name in asked} == asked:
+            return place
+    opened.study.set_user_attr(CONFIRMATIONS, [*entries, {**asked, "began": time.time(), "verdict": None}])
+    return len(entries)
+
+
+def _entries(opened: OpenedStudy) -> list[dict[str, Any]]:
+    return [dict(entry) for entry in opened.study.user_attrs.get(CONFIRMATIONS, ())]
+
+
+def _store(opened: OpenedStudy, place: int, *, verdict: Verdict) -> None:
+    entries = _entries(opened)
+    entries[place] = {**entries[place], "verdict": verdict.to_json()}
+    opened.study.set_user_attr(CONFIRMATIONS, entries)
+
+
+def _verdict(locked: LockedRows, baseline: Sequence[RowRecord], winner: Sequence[RowRecord]) -> Verdict:
+    sides = [locked.scored(records) for records in (baseline, winner)]
+    common = set.intersection(*({r.row for r in records} for records in sides))
+    order = [row for row in locked.study.rows if row in common]
+    direction = locked.rows.direction
+    if not order:
+        return unscored_verdict(rows=len(locked.study.rows), direction=direction)
+    task, kept = locked.rows.task, [[r for r in records if r.row in common] for records in sides]
+    told: dict[str, Any] = {
+        "prompts": [task.distinct[row] for row in order],
+        "bounds": task.metric.bounds,
+        "direction": direction,
+        "margin": locked.study.verdict.margin,
+        "unscored": len(locked.study.rows) - len(order),
+    }
+    if task.metric.per_row is False:
+        return compare_corpus(
+            lambda completions, references, rows: _corpus_score(locked, completions, references, rows),
+            *(_completions(records, order) for records in kept),
+            references=[task.references[row] for row in order],
+            rows=[task.rows[row] for row in order],
+            **told,
+        )
+    return compare(*(score_table(records, order) for records in kept), **told)
+
+
+def _corpus_score(
+    locked: LockedRows, completions: Sequence[Completion], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]
+) -> float:
+    """The metric, or not a number where it cannot be computed on rows that were drawn."""
+    try:
+        texts = [completion.text for completion in completions]
+        return locked.rows.task.metric.score_corpus(texts, references, rows, completions=completions)
+    except MetricError:
+        return math.nan
+
+
+def _completions(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[Completion]]:
+    by_row: dict[int, list[Completion]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        by_row[record.row].append(record.completion)
+    return list(by_row.values())
+
+
+def _uncapitalized(text: str) -> str:
+    return text[:1].lower() + text[1:]
