@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-servers test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -114,6 +114,9 @@ bench-search: $(STAMP)  ## a whole search, everything on, beside one without reu
 
 bench-growth: $(STAMP)  ## seconds and memory of the 1st to the 200th trial
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
+bench-size: $(STAMP)  ## what 100,000 rows cost before the first is decoded, and when resumed
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.size $(ARGS)
 
 bench-contended: $(STAMP)  ## decoding beside 0, 1 and 3 busy processes, against a fair share of the cores
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.contended $(ARGS)

@@ -110,13 +110,25 @@ def make_suggester(
     raise InputError(f"sampler={sampler!r} is unknown; give 'tpe', 'random', 'grid' or an Optuna sampler")
 
 
-def visible(trials: Sequence[FrozenTrial], number: int, in_flight: int) -> list[FrozenTrial]:
+def visible(
+    trials: Sequence[FrozenTrial], number: int, in_flight: int, known: dict[int, FrozenTrial] | None = None
+) -> list[FrozenTrial]:
     """What trial ``number`` may see: trials up to number - in_flight as they ended, later ones as running.
 
     The later ones may have ended by now or not; that depends on time, so only their parameters are shown.
+
+    Args:
+        trials: All trials of the study.
+        number: The trial that is to see them.
+        in_flight: How many trials may be under way at once.
+        known: Those that were shown as they ended before, by number; new ones are added. Such a trial never changes.
     """
     settled = max(0, number - in_flight + 1)
-    return [_as_settled(t) for t in trials[:settled]] + [_as_running(t) for t in trials[settled:number]]
+    shown = {} if known is None else known
+    for place in range(settled):
+        if place not in shown:
+            shown[place] = _as_settled(trials[place])
+    return [shown[place] for place in range(settled)] + [_as_running(t) for t in trials[settled:number]]
 
 
 class CandidateMaker:

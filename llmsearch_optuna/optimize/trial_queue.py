@@ -66,6 +66,7 @@ class TrialQueue:
     try_first: Sequence[Candidate] = ()
     exhausted: bool = False
     _taken: set[int] = field(default_factory=set)
+    _seen: dict[int, FrozenTrial] = field(default_factory=dict)
     _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     def next(self, *, may_create: bool = True) -> tuple[TrialJob, Claim] | None:
@@ -158,7 +159,7 @@ class TrialQueue:
         )
         if candidate is None and self.suggester is not None:
             known = {str(t.user_attrs.get("fingerprint")) for t in trials}
-            candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight), known)
+            candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight, self._seen), known)
             if candidate is None:
                 self.exhausted = True
                 return None

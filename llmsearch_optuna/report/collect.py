@@ -164,9 +164,10 @@ def _importances(trials: Sequence[FrozenTrial], direction: Direction) -> dict[st
     Most trials of a search are pruned, so they count as well, with their lead over the baseline on the rows they did.
     """
     judged = _judged_against_baseline(trials, direction)
+    compared = judged.get_trials(deepcopy=False)
     found: dict[str, float] = {}
-    for name in sorted({name for t in judged.trials for name in t.params}):
-        having = [t for t in judged.trials if name in t.params]
+    for name in sorted({name for t in compared for name in t.params}):
+        having = [t for t in compared if name in t.params]
         if len(having) < _MIN_TRIALS_FOR_IMPORTANCE or len({repr(t.params[name]) for t in having}) < 2:
             continue
         with warnings.catch_warnings():

@@ -121,6 +121,16 @@ def test_later_trials_are_shown_as_running_without_their_values() -> None:
     assert [t.params for t in seen] == [t.params for t in trials]
 
 
+def test_a_trial_that_has_ended_is_copied_once() -> None:
+    trials = [settled(c, 0.1 * n) for n, c in enumerate(study("random", SMALL, 6))]
+    known: dict[int, FrozenTrial] = {}
+    for number in range(1, 7):
+        shown, copied = visible(trials[:number], number, 2, known), visible(trials[:number], number, 2)
+        assert [(t.state, t.values, t.params) for t in shown] == [(t.state, t.values, t.params) for t in copied]
+    first, second = visible(trials, 6, 2, known), visible(trials, 6, 2, known)
+    assert all(one is other for one, other in zip(first[:5], second[:5], strict=True))
+
+
 def test_what_is_shown_does_not_depend_on_whether_later_trials_have_ended() -> None:
     ended = [settled(c, 0.5) for c in study("random", BRANCHES, 6)]
     running = ended[:4] + [

@@ -80,6 +80,14 @@ def test_examples_come_from_the_holdout_and_pair_the_same_rows(result):
         assert example.prompt == f"row {example.row}"
 
 
+def test_importances_copy_no_trials(result, monkeypatch):
+    def refused(_):
+        raise AssertionError("every trial was copied")
+
+    monkeypatch.setattr("optuna.study.Study.trials", property(refused))
+    assert collect(result).importances
+
+
 def test_importances_cover_parameters_that_only_some_trials_have(result):
     found = collect(result).importances
     assert sum(found.values()) == pytest.approx(1.0)
