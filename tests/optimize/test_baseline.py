@@ -73,6 +73,6 @@ def test_a_study_from_before_goes_on_by_its_own_rules(tmp_path: Path, monkeypatc
     fresh = run(tmp_path, study_name="fresh")
     assert "repetition_penalty" not in fresh.baseline_params
     assert planning.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "study") == 1
-    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "fresh") == 2
-    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/nothing.db", "study") == 2
+    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "fresh") == planning.ALGORITHM
+    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/nothing.db", "study") == planning.ALGORITHM
     assert not (tmp_path / "nothing.db").exists()

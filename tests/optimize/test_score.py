@@ -30,7 +30,7 @@ from tests.synthetic import TextEngine, dataset, number_metric
 TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
 ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
 LOADING = set(inspect.signature(load).parameters) - {"model", "tokenizer"}
-SERVER = set(ServerOptions.__annotations__)
+SERVER = set(ServerOptions.__annotations__) | {"vllm_args"}
 
 
 def arguments(function: Any) -> set[str]:
@@ -58,7 +58,7 @@ def test_every_argument_is_explained() -> None:
 def test_study_files_say_everything_that_python_says() -> None:
     data = set(DataSection.model_fields) - {"path", "rows"} | {"limit"}
     assert data == TASK
-    assert set(ModelSection.model_fields) - {"name"} == ENGINE | LOADING | SERVER | {"tokenizer"}
+    assert set(ModelSection.model_fields) - {"name", "server"} == ENGINE | LOADING | SERVER | {"tokenizer"}
     elsewhere = {
         "model",
         "callbacks",
