@@ -122,6 +122,7 @@ def _real_search(world: World) -> tuple[bool, bool, bool]:
             storage=f"sqlite:///{folder}/study.db",
             study_name="honesty",
             seed=world.seed,
+            search_rows=10_000,  # the studies on arrays have no reserve
             progress=False,
         )
         rows = tuple(max(t.intermediate_values) for t in result.trials)
