@@ -112,6 +112,32 @@ class ParameterEnds:
     high: GenerationParams
 
 
+@dataclass(frozen=True)
+class Repetition:
+    """How many rows had the same text again when the same was asked again.
+
+    Attributes:
+        rows: How many were asked.
+        alone: The same text again, asked one by one.
+        beside_others: The same text when asked together with other requests.
+        texts: A digest of each row's text, asked alone; empty where it was refused.
+    """
+
+    rows: int
+    alone: int
+    beside_others: int
+    texts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        beside = f"{self.beside_others} of {self.rows} beside others"
+        return f"the same seed gives the same text for {self.alone} of {self.rows} rows alone, and for {beside}"
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether every row had the same text every time."""
+        return min(self.alone, self.beside_others) == self.rows
+
+
 class EngineBackend(ABC):
     """Decodes requests for a search. A new backend derives from it.
 
@@ -151,6 +177,15 @@ class EngineBackend(ABC):
             ends: The searched parameters.
         """
         return ()
+
+    def repetition(self, rows: Sequence[Request], *, only_alone: bool = False) -> Repetition | None:
+        """Ask the same again, to see whether it is answered the same. Default: None, it always is.
+
+        Args:
+            rows: Search rows under one configuration.
+            only_alone: Ask each row once, alone: for a comparison with an earlier session.
+        """
+        return None
 
     @property
     def capacity(self) -> int:

@@ -286,7 +286,8 @@ def baseline_note(
         fixed = GenerationParams.of({**baseline.canonical, **space.fixed}, defaults)
     except InputError:  # refused together: then each trial says why
         return text
-    tested = [f"{name}={fixed[name]!r}" for name in space.fixed if fixed.get(name) != baseline.get(name)]
+    differing = [name for name in space.fixed if fixed.get(name) != baseline.get(name)]
+    tested = [f"{name}={fixed.get(name, space.fixed[name])!r}" for name in differing]
     if not tested:
         return text
     verb = "is" if len(tested) == 1 else "are"

@@ -122,6 +122,7 @@ class PairedPruner:
         bounds: Bounds | None,
         direction: Direction,
         level: float | None = None,
+        noise: float = 0.0,
     ) -> Prune | None:
         """Judge a trial after its first rows.
 
@@ -133,6 +134,9 @@ class PairedPruner:
             direction: ``"maximize"`` or ``"minimize"``.
             level: The chance below which this look prunes; by default what `level` says of so many rows. To be given
                 where rows of the permutation do not count, so that there are fewer scores than rows at a look.
+            noise: Variance of the difference between two scores of one row under the same configuration and seed, where
+                an engine does not repeat itself. The better trial is then the one that is better on average over what
+                it may draw: scores seen are no certainty, and the last look has an error, too.
 
         Returns:
             The reason to stop, or None: go on. Always None when k is not one of the looks.
@@ -151,12 +155,14 @@ class PairedPruner:
         if direction == "minimize":
             trial, incumbent = -trial, -incumbent
             bounds = (-bounds[1], -bounds[0]) if bounds else None
-        if bounds and (stop := _curtailed(trial, incumbent, bounds[1], level, direction)):
+        if bounds and (stop := _curtailed(trial, incumbent, bounds[1], level, direction, noise)):
             return stop
         ends = bounds or ((-1.0, 0.0) if direction == "minimize" else (0.0, 1.0))
         if _two_valued(trial, ends) and _two_valued(incumbent, ends):
-            return _exact_paired(trial > ends[0], incumbent > ends[0], level)
-        return _predictive(trial, incumbent, level, bounds if self.knows_failing_rows else None)
+            stop = _exact_paired(trial > ends[0], incumbent > ends[0], level)
+            if stop is None or noise == 0.0:
+                return stop
+        return _predictive(trial, incumbent, level, bounds if self.knows_failing_rows else None, noise)
 
     def decide_running(
         self,
@@ -203,13 +209,19 @@ class PairedPruner:
 
 
 def _curtailed(
-    trial: NDArray[np.float64], incumbent: NDArray[np.float64], best: float, level: float, direction: Direction
+    trial: NDArray[np.float64],
+    incumbent: NDArray[np.float64],
+    best: float,
+    level: float,
+    direction: Direction,
+    noise: float,
 ) -> Prune | None:
     """Stop when the best score on all remaining rows would at most draw level (a tie stays with the earlier trial)."""
     rows, n_total = len(trial), len(incumbent)
     reachable = (float(trial.sum()) + (n_total - rows) * best) / n_total
     target = float(incumbent.mean())
-    if reachable > target + 1e-12 * max(1.0, abs(target)):
+    luck = float(stats.norm.isf(level)) * math.sqrt(noise / n_total) if noise else 0.0
+    if reachable + luck > target + 1e-12 * max(1.0, abs(target)):
         return None
     sign = -1.0 if direction == "minimize" else 1.0
     reason = (
@@ -248,12 +260,16 @@ def _beta_binomial(n: int, successes: int, failures: int) -> NDArray[np.float64]
 
 
 def _predictive(
-    trial: NDArray[np.float64], incumbent: NDArray[np.float64], level: float, bounds: Bounds | None
+    trial: NDArray[np.float64],
+    incumbent: NDArray[np.float64],
+    level: float,
+    bounds: Bounds | None,
+    noise: float,
 ) -> Prune | None:
     rows, n_total = len(trial), len(incumbent)
     differences = trial - incumbent[:rows]
     lead, spread = float(differences.mean()), float(differences.std(ddof=1))
-    chance = _chance_above(lead, spread, rows, n_total, degrees=rows - 1)
+    chance = _chance_above(lead, spread, rows, n_total, degrees=rows - 1, noise=noise)
     if chance < level and bounds:
         chance = max(chance, _chance_by_rescue(trial, incumbent, bounds))
     if chance >= level:
@@ -293,7 +309,7 @@ def _chance_by_rescue(trial: NDArray[np.float64], incumbent: NDArray[np.float64]
     return float(more @ chances)
 
 
-def _chance_above(lead: float, spread: float, rows: int, n_total: int, *, degrees: int) -> float:
+def _chance_above(lead: float, spread: float, rows: int, n_total: int, *, degrees: int, noise: float = 0.0) -> float:
     """Return P(final mean difference > 0), t-predictive.
 
     With k rows seen, the mean of the N-k others minus that of the seen ones is t-distributed (k-1 degrees of freedom)
@@ -304,7 +320,9 @@ def _chance_above(lead: float, spread: float, rows: int, n_total: int, *, degree
     if spread <= 1e-12 * max(1.0, abs(lead)):
         return 1.0
     rest = n_total - rows
-    return float(stats.t.sf(-n_total * lead / (rest * spread * math.sqrt(n_total / (rows * rest))), degrees))
+    # What other draws would have given on the rows seen is not known: `noise` stays however many rows there are.
+    error = math.sqrt(spread**2 * rest / (rows * n_total) + noise / n_total)
+    return float(stats.t.sf(-lead / error, degrees))
 
 
 def _two_valued(scores: NDArray[np.float64], ends: Bounds) -> bool:

@@ -12,8 +12,10 @@ from typing import Any, Protocol, TypeVar
 import optuna
 
 from llmsearch_optuna import progress as events
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallback, PowerCallback, ThroughputCallback
+from llmsearch_optuna.optimize.draws import examine_draws, stored_draws
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.loop import run_trials
 from llmsearch_optuna.optimize.plan import Plan, Prepared, parameter_ends, readable
@@ -102,6 +104,8 @@ def run_study(
         all_callbacks.on(_study_started(trial_queue, _notes(opened, plan), plan.split_note))
         if not opened.resumed:
             _warn_of_the_engine(prepared)
+        if not (trial_queue.is_over() and trial_queue.all_ended()):
+            examine_draws(served.backend, plan.rows, _probed(prepared), opened)
         with stored_engine_work(opened.study, session.owner, lambda: served.stats):
             make_run = functools.partial(_trial_run, prepared, opened, baseline_rows, all_callbacks)
             run_trials(trial_queue, RequestQueue(meter, served.capacity), make_run, all_callbacks, deadline=deadline)
@@ -119,9 +123,20 @@ def _warn_of_the_engine(prepared: Prepared) -> None:
         logger.warning("%s", warning)
 
 
+def _probed(prepared: Prepared) -> dict[str, GenerationParams]:
+    """What is asked again to see whether the engine repeats itself."""
+    plan = prepared.plan
+    ends = parameter_ends(prepared.space, prepared.served.defaults)
+    drawn = [plan.baseline, *(end.high for end in ends)]
+    sampled = next((params for params in drawn if is_random(params)), None)
+    greedy = {"greedy": plan.greedy or plan.baseline}
+    return greedy if sampled is None else greedy | {"sampled": sampled}
+
+
 def _notes(opened: OpenedStudy, plan: Plan) -> str:
     """What the study's owner should know when it starts or goes on."""
-    told = [plan.baseline_note, set_aside_sentence(stored_set_aside(opened), len(plan.rows.order))]
+    set_aside = set_aside_sentence(stored_set_aside(opened), len(plan.rows.order))
+    told = [plan.baseline_note, *stored_draws(opened).notes, set_aside]
     return " ".join(filter(None, told))
 
 
@@ -212,6 +227,7 @@ def _trial_run(
         prepared.pruner,
         callback,
         stats=lambda: counters_since(before, served.tag_stats(tag)),
+        noise=stored_draws(opened).variance,
         cost=served.backend.cost,
         baseline=baseline,
     )
@@ -230,6 +246,7 @@ def _winner_selector(
         reserve_budget=prepared.plan.reserve_budget,
         max_tokens=options["max_tokens"],
         finalists=options["finalists"],
+        varies=stored_draws(opened).varies,
         margin=options["margin"],
         baselines=prepared.plan.baselines if options["verdict_against"] == "all" else {},
         seed=options["seed"],

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -72,6 +72,7 @@ class WinnerSelector:
         reserve_budget: How many rows of a reserve may be decoded; None where the holdout is no reserve.
         max_tokens: Generated tokens that these may take; None for as many as it takes.
         finalists: How many of the best trials are decoded again, beside baseline and greedy.
+        varies: Whether decoding again under these parameters can give another text.
         margin: See `search`.
         seed: Of the sampled permutations.
         callback: Gets an event when the holdout is decoded.
@@ -87,6 +88,7 @@ class WinnerSelector:
     reserve_budget: int | None
     max_tokens: int | None
     finalists: int
+    varies: Callable[[Mapping[str, Any]], bool] = is_random
     margin: float | None
     seed: int
     callback: progress.Callback
@@ -181,7 +183,7 @@ class WinnerSelector:
             {
                 number: self.rows.requests(p, ("finalists", number), replicates=fresh)
                 for number, p in params.items()
-                if is_random(p)
+                if self.varies(p)
             },
             claim,
         )
@@ -306,7 +308,7 @@ class WinnerSelector:
         against: int = 0,
     ) -> Verdict:
         """Decode what is not decoded yet of these held-out rows, and compare the winner with a baseline."""
-        replicates = held.replicates if any(is_random(params_of(trials[n])) for n in (against, look.winner)) else 1
+        replicates = held.replicates if any(self.varies(params_of(trials[n])) for n in (against, look.winner)) else 1
         stages = 1 if held.design is None else len(held.design)
         self.callback.on(
             progress.VerdictStarted(rows=len(held.rows), replicates=replicates, stage=held.stage + 1, stages=stages)
@@ -314,7 +316,7 @@ class WinnerSelector:
         wanted = {}
         for number in (against, look.winner):
             params = params_of(trials[number])
-            repeats = range(held.replicates if is_random(params) else 1)
+            repeats = range(held.replicates if self.varies(params) else 1)
             tag: tuple[Phase, int] = ("holdout", number)
             wanted[number] = self.rows.requests(params, tag, order=held.rows, replicates=repeats)
         found = gather(self.server, self.opened.records, "holdout", wanted, claim)

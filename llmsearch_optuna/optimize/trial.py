@@ -93,6 +93,7 @@ class TrialRun:
         pruner: Ours, or an Optuna pruner that the study has, or None.
         callback: Gets an event for every step and for the end.
         stats: The engine's counters for this trial, read at its end.
+        noise: How much scores vary where an engine does not repeat itself; see `PairedPruner.decide`.
         cost: What prompt tokens, cached ones and generated ones cost; None where no price is known.
         baseline: Says which rows do not count, since the baseline cannot decode them; None where all do.
     """
@@ -104,6 +105,7 @@ class TrialRun:
     pruner: PairedPruner | optuna.pruners.BasePruner | None
     callback: progress.Callback
     stats: Callable[[], Mapping[str, Any]] = dict
+    noise: float = 0.0
     cost: Callable[[float, float, float], float | None] = _no_price
     baseline: BaselineRows | None = None
     end: TrialEnd | None = None
@@ -300,6 +302,7 @@ class TrialRun:
                 bounds=self.rows.task.metric.bounds,
                 direction=direction,
                 level=level,
+                noise=self.noise,
             )
         return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.analysis.pareto import front_of
 from llmsearch_optuna.fingerprint.diff import digest
+from llmsearch_optuna.optimize.draws import stored_draws
 from llmsearch_optuna.optimize.objectives import label, tokens_a_row
 from llmsearch_optuna.optimize.set_aside import set_aside_sentence
 from llmsearch_optuna.optimize.throughput import engine_work
@@ -82,7 +83,8 @@ def collect(result: StudyView) -> ReportData:
 
 def _notes(result: StudyView, baseline_note: str) -> str:
     total = sum(item.part == "search" for item in result.items.values())
-    return " ".join(filter(None, [baseline_note, set_aside_sentence(result.set_aside, total)]))
+    told = [baseline_note, *stored_draws(result.opened).notes, set_aside_sentence(result.set_aside, total)]
+    return " ".join(filter(None, told))
 
 
 def rescored(result: StudyView, metric: Any) -> Rescored:

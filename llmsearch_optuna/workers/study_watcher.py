@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.analysis.status import incumbent_mean, so_far, stage_of, work_of
-from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.optimize.draws import stored_draws
 from llmsearch_optuna.optimize.forecast import Forecast
 from llmsearch_optuna.optimize.signals import resume_hint
 from llmsearch_optuna.options import SearchOptions, completed, part
@@ -218,6 +218,6 @@ class StudyWatcher:
             return
         rows = len(opened.records.items("holdout"))
         if rows and looks[-1].winner:
-            drawn = any(is_random(params_of(trials[number])) for number in (0, looks[-1].winner))
+            drawn = any(stored_draws(opened).varies(params_of(trials[number])) for number in (0, looks[-1].winner))
             replicates = self.holdout_replicates if drawn else 1
             self.observer.on(progress.VerdictStarted(rows=rows, replicates=replicates))

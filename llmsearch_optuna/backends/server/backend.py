@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
-from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription, ParameterEnds
+from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription, ParameterEnds, Repetition
 from llmsearch_optuna.backends.server.backoff import Backoff
 from llmsearch_optuna.backends.server.concurrency import ConcurrencyLimit
 from llmsearch_optuna.backends.server.connection import Address, Connection, api_key
@@ -191,18 +191,15 @@ class ServerBackend(EngineBackend):
         return refusal(self.identity.dialect, params)
 
     def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> list[str]:
-        """Say which searched parameters the server seems to ignore, and whether draws depend on their neighbours."""
+        """Say which searched parameters the server seems to ignore."""
         if self._skip_probe or not ends:
             return []
         ignored = ignored_warning(effects(self, rows, ends), self.identity.dialect.name)
-        sampled = next((end.high for end in ends if end.high.kind == "sampling"), None)
-        repeated = None if sampled is None else repetition(self, rows, sampled)
-        found = [ignored] if ignored is not None else []
-        if repeated is not None and min(repeated.alone, repeated.beside_others) < repeated.rows:
-            found.append(
-                f"{repeated}: draws depend on what the server computes beside them, and scores carry that noise"
-            )
-        return found
+        return [ignored] if ignored is not None else []
+
+    def repetition(self, rows: Sequence[Request], *, only_alone: bool = False) -> Repetition | None:
+        """Ask the same again, to see whether it is answered the same; None where no probe is wanted."""
+        return None if self._skip_probe or not rows else repetition(self, rows, rows[0].params, only_alone=only_alone)
 
     def cost(self, prompt_tokens: float, cached_tokens: float, tokens: float) -> float | None:
         """Return what these tokens cost; None where no price was given."""

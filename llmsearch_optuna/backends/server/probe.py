@@ -6,11 +6,12 @@ servers draw other texts from the same seed when other requests are computed bes
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Protocol
 
-from llmsearch_optuna.backends.protocol import ParameterEnds
+from llmsearch_optuna.backends.protocol import ParameterEnds, Repetition
 from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 
@@ -26,25 +27,6 @@ class Asked(Protocol):
     def ask(self, requests: Sequence[Request]) -> list[Completion | None]:
         """Return a completion for each; None where it is refused."""
         ...
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """How many rows had the same text again under the same seed.
-
-    Attributes:
-        rows: How many were asked.
-        alone: The same text again, asked one by one.
-        beside_others: The same text when asked together with other requests.
-    """
-
-    rows: int
-    alone: int
-    beside_others: int
-
-    def __str__(self) -> str:
-        beside = f"{self.beside_others} of {self.rows} beside others"
-        return f"the same seed gives the same text for {self.alone} of {self.rows} rows alone, and for {beside}"
 
 
 def effects(server: Asked, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> dict[str, Effect]:
@@ -69,19 +51,25 @@ def effects(server: Asked, rows: Sequence[Request], ends: Sequence[ParameterEnds
     return found
 
 
-def repetition(server: Asked, rows: Sequence[Request], params: GenerationParams) -> Repetition:
+def repetition(
+    server: Asked, rows: Sequence[Request], params: GenerationParams, *, only_alone: bool = False
+) -> Repetition:
     """Count how many rows have the same text again under the same seed, alone and beside others.
 
     Args:
         server: Is asked.
         rows: Any rows of the task; a few are taken.
-        params: Something sampled.
+        params: How they are decoded.
+        only_alone: Ask each row once, alone, and count it as repeated.
     """
     taken = _short(rows, params)
     alone = [server.ask([row])[0] for row in taken]
+    texts = tuple("" if answer is None else _digest(answer.text) for answer in alone)
+    if only_alone:
+        return Repetition(len(taken), len(taken), len(taken), texts)
     again = [server.ask([row])[0] for row in taken]
     beside = server.ask([*taken, *(replace(row, replicate=row.replicate + n) for row in taken for n in (1, 2))])
-    return Repetition(len(taken), _equal(alone, again), _equal(alone, beside[: len(taken)]))
+    return Repetition(len(taken), _equal(alone, again), _equal(alone, beside[: len(taken)]), texts)
 
 
 def ignored_warning(found: Mapping[str, Effect], server: str) -> str | None:
@@ -110,3 +98,7 @@ def _short(rows: Sequence[Request], params: GenerationParams) -> list[Request]:
 def _equal(first: Sequence[Completion | None], second: Sequence[Completion | None]) -> int:
     pairs = zip(first, second, strict=True)
     return sum(a is not None and b is not None and a.text == b.text for a, b in pairs)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
