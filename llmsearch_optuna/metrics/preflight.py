@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llmsearch_optuna.metrics.preflight")
 
+_EXACT = ("exact_match", "contains")
+
 TRIED_REFERENCES = 64
 """So many references of a built-in metric are scored against themselves before a study."""
 
@@ -73,6 +75,7 @@ class Preflight:
         if self.direction is None and is_foreign and of_empty is not None and any(r is not None for r in tried):
             _refuse_to_guess(checked, _mean(answer), of_empty)
         _warn_of_lost_scripts(checked, references, rows)
+        _warn_of_floats(checked, references)
         return checked
 
 
@@ -106,6 +109,17 @@ def _refuse_to_guess(scorer: Scorer, of_references: float, of_empty: float) -> N
             f"metric {scorer.name!r} gives the references themselves {of_references:g} and empty texts {of_empty:g}, "
             "so a lower score seems to be better: say direction='minimize', or direction='maximize' if it is not"
         )
+
+
+def _warn_of_floats(scorer: Scorer, references: Sequence[Any]) -> None:
+    """Say where whole numbers became floats, as pandas makes them: texts such as 42 equal none of them."""
+    whole = [p for p, value in enumerate(references) if isinstance(value, float) and value.is_integer()]
+    if scorer.description.get("built_in") in _EXACT and whole and len(whole) == len(references):
+        _log.warning(
+            "metric %r compares texts with references such as %r, which are floats; a text that says %d is not equal. "
+            "Make them whole numbers or texts (reference=lambda row: str(int(row[...])))",
+            scorer.name, references[whole[0]], int(references[whole[0]]),
+        )  # fmt: skip
 
 
 def _warn_of_lost_scripts(scorer: Scorer, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -36,8 +36,10 @@ def plain_reference(reference: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: None, or the NaN that data frames put where nothing stands."""
-    return value is None or (isinstance(value, float) and value != value)
+    """Whether a value stands for none: None, or the NaN, NA or NaT that data frames put where nothing stands."""
+    if isinstance(value, float):
+        return value != value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def reference_texts(reference: Any) -> list[str]:

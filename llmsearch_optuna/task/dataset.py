@@ -266,6 +266,10 @@ def _are_rows(part: Any) -> bool:
 
 def _listed(found: Any) -> list[Row]:
     if hasattr(found, "to_dict") and hasattr(found, "columns"):  # pandas
+        headings = [str(column) for column in found.columns]
+        if twice := sorted({heading for heading in headings if headings.count(heading) > 1}):
+            named = ", ".join(map(repr, twice))
+            raise InputError(f"several columns of the DataFrame are called {named}; rename all but one")
         found = found.to_dict("records")
     elif hasattr(found, "to_list") and hasattr(found, "column_names"):  # datasets
         found = found.to_list()
