@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from llmsearch_optuna.api import search
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.report import FIGURES, Plots, collect, render, summary
 from llmsearch_optuna.report.page import write_report
 from llmsearch_optuna.search_result import SearchResult, load_result
@@ -137,7 +135,7 @@ def test_a_study_whose_trials_all_fail_has_a_page(tmp_path):
         def complete(self, prompt, params):
             raise RuntimeError("no power </script>")
 
-    with contextlib.suppress(DecodingError):
+    with pytest.raises(StudyError, match="the baseline cannot decode"):
         run(tmp_path, n_trials=2, engine=Broken())
     page = render(collect(load_result(f"sqlite:///{tmp_path}/s.db")))
     assert "No trial is complete yet." in page
