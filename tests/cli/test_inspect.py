@@ -66,21 +66,22 @@ def test_run_with_other_values_of_the_command_line(capsys, workplace):
     assert found["expected_score"] == result.expected_score == result.selection.score
 
 
-def test_a_study_without_a_complete_trial_says_why_in_json_too(capsys, workplace, monkeypatch):
+def test_a_study_whose_baseline_cannot_decode_says_why_and_goes_on_once_it_can(capsys, workplace, monkeypatch):
     class Broken(WordEngine):
         def generate(self, prompts, params):
             raise RuntimeError("no power")
 
     monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: Broken())
-    arguments = ["run", "study.toml", "-q", "--n-trials", "2"]
-    code, out, _ = run(capsys, *arguments, "--json")
-    found = json.loads(out)
-    assert "no power" in found["summary"]
-    assert list(found["failures"].values()) == [[0, 1]]
-    names = ["best_trial", "best_score", "best_score_error", "expected_score", "best_params", "recommended_params"]
-    assert [found[name] for name in [*names, "verdict"]] == [None] * 7
-    plain, out, _ = run(capsys, *arguments)
-    assert (plain, " ".join(out.split())) == (code, found["summary"]) == (0, found["summary"])
+    arguments = ["run", "study.toml", "-q", "--n-trials", "2", "--json"]
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (1, "")
+    assert "the baseline cannot decode" in err
+    assert "no power" in err
+    found = json.loads(run(capsys, "status", "words", "--json")[1])
+    assert (found["baseline"], found["best"], found["verdict"]) == (None, None, None)
+    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    code, out, _ = run(capsys, *arguments)
+    assert (code, json.loads(out)["failures"]) == (0, {})
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(capsys, workplace, monkeypatch):
