@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-servers test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers servers-table test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ test-awq: $(AWQ_STAMP)  ## AWQ and GPTQ checkpoints through gptqmodel (makes .ve
 
 test-servers: $(STAMP) $(LLAMA_CPP_STAMP)  ## the bundled model on llama.cpp's own server (makes .venv-llama-cpp)
 	$(OFFLINE) LLAMA_CPP_PYTHON=$(abspath $(LLAMA_CPP)/bin/python) $(BIN)/python -m pytest -q -s tests/servers $(ARGS)
+
+servers-table: $(STAMP)  ## ask a running server (ARGS="URL --model NAME") what it does with each parameter, for docs/servers.md
+	$(BIN)/python -m tests.servers.table $(ARGS)
 
 test-vllm: $(VLLM_STAMP)  ## vLLM on the CPU, in this process and as a server (makes .venv-vllm: some gigabytes)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -s tests/vllm $(ARGS)

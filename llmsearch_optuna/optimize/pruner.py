@@ -6,6 +6,7 @@ same rows in the same order. Pure functions of score arrays: no study, no decodi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -110,8 +111,7 @@ class PairedPruner:
         looks = self._pruning_looks(n_total)
         if rows not in looks:
             return 0.0
-        harmonic = sum(1.0 / j for j in range(1, len(looks) + 1))
-        return self.risk / (looks.index(rows) + 1) / harmonic
+        return self.risk / (looks.index(rows) + 1) / _harmonic(len(looks))
 
     def decide(
         self,
@@ -204,8 +204,14 @@ class PairedPruner:
         )
         return Prune("running", reason, rows, chance, level)
 
-    def _pruning_looks(self, n_total: int) -> tuple[int, ...]:
-        return tuple(range(self.min_rows, n_total, self.step))
+    def _pruning_looks(self, n_total: int) -> range:
+        return range(self.min_rows, n_total, self.step)
+
+
+@functools.cache
+def _harmonic(count: int) -> float:
+    """Return 1 + 1/2 + … + 1/count."""
+    return sum(1.0 / j for j in range(1, count + 1))
 
 
 def _curtailed(

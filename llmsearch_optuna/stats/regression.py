@@ -25,8 +25,8 @@ from llmsearch_optuna.stats.tail_bound import mean_above_p_value
 from llmsearch_optuna.types import Bounds, Direction
 
 ALPHA = 0.025
-"""The level of the alarm. What is recommended did well when it was tuned, a little by luck, and falls back; at 5 % of
-one side that luck alone would raise more than 5 % of alarms (see `tests/stats/test_regression.py`)."""
+"""The level of the alarm. What is recommended did well when it was tuned, a little by luck, and falls back: at
+5 % it would raise more alarms than that although nothing had changed (see `tests/benchmarks/false_alarms.py`)."""
 
 _DRAWS = 400
 
