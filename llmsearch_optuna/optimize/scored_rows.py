@@ -1,0 +1,46 @@
+"""Rows that were decoded for finalists or on the holdout: scored and stored, and which of them have a score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.evaluation import SearchRows
+from llmsearch_optuna.storage.leases import Claim
+from llmsearch_optuna.storage.records import Phase, RowRecord, mean
+from llmsearch_optuna.storage.study import OpenedStudy
+
+
+def store_scores(
+    opened: OpenedStudy, rows: SearchRows, phase: Phase, number: int, records: Sequence[RowRecord], claim: Claim
+) -> list[RowRecord]:
+    """Score records, store the scores, and return the scored records.
+
+    Raises:
+        MetricError: One of them could not be decoded, or the metric failed; names the row.
+    """
+    broken = next((r for r in records if r.error is not None), None)
+    if broken is not None:
+        raise MetricError(f"row {broken.row}: {broken.error}", [broken.row])
+    scored = rows.score(records)
+    opened.records.set_scores(phase, number, scored, fence=claim)
+    return scored
+
+
+def rows_with_score(rows: SearchRows, records: Sequence[RowRecord]) -> set[int]:
+    """The rows that have a score in every replicate; of a corpus metric, a text."""
+    needs_score = rows.task.metric.per_row is not False
+    scored = Counter(r.row for r in records if r.error is None and (r.score is not None or not needs_score))
+    replicates = len({r.replicate for r in records})
+    return {row for row, count in scored.items() if count == replicates}
+
+
+def corpus_mean(rows: SearchRows, records: Sequence[RowRecord]) -> float:
+    """The corpus metric's value, a mean over the replicates.
+
+    Raises:
+        MetricError: It cannot be computed.
+    """
+    replicates = sorted({r.replicate for r in records})
+    return mean([rows.value([r for r in records if r.replicate == which]) for which in replicates])
