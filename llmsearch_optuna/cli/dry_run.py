@@ -22,7 +22,7 @@ _PROMPT_SHOWN = 120
 
 def print_resolved(file: StudyFile, console: Console) -> None:
     """Print what a study file comes to."""
-    from llmsearch_optuna.optimize.plan import DEFAULT_TRIALS
+    from llmsearch_optuna.optimize.prepare import DEFAULT_TRIALS
     from llmsearch_optuna.storage.address import StorageAddress
     from llmsearch_optuna.study_file.model import check_space, metric_name
 

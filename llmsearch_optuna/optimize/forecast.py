@@ -23,7 +23,8 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import prompt_table
-from llmsearch_optuna.optimize.plan import Plan, Prepared, prepare
+from llmsearch_optuna.optimize.plan import Plan
+from llmsearch_optuna.optimize.prepare import Prepared, prepare
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
 from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter

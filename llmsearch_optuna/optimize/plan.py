@@ -6,41 +6,35 @@ Everything here follows from the arguments, so a study that is resumed gets the 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import optuna
 
-from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.baselines import Baselines, same_as
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
-from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
+from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.optimize.pruner import PairedPruner, make_pruner
-from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
+from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.optimize.samplers import (
     Candidate,
     CandidateMaker,
-    GridSuggester,
-    Suggester,
     candidate_of,
-    make_suggester,
 )
-from llmsearch_optuna.options import ForecastOptions, PlanOptions, TaskOptions, part
-from llmsearch_optuna.space.space import BRANCH, Space
+from llmsearch_optuna.optimize.space_points import inert_by_branch, inert_warning
+from llmsearch_optuna.options import PlanOptions
+from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
 from llmsearch_optuna.stats.group_sequential import StageDesign
 from llmsearch_optuna.storage.records import Item
-from llmsearch_optuna.storage.study import OpenedStudy, stored_fingerprint
+from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.task.prompts import chat_markers
 from llmsearch_optuna.task.split import Split, assign_folds, split_rows, split_with_reserve
-from llmsearch_optuna.task.task import PreparedTask, Task
+from llmsearch_optuna.task.task import PreparedTask
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
 
@@ -345,235 +339,3 @@ def endless_warning(task: PreparedTask, tokenizer: Any, params: GenerationParams
 def readable(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are set."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-DEFAULT_TRIALS = 40
-
-Pruner = PairedPruner | optuna.pruners.BasePruner | None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A study before it begins.
-
-    Attributes:
-        plan: Which rows, in which order, and the first two trials.
-        served: The model, ready to decode.
-        space: Where configurations come from.
-        suggester: Chooses among them; None where the user gave a sampler.
-        pruner: Stops hopeless trials; None stops none.
-        algorithm: Which rules the study goes by; see `ALGORITHM`.
-    """
-
-    plan: Plan
-    served: ResolvedEngine
-    space: Space
-    suggester: Suggester | None
-    pruner: Pruner
-    algorithm: int
-
-    @property
-    def default_name(self) -> str:
-        """What the study is called where the user gives it no name."""
-        return _default_name(self.plan.task, self.served)
-
-    def total_trials(self, n_trials: int | None) -> int:
-        """The study's total: what is asked for, else a whole grid, else 40."""
-        if n_trials is not None:
-            return n_trials
-        if not isinstance(self.suggester, GridSuggester):
-            return DEFAULT_TRIALS
-        first = {p.fingerprint for p in (self.plan.baseline, self.plan.greedy, *self.plan.try_first) if p is not None}
-        return len(first) + self.suggester.untried(first)
-
-
-def prepare(
-    model: Any,
-    dataset: Any,
-    space: Any,
-    tokenizer: Any,
-    options: ForecastOptions,
-    *,
-    algorithm_of: Callable[[str], int] = lambda _: ALGORITHM,
-) -> Prepared:
-    """Check the arguments of `search`, load the model, and plan.
-
-    Args:
-        model: See `search`.
-        dataset: See `search`.
-        space: See `search`.
-        tokenizer: See `search`.
-        options: Of `search` or `forecast`, those with defaults too.
-        algorithm_of: The number of the rules by which a study goes, from its default name; see `ALGORITHM`.
-
-    Raises:
-        InputError: An argument cannot be used; says which and why.
-    """
-    pruner = _pruner(options["pruner"], options["objectives"])
-    _check_sampler(options["sampler"])
-    checked = Space.of(space)
-    # Read first, so that a mistyped path is said at once, not after minutes of loading.
-    task = Task.of(dataset, **part(TaskOptions, options)).read()
-    constraints = Constraints.of(options["constraints"], postprocess=postprocess_of(task.postprocess))
-    wanted = Objectives.of(
-        options["objectives"],
-        task.direction or "maximize",
-        metric=task.metric_name,
-        postprocess=postprocess_of(task.postprocess),
-    )
-    served = resolve_engine(model, tokenizer, options)
-    ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
-    algorithm = algorithm_of(_default_name(ready, served))
-    if isinstance(pruner, PairedPruner) and algorithm < 2:
-        pruner = replace(pruner, knows_failing_rows=False)
-    plan = make_plan(
-        ready, served, checked, pruner, options, algorithm, wanted.checked(ready), constraints.checked(ready)
-    )
-    check_supported(checked, served, plan.baseline)
-    served.expect(requests_for(ready, plan.baseline, ("search", 0), order=expected_rows(ready), replicates=[0]))
-    suggester, sampler = None, options["sampler"]
-    if isinstance(sampler, str):
-        suggester = make_suggester(
-            sampler,
-            checked,
-            seed=options["seed"],
-            direction=plan.rows.objectives.directions,
-            defaults=served.defaults,
-        )
-    return Prepared(plan, served, checked, suggester, pruner, algorithm)
-
-
-MOST_EXPECTED = 2048
-"""Rows that say what all prompts begin with; all where there are no more."""
-
-
-def expected_rows(task: PreparedTask) -> Sequence[int]:
-    """Return the rows whose prompts are tokenized before the first trial, so that what all begin with is known.
-
-    The first and the last prompt in alphabetical order are among them: whatever these share, all share.
-    """
-    if len(task) <= MOST_EXPECTED:
-        return range(len(task))
-    by_text = task.prompts.__getitem__
-    ends = (min(range(len(task)), key=by_text), max(range(len(task)), key=by_text))
-    step = -(-len(task) // (MOST_EXPECTED - len(ends)))
-    return sorted({*range(0, len(task), step), *ends})
-
-
-def stored_algorithm(storage: str | None, study_name: str) -> int:
-    """Return by which rules the study of this name was started; those of today where there is none yet.
-
-    Args:
-        storage: See `search`.
-        study_name: The study's name.
-    """
-    found = stored_fingerprint(storage, study_name)
-    return ALGORITHM if found is None else min(ALGORITHM, int(found.get("algorithm", ALGORITHM)))
-
-
-def _default_name(task: PreparedTask, served: ResolvedEngine) -> str:
-    return f"{task.name}-{served.name}"
-
-
-def _check_sampler(sampler: Any) -> None:
-    if isinstance(sampler, optuna.samplers.BruteForceSampler | optuna.samplers.GridSampler):
-        raise InputError(
-            f"sampler={type(sampler).__name__} ends a study from within `study.optimize`, which is not called here; "
-            "sampler='grid' tries every combination once"
-        )
-
-
-def _pruner(pruner: Any, objectives: Any) -> Pruner:
-    if not isinstance(objectives, str) and len(tuple(objectives)) > 1:
-        if pruner in ("paired", "none"):
-            return None
-        raise InputError(f"pruner={pruner!r}: a study with several objectives prunes nothing; leave pruner= out")
-    return make_pruner(pruner)
-
-
-def check_supported(space: Space, served: ResolvedEngine, *configurations: Mapping[str, Any]) -> None:
-    """Make sure that what decodes can apply what is going to be tried.
-
-    Args:
-        space: What is searched.
-        served: What decodes.
-        configurations: Tried in any case: the baseline.
-
-    Raises:
-        InputError: It cannot; names every such parameter, and who takes it.
-    """
-    points = [point for _, point in _points(space, served.defaults)]
-    problems = {served.backend.refusal(params): None for params in [*configurations, *points]}
-    told = [problem for problem in problems if problem is not None]
-    if told:
-        raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")
-
-
-def parameter_ends(space: Space, defaults: Mapping[str, Any]) -> list[ParameterEnds]:
-    """Both ends of every searched parameter that changes which tokens are picked, the others in the middle."""
-    found: dict[str, ParameterEnds] = {}
-    for branch in space.branches:
-        middle = {name: _middle(searched.ends()) for name, searched in branch.searched.items()}
-        for name in sorted(set(branch.searched) - set(_ENDS_OF_TEXTS) - set(found)):
-            ends = branch.searched[name].ends()
-            try:
-                low, high = (
-                    GenerationParams.of({**branch.fixed, **middle, name: end}, defaults) for end in (ends[0], ends[-1])
-                )
-            except InputError:  # a combination that is refused fails its own trial
-                continue
-            if low != high:
-                found[name] = ParameterEnds(name, low, high)
-    return list(found.values())
-
-
-_ENDS_OF_TEXTS = ("max_new_tokens", "min_new_tokens", "stop", "stop_strings", "stop_token_sequences")
-"""Searched parameters that need not change the beginning of any text."""
-
-
-def _middle(ends: Sequence[Any]) -> Any:
-    if len(ends) == 2 and all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
-        return (ends[0] + ends[1]) // 2 if isinstance(ends[0], int) else (ends[0] + ends[1]) / 2
-    return ends[len(ends) // 2]
-
-
-POINTS = 32
-"""Points that are drawn for each branch."""
-
-
-def inert_by_branch(space: Space, defaults: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The parameters that have no effect at any point that was drawn, by branch (``""`` where there is only one).
-
-    >>> space = Space.of([{"max_new_tokens": 9, "temperature": 0.5}, {"max_new_tokens": 9, "do_sample": True}])
-    >>> inert_by_branch(space, {})
-    {'default': ('temperature',), 'sampling': ()}
-
-    Args:
-        space: What is searched.
-        defaults: The model's generation configuration.
-    """
-    inert: dict[str, set[str]] = defaultdict(set)
-    useful: dict[str, set[str]] = defaultdict(set)
-    for branch, params in _points(space, defaults):
-        inert[branch].update(params.inert)
-        useful[branch].update(params)
-    return {branch: tuple(sorted(inert[branch] - useful[branch])) for branch in sorted(inert)}
-
-
-def _points(space: Space, defaults: Mapping[str, Any]) -> Iterator[tuple[str, GenerationParams]]:
-    """Points of every branch, each with the branch's name; the same ones every time."""
-    rng = np.random.default_rng(0)
-    for _ in range(POINTS * max(1, len(space.branches))):
-        try:
-            point = space.at_random(rng)
-            params = GenerationParams.of(point.values, defaults)
-        except InputError:  # a combination that is refused fails its own trial
-            continue
-        yield str(point.params.get(BRANCH, "")), params
-
-
-def inert_warning(by_place: Mapping[str, Iterable[str]]) -> str | None:
-    """The warning that names what has no effect, by place; None where everything has one."""
-    listed = {place: ", ".join(names) for place, names in by_place.items()}
-    told = [f"{names} ({place})" if place else names for place, names in listed.items() if names]
-    return f"without effect beside the other parameters, and left out: {'; '.join(told)}" if told else None

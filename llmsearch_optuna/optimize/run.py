@@ -18,12 +18,14 @@ from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallb
 from llmsearch_optuna.optimize.draws import examine_draws, stored_draws
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.loop import run_trials
-from llmsearch_optuna.optimize.plan import Plan, Prepared, parameter_ends, readable
+from llmsearch_optuna.optimize.plan import Plan, readable
+from llmsearch_optuna.optimize.prepare import Prepared
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.request_queue import RequestQueue
 from llmsearch_optuna.optimize.selection import WinnerSelector
 from llmsearch_optuna.optimize.set_aside import BaselineRows, set_aside_sentence, stored_set_aside
 from llmsearch_optuna.optimize.signals import interruptible, resume_hint
+from llmsearch_optuna.optimize.space_points import parameter_ends
 from llmsearch_optuna.optimize.throughput import ThroughputMeter, counters_since, stored_engine_work
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
 from llmsearch_optuna.optimize.trial_queue import TrialQueue

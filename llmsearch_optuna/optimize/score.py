@@ -17,8 +17,8 @@ from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.evaluation import requests_for
-from llmsearch_optuna.optimize.plan import inert_warning
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
+from llmsearch_optuna.optimize.space_points import inert_warning
 from llmsearch_optuna.options import ScoreOptions, TaskOptions, part
 from llmsearch_optuna.storage.records import RowRecord, mean
 from llmsearch_optuna.task.task import PreparedTask, Task

@@ -17,7 +17,9 @@ from llmsearch_optuna import presets, score, search
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize import plan
-from llmsearch_optuna.optimize.plan import MOST_EXPECTED, endless_warning, expected_rows, inert_by_branch
+from llmsearch_optuna.optimize.plan import endless_warning
+from llmsearch_optuna.optimize.prepare import MOST_EXPECTED, expected_rows
+from llmsearch_optuna.optimize.space_points import inert_by_branch
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.task.task import Task
 from tests.synthetic import TextEngine, dataset, number_metric

@@ -1,0 +1,103 @@
+"""What points of a space say before anything is decoded: what cannot be asked for, and what has no effect."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmsearch_optuna.backends.protocol import ParameterEnds
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
+from llmsearch_optuna.space.space import BRANCH, Space
+
+
+def check_supported(space: Space, served: ResolvedEngine, *configurations: Mapping[str, Any]) -> None:
+    """Make sure that what decodes can apply what is going to be tried.
+
+    Args:
+        space: What is searched.
+        served: What decodes.
+        configurations: Tried in any case: the baseline.
+
+    Raises:
+        InputError: It cannot; names every such parameter, and who takes it.
+    """
+    points = [point for _, point in _points(space, served.defaults)]
+    problems = {served.backend.refusal(params): None for params in [*configurations, *points]}
+    told = [problem for problem in problems if problem is not None]
+    if told:
+        raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")
+
+
+def parameter_ends(space: Space, defaults: Mapping[str, Any]) -> list[ParameterEnds]:
+    """Both ends of every searched parameter that changes which tokens are picked, the others in the middle."""
+    found: dict[str, ParameterEnds] = {}
+    for branch in space.branches:
+        middle = {name: _middle(searched.ends()) for name, searched in branch.searched.items()}
+        for name in sorted(set(branch.searched) - set(_ENDS_OF_TEXTS) - set(found)):
+            ends = branch.searched[name].ends()
+            try:
+                low, high = (
+                    GenerationParams.of({**branch.fixed, **middle, name: end}, defaults) for end in (ends[0], ends[-1])
+                )
+            except InputError:  # a combination that is refused fails its own trial
+                continue
+            if low != high:
+                found[name] = ParameterEnds(name, low, high)
+    return list(found.values())
+
+
+_ENDS_OF_TEXTS = ("max_new_tokens", "min_new_tokens", "stop", "stop_strings", "stop_token_sequences")
+"""Searched parameters that need not change the beginning of any text."""
+
+
+def _middle(ends: Sequence[Any]) -> Any:
+    if len(ends) == 2 and all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
+        return (ends[0] + ends[1]) // 2 if isinstance(ends[0], int) else (ends[0] + ends[1]) / 2
+    return ends[len(ends) // 2]
+
+
+POINTS = 32
+"""Points that are drawn for each branch."""
+
+
+def inert_by_branch(space: Space, defaults: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The parameters that have no effect at any point that was drawn, by branch (``""`` where there is only one).
+
+    >>> space = Space.of([{"max_new_tokens": 9, "temperature": 0.5}, {"max_new_tokens": 9, "do_sample": True}])
+    >>> inert_by_branch(space, {})
+    {'default': ('temperature',), 'sampling': ()}
+
+    Args:
+        space: What is searched.
+        defaults: The model's generation configuration.
+    """
+    inert: dict[str, set[str]] = defaultdict(set)
+    useful: dict[str, set[str]] = defaultdict(set)
+    for branch, params in _points(space, defaults):
+        inert[branch].update(params.inert)
+        useful[branch].update(params)
+    return {branch: tuple(sorted(inert[branch] - useful[branch])) for branch in sorted(inert)}
+
+
+def _points(space: Space, defaults: Mapping[str, Any]) -> Iterator[tuple[str, GenerationParams]]:
+    """Points of every branch, each with the branch's name; the same ones every time."""
+    rng = np.random.default_rng(0)
+    for _ in range(POINTS * max(1, len(space.branches))):
+        try:
+            point = space.at_random(rng)
+            params = GenerationParams.of(point.values, defaults)
+        except InputError:  # a combination that is refused fails its own trial
+            continue
+        yield str(point.params.get(BRANCH, "")), params
+
+
+def inert_warning(by_place: Mapping[str, Iterable[str]]) -> str | None:
+    """The warning that names what has no effect, by place; None where everything has one."""
+    listed = {place: ", ".join(names) for place, names in by_place.items()}
+    told = [f"{names} ({place})" if place else names for place, names in listed.items() if names]
+    return f"without effect beside the other parameters, and left out: {'; '.join(told)}" if told else None
