@@ -22,8 +22,8 @@ NAME = PACKAGE.name
 LAYERS = (
     "errors", "types", "redaction", "openmp", "progress", "verbosity", "fingerprint",
     "engine.sampling", "engine.request", "engine.stats",  # what is asked and answered: all that speak to an engine
-    "stats", "metrics", "models", "task", "space", "presets", "backends", "options", "engine", "storage", "demo",
-    "optimize", "analysis", "report", "dashboard", "search_result", "api", "", "study_file", "workers", "cli",
+    "stats", "metrics", "models", "task", "space", "presets", "backends", "declaration", "options", "engine", "storage",
+    "demo", "optimize", "analysis", "report", "dashboard", "search_result", "api", "", "study_file", "workers", "cli",
     "__main__",
 )  # fmt: skip
 """The rooms from low to high; each may import what stands before it. ``""`` is the package's own ``__init__``."""

@@ -16,19 +16,15 @@ from typer.testing import CliRunner
 import llmsearch_optuna
 from llmsearch_optuna import api, options
 from llmsearch_optuna.cli.arguments import flag
+from llmsearch_optuna.declaration import Key, Limits, Option, completed, declared
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import (
     CheckOptions,
     ConfirmOptions,
     ForecastOptions,
     Inputs,
-    Key,
-    Limits,
-    Option,
     ScoreOptions,
     SearchOptions,
-    completed,
-    declared,
     every_option,
     for_workers,
     keys_of,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from llmsearch_optuna.options import Option, every_option
+from llmsearch_optuna.declaration import Option
+from llmsearch_optuna.options import every_option
 from llmsearch_optuna.study_file.model import Changes, StudyFile, read_study_file
 
 if TYPE_CHECKING:

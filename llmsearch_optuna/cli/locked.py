@@ -9,8 +9,9 @@ import typer
 
 from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.cli.terminal import say
+from llmsearch_optuna.declaration import declared, part
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ModelOptions, ServerOptions, declared, part
+from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ModelOptions, ServerOptions
 from llmsearch_optuna.study_file.model import Changes, StudyFile, parse_study_file, read_study_file, search_arguments
 
 if TYPE_CHECKING:

@@ -227,7 +227,8 @@ def _search(arguments: dict[str, Any], workers: int, ray: str | None, observer: 
 def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
     from llmsearch_optuna.api import forecast
     from llmsearch_optuna.cli.output import wide_enough
-    from llmsearch_optuna.options import ForecastOptions, part
+    from llmsearch_optuna.declaration import part
+    from llmsearch_optuna.options import ForecastOptions
     from llmsearch_optuna.study_file.model import search_arguments, with_defaults
 
     if not quiet:

@@ -11,8 +11,9 @@ import typer
 
 from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.cli.terminal import say
+from llmsearch_optuna.declaration import part
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.options import ModelOptions, part
+from llmsearch_optuna.options import ModelOptions
 from llmsearch_optuna.study_file.model import Changes, metric_name, search_arguments
 
 

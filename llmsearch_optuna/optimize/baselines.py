@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmsearch_optuna.declaration import nearest
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.options import nearest
 
 logger = logging.getLogger("llmsearch_optuna.optimize.baselines")
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
-from llmsearch_optuna.options import ConfirmOptions, ModelOptions, TaskOptions, part
+from llmsearch_optuna.options import ConfirmOptions, ModelOptions, TaskOptions
 from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from llmsearch_optuna.declaration import part
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import Constraints
@@ -25,7 +26,7 @@ from llmsearch_optuna.optimize.samplers import (
     make_suggester,
 )
 from llmsearch_optuna.optimize.space_points import check_supported
-from llmsearch_optuna.options import ForecastOptions, TaskOptions, part
+from llmsearch_optuna.options import ForecastOptions, TaskOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.storage.study import stored_fingerprint
 from llmsearch_optuna.task.task import PreparedTask, Task

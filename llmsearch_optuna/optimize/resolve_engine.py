@@ -19,11 +19,12 @@ from llmsearch_optuna.backends.function import FunctionBackend
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.backends.server import connect, is_address
 from llmsearch_optuna.backends.vllm import is_vllm, open_vllm
+from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
-from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions, part
+from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from llmsearch_optuna.backends.protocol import RequestHandler
+from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
@@ -19,7 +20,7 @@ from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.optimize.space_points import inert_warning
-from llmsearch_optuna.options import ScoreOptions, TaskOptions, part
+from llmsearch_optuna.options import ScoreOptions, TaskOptions
 from llmsearch_optuna.storage.records import RowRecord, mean
 from llmsearch_optuna.task.task import PreparedTask, Task
 

@@ -27,19 +27,9 @@ from pydantic import (
     model_validator,
 )
 
+from llmsearch_optuna.declaration import Limits, Option, annotation, declared, part
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.options import (
-    Inputs,
-    Limits,
-    Option,
-    SearchOptions,
-    TaskOptions,
-    annotation,
-    declared,
-    every_option,
-    keys_of,
-    part,
-)
+from llmsearch_optuna.options import Inputs, SearchOptions, TaskOptions, every_option, keys_of
 from llmsearch_optuna.redaction import redacted
 from llmsearch_optuna.study_file.locations import place, place_of_mention
 

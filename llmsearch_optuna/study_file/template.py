@@ -9,7 +9,8 @@ from typing import Any
 
 import tomli_w
 
-from llmsearch_optuna.options import Option, every_option, keys_of
+from llmsearch_optuna.declaration import Option
+from llmsearch_optuna.options import every_option, keys_of
 from llmsearch_optuna.study_file.model import TABLES
 from llmsearch_optuna.study_file.schema import DIRECTIVE
 

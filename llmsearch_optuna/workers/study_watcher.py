@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.analysis.status import incumbent_mean, so_far, stage_of, work_of
+from llmsearch_optuna.declaration import completed, part
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize.draws import stored_draws
 from llmsearch_optuna.optimize.forecast import Forecast
 from llmsearch_optuna.optimize.signals import resume_hint
-from llmsearch_optuna.options import SearchOptions, completed, part
+from llmsearch_optuna.options import SearchOptions
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
 from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of, score_of

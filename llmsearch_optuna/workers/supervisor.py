@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from llmsearch_optuna.declaration import completed, part
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.options import SearchOptions, completed, part
+from llmsearch_optuna.options import SearchOptions
 from llmsearch_optuna.progress import Callback, StudyEnded
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.study import prepare_database

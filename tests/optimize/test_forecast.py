@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.api import forecast, search
+from llmsearch_optuna.declaration import completed
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import GenerationParams
@@ -22,7 +23,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.forecast import Forecast, Probe, Range, make_forecast
 from llmsearch_optuna.optimize.prepare import Prepared, prepare
 from llmsearch_optuna.optimize.throughput import Span
-from llmsearch_optuna.options import ForecastOptions, completed
+from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.storage.records import RowRecord
 from tests.optimize.studies import SPACE, Recorder, run, signature
 from tests.synthetic import TextEngine, dataset, number_metric
