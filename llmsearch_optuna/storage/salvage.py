@@ -105,29 +105,34 @@ def _copy_table(source: sqlite3.Connection, new: sqlite3.Connection, table: str,
             found.lost.append(f"{table}: a damaged row{_named(table, values)}")
             continue
         try:
-            new.execute(insert, [row[column] for column in shared])
+            found.saved[table] += new.execute(insert, [row[column] for column in shared]).rowcount
         except sqlite3.Error as error:
             found.lost.append(f"{table}: a row{_named(table, values)} ({error})")
-        else:
-            found.saved[table] += 1
 
 
 def _readable_rows(
     source: sqlite3.Connection, table: str, columns: list[str], lost: list[str]
 ) -> Iterator[tuple[Any, ...]]:
-    """All rows that can be read, in the order in which they were written; where one raises, on with the next."""
+    """All rows that can be read, in the order in which they were written; where one raises, on with the next.
+
+    A damaged page may hold row ids that are lower than those before it, so what was read never leads back; where the
+    same place raises again and again the steps over it grow.
+    """
     select = f'SELECT rowid, {", ".join(_quoted(columns))} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'
-    last = 0
+    last, least = 0, 0
     while True:
+        start = last
         try:
             for rowid, *values in source.execute(select, (last,)):
-                last = rowid
+                last = max(last, rowid)
                 yield tuple(values)
         except sqlite3.DatabaseError as error:
+            least = 0 if last > start else max(1, 2 * least)
             step = _steps_over(source, table, select, last)
             if step is None:
                 lost.append(f"{table}: everything after {last or 'its beginning'} rows ({error})")
                 return
+            step = max(step, least)
             lost.append(f"{table}: up to {step} rows after the first {last} ({error})")
             last += step
         else:

@@ -6,7 +6,9 @@ import contextlib
 import random
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from llmsearch_optuna.cli.app import app
 from llmsearch_optuna.errors import InputError, LlmsearchError, StudyError
 from llmsearch_optuna.search_result import load_result
-from llmsearch_optuna.storage.salvage import salvage
+from llmsearch_optuna.storage.salvage import _readable_rows, salvage
 from tests.optimize.studies import run
 from tests.synthetic import TextEngine
 
@@ -133,6 +135,47 @@ def test_files_that_are_cut_or_overwritten_anywhere_end_in_a_study_or_in_words(w
         with contextlib.suppress(LlmsearchError):  # such as a study whose settings are lost
             goes_on(new)
     assert saved >= 4
+
+
+class Misleading:
+    """A table whose damaged page holds lower row ids than were asked for, and then raises."""
+
+    def execute(self, select: str, values: tuple[int, ...] = ()) -> Iterator[tuple[int, str]]:
+        if "max(rowid)" in select:
+            return Rows(iter([(1000,)]))
+        return Rows(self._rows(values[0]))
+
+    def _rows(self, after: int) -> Iterator[tuple[int, str]]:
+        if after < 900:
+            yield (0, "from the damaged page")
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        yield from [(rowid, "whole") for rowid in range(after + 1, 1001)]
+
+
+class Rows:
+    def __init__(self, rows: Iterator[Any]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
+
+
+def test_row_ids_that_lead_back_do_not_keep_it_for_ever() -> None:
+    lost: list[str] = []
+    found = [value for (value,) in _readable_rows(Misleading(), "t", ["value"], lost)]  # type: ignore[arg-type]
+    assert len(lost) < 20
+    assert found.count("from the damaged page") < 20
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 0.7, 0.75, 0.85, 0.9, 0.95])
+def test_a_file_that_is_cut_anywhere_is_read_to_an_end(whole: Path, tmp_path: Path, share: float) -> None:
+    text = whole.read_bytes()
+    (tmp_path / "s.db").write_bytes(text[: int(len(text) * share)])
+    with contextlib.suppress(StudyError):
+        assert salvage(tmp_path / "s.db", tmp_path / "new.db").lost
 
 
 def test_the_command_says_what_was_saved_and_lost(whole: Path, tmp_path: Path) -> None:
