@@ -39,14 +39,6 @@ from llmsearch_optuna.task.task import PreparedTask
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
 
 
-ALGORITHM = 3
-"""Counts up when the same arguments give other trials. A study goes on by the number that it was started with.
-
-1: the space's fixed values were part of the baseline, and the pruner did not know of rows that the incumbent fails on.
-2: all rows that were not held out were searched, however many.
-"""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What follows from the arguments alone.

@@ -17,7 +17,7 @@ from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import Constraints
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.optimize.plan import ALGORITHM, Plan, make_plan
+from llmsearch_optuna.optimize.plan import Plan, make_plan
 from llmsearch_optuna.optimize.pruner import PairedPruner, make_pruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
 from llmsearch_optuna.optimize.samplers import (
@@ -30,6 +30,13 @@ from llmsearch_optuna.options import ForecastOptions, TaskOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.storage.study import stored_fingerprint
 from llmsearch_optuna.task.task import PreparedTask, Task
+
+ALGORITHM = 3
+"""Counts up when the same arguments give other trials. A study goes on by the number that it was started with.
+
+1: the space's fixed values were part of the baseline, and the pruner did not know of rows that the incumbent fails on.
+2: all rows that were not held out were searched, however many.
+"""
 
 DEFAULT_TRIALS = 40
 

@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import search
 from llmsearch_optuna.engine.request import Completion
-from llmsearch_optuna.optimize import plan as planning
+from llmsearch_optuna.optimize import prepare as preparation
 from llmsearch_optuna.search_result import SearchResult
 from tests.synthetic import TextEngine, dataset, number_metric
 
@@ -64,7 +64,7 @@ def test_what_the_space_fixes_besides_is_said(tmp_path: Path) -> None:
 
 def test_a_study_from_before_goes_on_by_its_own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(planning, "ALGORITHM", 1)
+        earlier.setattr(preparation, "ALGORITHM", 1)
         old = run(tmp_path, n_trials=4)
     assert old.baseline_params["repetition_penalty"] == 1.3
     going_on = run(tmp_path, n_trials=6)
@@ -72,7 +72,7 @@ def test_a_study_from_before_goes_on_by_its_own_rules(tmp_path: Path, monkeypatc
     assert going_on.baseline_params["repetition_penalty"] == 1.3
     fresh = run(tmp_path, study_name="fresh")
     assert "repetition_penalty" not in fresh.baseline_params
-    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "study") == 1
-    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "fresh") == planning.ALGORITHM
-    assert planning.stored_algorithm(f"sqlite:///{tmp_path}/nothing.db", "study") == planning.ALGORITHM
+    assert preparation.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "study") == 1
+    assert preparation.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "fresh") == preparation.ALGORITHM
+    assert preparation.stored_algorithm(f"sqlite:///{tmp_path}/nothing.db", "study") == preparation.ALGORITHM
     assert not (tmp_path / "nothing.db").exists()

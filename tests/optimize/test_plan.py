@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from llmsearch_optuna import presets, score, search
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize import plan
+from llmsearch_optuna.optimize import space_points
 from llmsearch_optuna.optimize.plan import endless_warning
 from llmsearch_optuna.optimize.prepare import MOST_EXPECTED, expected_rows
 from llmsearch_optuna.optimize.space_points import inert_by_branch
@@ -81,7 +81,7 @@ def test_a_score_names_them_too(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_worked_example_holds() -> None:
-    assert doctest.testmod(plan) == (0, 2)
+    assert doctest.testmod(space_points) == (0, 2)
 
 
 ROWS = [{"question": f"{i} + 1 = ?", "answer": str(i + 1)} for i in range(24)]

@@ -12,7 +12,7 @@ import pytest
 from llmsearch_optuna import progress
 from llmsearch_optuna.analysis.status import read_status
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.optimize import plan as planning
+from llmsearch_optuna.optimize import prepare as preparation
 from llmsearch_optuna.optimize.holdout import StagePlan, TokenCosts, plan_stages
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.stats.replicate_allocation import DifferenceVariance
@@ -135,7 +135,7 @@ def test_a_stage_that_was_interrupted_goes_on_with_the_same_rows(
 def test_a_study_of_the_version_before_keeps_its_split(tmp_path: Path) -> None:
     few: dict[str, Any] = RESERVE | {"n_trials": 2}
     with pytest.MonkeyPatch.context() as earlier:
-        earlier.setattr(planning, "ALGORITHM", 2)
+        earlier.setattr(preparation, "ALGORITHM", 2)
         before = run(tmp_path, TextEngine(small_gain), **few)
     assert len(before.row_scores(0)) == 154
     engine = TextEngine(small_gain)

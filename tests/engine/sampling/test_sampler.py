@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, LogitsProcessorList
+from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from llmsearch_optuna.engine.sampling import sampler
@@ -23,6 +23,7 @@ from llmsearch_optuna.engine.sampling.hf_processors import (
     own_processors,
 )
 from llmsearch_optuna.engine.sampling.params import model_defaults
+from llmsearch_optuna.engine.sampling.penalties import PresenceFrequencyLogitsProcessor
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
 from tests.engine.sampling.rows import (
     KINDS,
@@ -69,7 +70,7 @@ class ByHuggingFace:
         model.generate(
             prompt,
             custom_generate=capture,
-            logits_processor=own_processors(row.params),
+            logits_processor=LogitsProcessorList(_starting_behind(row, one) for one in own_processors(row.params)),
             **row.params.to_hugging_face(model_defaults(model)),
         )
         (self.processors,) = captured
@@ -112,6 +113,15 @@ class ByHuggingFace:
         ids = np.arange(len(logits))[None]
         noise = gumbel(self.row.params.generation_seed, [self.row.row_key], [self.row.step], ids)[0]
         return int(np.argmax(np.where(kept.numpy(), exact.double().log_softmax(-1).numpy() + noise, -np.inf)))
+
+
+def _starting_behind(row: Row, processor: LogitsProcessor) -> LogitsProcessor:
+    """The processor, told where the prompt ends: here it is not called from a text's first token on."""
+    if not isinstance(processor, PresenceFrequencyLogitsProcessor):
+        return processor
+    return PresenceFrequencyLogitsProcessor(
+        processor.presence_penalty, processor.frequency_penalty, prompt_length=row.prompt_length
+    )
 
 
 @settings(max_examples=250)
