@@ -7,19 +7,18 @@ and winner are decoded on the rows that no trial has seen, and compared as the s
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.locked_rows import LockedRows, LockedStudy, lock
 from llmsearch_optuna.optimize.loop import gather
+from llmsearch_optuna.optimize.scored_rows import completions_by_row, corpus_score
 from llmsearch_optuna.optimize.signals import interruptible
 from llmsearch_optuna.options import ConfirmOptions
 from llmsearch_optuna.stats.comparison import compare
@@ -172,31 +171,13 @@ def _verdict(locked: LockedRows, baseline: Sequence[RowRecord], winner: Sequence
     }
     if task.metric.per_row is False:
         return compare_corpus(
-            lambda completions, references, rows: _corpus_score(locked, completions, references, rows),
-            *(_completions(records, order) for records in kept),
+            partial(corpus_score, locked.rows),
+            *(completions_by_row(records, order) for records in kept),
             references=[task.references[row] for row in order],
             rows=[task.rows[row] for row in order],
             **told,
         )
     return compare(*(score_table(records, order) for records in kept), **told)
-
-
-def _corpus_score(
-    locked: LockedRows, completions: Sequence[Completion], references: Sequence[Any], rows: Sequence[Mapping[str, Any]]
-) -> float:
-    """The metric, or not a number where it cannot be computed on rows that were drawn."""
-    try:
-        texts = [completion.text for completion in completions]
-        return locked.rows.task.metric.score_corpus(texts, references, rows, completions=completions)
-    except MetricError:
-        return math.nan
-
-
-def _completions(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[Completion]]:
-    by_row: dict[int, list[Completion]] = {row: [] for row in order}
-    for record in sorted(records, key=lambda r: r.replicate):
-        by_row[record.row].append(record.completion)
-    return list(by_row.values())
 
 
 def _uncapitalized(text: str) -> str:

@@ -6,7 +6,6 @@ Of a reserve the look has stages; otherwise all rows are taken at once. How scor
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +17,18 @@ from optuna.trial import FrozenTrial
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
-from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.holdout import StagePlan
 from llmsearch_optuna.optimize.loop import gather
-from llmsearch_optuna.optimize.scored_rows import corpus_mean, rows_with_score, store_scores
+from llmsearch_optuna.optimize.scored_rows import (
+    completions_by_row,
+    corpus_mean,
+    corpus_score,
+    rows_with_score,
+    store_scores,
+)
 from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL, ConditionOutcome
 from llmsearch_optuna.stats.corpus_comparison import compare_corpus
@@ -228,9 +232,9 @@ class HoldoutLook:
             # Of both: what cannot be computed at all is an error, not an open interval.
             for records in kept.values():
                 corpus_mean(self.rows, records)
-            completions = {n: _completions(records, order) for n, records in kept.items()}
+            completions = {n: completions_by_row(records, order) for n, records in kept.items()}
             return compare_corpus(
-                self._corpus_score,
+                partial(corpus_score, self.rows),
                 completions[against],
                 completions[self.look.winner],
                 references=[self.rows.task.references[row] for row in order],
@@ -264,16 +268,6 @@ class HoldoutLook:
         gains: NDArray[np.float64] = (second - first) * (-1.0 if self.rows.direction == "minimize" else 1.0)
         return gains
 
-    def _corpus_score(
-        self, completions: Sequence[Completion], references: Sequence[Any], rows: Sequence[Mapping[str, Any]], /
-    ) -> float:
-        """The metric, or not a number where it cannot be computed on rows that were drawn."""
-        try:
-            texts = [completion.text for completion in completions]
-            return self.rows.task.metric.score_corpus(texts, references, rows, completions=completions)
-        except MetricError:
-            return math.nan
-
     def _looks_taken(self) -> int:
         verdicts = [look.verdict for look in self.opened.records.looks() if look.verdict is not None]
         return sum(Verdict.from_json(verdict).difference is not None for verdict in verdicts)
@@ -304,12 +298,3 @@ class HoldoutLook:
                 side = "at least" if limit.sense == ">=" else "at most"
                 told.append(f"{condition.name} is shown to be {side} {bound:.4g} and has to be {limit}")
         return told
-
-
-def _completions(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[Completion]]:
-    """Completions [rows][replicates], rows in this order."""
-    found: dict[int, list[Completion]] = {row: [] for row in order}
-    for record in sorted(records, key=lambda r: r.replicate):
-        if record.row in found:
-            found[record.row].append(record.completion)
-    return list(found.values())

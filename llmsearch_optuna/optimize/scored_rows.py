@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.storage.leases import Claim
@@ -44,3 +47,27 @@ def corpus_mean(rows: SearchRows, records: Sequence[RowRecord]) -> float:
     """
     replicates = sorted({r.replicate for r in records})
     return mean([rows.value([r for r in records if r.replicate == which]) for which in replicates])
+
+
+def corpus_score(
+    rows: SearchRows,
+    completions: Sequence[Completion],
+    references: Sequence[Any],
+    columns: Sequence[Mapping[str, Any]],
+    /,
+) -> float:
+    """The corpus metric, or not a number where it cannot be computed on rows that were drawn."""
+    try:
+        texts = [completion.text for completion in completions]
+        return rows.task.metric.score_corpus(texts, references, columns, completions=completions)
+    except MetricError:
+        return math.nan
+
+
+def completions_by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[list[Completion]]:
+    """Completions [rows][replicates], rows in this order."""
+    found: dict[int, list[Completion]] = {row: [] for row in order}
+    for record in sorted(records, key=lambda r: r.replicate):
+        if record.row in found:
+            found[record.row].append(record.completion)
+    return list(found.values())
