@@ -12,6 +12,7 @@ from typing import Any
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import DecodingError, InputError, StudyError
+from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.locked_rows import LockedRows, lock
 from llmsearch_optuna.options import CheckOptions
@@ -102,14 +103,6 @@ def check_study(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, o
 
 
 def _decoded(locked: LockedRows, requests: list[Request]) -> list[RowRecord]:
-    backend, records = locked.served.backend, list[RowRecord]()
-    backend.submit(requests)
-    try:
-        while len(records) < len(requests):
-            finished = backend.poll()
-            if not finished:
-                raise DecodingError(f"the engine returned {len(records)} of {len(requests)} rows")
-            records += [RowRecord.of(item) for item in finished]
-    finally:
-        backend.cancel(requests[0].tag)
+    records: list[RowRecord] = []
+    decode_all(locked.served.backend, requests, lambda finished: records.extend(map(RowRecord.of, finished)))
     return sorted(records, key=lambda r: (r.row, r.replicate))

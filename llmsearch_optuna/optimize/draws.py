@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from llmsearch_optuna.backends.protocol import EngineBackend, Repetition
-from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
@@ -138,15 +139,14 @@ def _variance(backend: EngineBackend, rows: SearchRows, params: GenerationParams
 def _scores(backend: EngineBackend, rows: SearchRows, asked: Sequence[Request], tag: str) -> list[float]:
     found: dict[int, RowRecord] = {}
     requests = [_tagged(request, tag) for request in asked]
-    backend.submit(requests)
-    try:
-        while len(found) < len(requests):
-            for item in backend.poll():
-                if item.completion is None:
-                    raise item.error or DecodingError("no completion")
-                found[item.request.row] = RowRecord.of(item)
-    finally:
-        backend.cancel(requests[0].tag)
+
+    def take(finished: Sequence[Finished]) -> None:
+        for item in finished:
+            if item.completion is None:
+                raise item.error or DecodingError("no completion")
+            found[item.request.row] = RowRecord.of(item)
+
+    decode_all(backend, requests, take)
     return [record.score or 0.0 for record in rows.score([found[request.row] for request in requests])]
 
 

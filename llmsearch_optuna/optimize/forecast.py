@@ -19,9 +19,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.optimize import nnls
 
 from llmsearch_optuna.engine.memory import bytes_in_use
+from llmsearch_optuna.engine.request import Finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
-from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan
 from llmsearch_optuna.optimize.prepare import Prepared, prepare
@@ -340,20 +342,14 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
         for request in rows.requests(params, tag, order=rows.order[: rows.steps[0]])
     ]
     records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
-    server, missing = ThroughputMeter(served.backend, lambda: served.stats), len(requests)
-    server.submit(requests)
-    try:
-        while missing:
-            finished = server.poll()
-            if not finished:
-                raise DecodingError(f"the engine has nothing left to do, but {missing} rows have not come back")
-            missing -= len(finished)
-            for item in finished:
-                if item.completion is not None:
-                    records[item.request.params].append(RowRecord.of(item))
-    finally:
-        for tag in wanted:
-            server.cancel(tag)
+    server = ThroughputMeter(served.backend, lambda: served.stats)
+
+    def take(finished: Sequence[Finished]) -> None:
+        for item in finished:
+            if item.completion is not None:
+                records[item.request.params].append(RowRecord.of(item))
+
+    decode_all(server, requests, take)
     return Probe(records, list(server.spans), int(served.stats.get("cache_bytes", 0)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,12 @@ from optuna.distributions import BaseDistribution
 
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.declaration import part
-from llmsearch_optuna.engine.request import Completion, Request
+from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.metrics.weighted import WeightedMetric
+from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.optimize.space_points import inert_warning
@@ -93,7 +94,7 @@ def _score(
     repeats = range(replicates if is_random(params) else 1)
     tag = object()
     requests = requests_for(task, params, tag, order=range(len(task)), replicates=repeats)
-    records = _decode(server, requests, tag, on_row)
+    records = _decode(server, requests, on_row)
     scores: list[float] = []
     values: list[float] = []
     parts: dict[str, list[float]] = defaultdict(list)
@@ -123,22 +124,18 @@ def _score(
 
 
 def _decode(
-    server: RequestHandler, requests: list[Request], tag: object, on_row: Callable[[int, int], None] | None
+    server: RequestHandler, requests: list[Request], on_row: Callable[[int, int], None] | None
 ) -> dict[tuple[int, int], RowRecord]:
     records: dict[tuple[int, int], RowRecord] = {}
-    server.submit(requests)
-    try:
-        while len(records) < len(requests):
-            finished = server.poll()
-            if not finished:
-                raise DecodingError(f"the engine returned {len(records)} of {len(requests)} rows")
-            for item in finished:
-                record = RowRecord.of(item)
-                if record.error is not None:
-                    raise DecodingError(f"row {record.row}: {record.error}")
-                records[record.row, record.replicate] = record
-            if on_row is not None:
-                on_row(len(records), len(requests))
-    finally:
-        server.cancel(tag)
+
+    def take(finished: Sequence[Finished]) -> None:
+        for item in finished:
+            record = RowRecord.of(item)
+            if record.error is not None:
+                raise DecodingError(f"row {record.row}: {record.error}")
+            records[record.row, record.replicate] = record
+        if on_row is not None:
+            on_row(len(records), len(requests))
+
+    decode_all(server, requests, take)
     return records
