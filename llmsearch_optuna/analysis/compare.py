@@ -7,7 +7,6 @@ rows, whose scores are biased upwards, since they were searched on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
 from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.storage.records import Part, score_table
+from llmsearch_optuna.storage.records import Part, as_stored, score_table
 
 FEWEST_ROWS = 2
 
@@ -111,7 +110,7 @@ def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) ->
         compare(
             studies[0].table(rows, part),
             study.table(rows, part),
-            prompts=[_content(items[row].columns) for row in rows],
+            prompts=[as_stored(items[row].columns) for row in rows],
             bounds=None if bounds is None else (float(bounds[0]), float(bounds[1])),
             direction="minimize" if minimize else "maximize",
         )
@@ -143,16 +142,11 @@ def _check_data(first: StudyView, other: StudyView) -> None:
     ours, theirs = first.items, other.items
     for row in sorted(ours.keys() & theirs.keys()):
         mine, their = ours[row], theirs[row]
-        if _content([mine.columns, mine.reference]) != _content([their.columns, their.reference]):
+        if as_stored([mine.columns, mine.reference]) != as_stored([their.columns, their.reference]):
             raise InputError(
                 f"{_name(first)} and {_name(other)} have other data: row {row} differs. Compare studies of the same "
                 "dataset, with the same references"
             )
-
-
-def _content(value: object) -> str:
-    """As JSON, so that what is in memory equals what was read back."""
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _name(result: StudyView) -> str:

@@ -27,6 +27,7 @@ from llmsearch_optuna.optimize.scored_rows import (
     corpus_mean,
     corpus_score,
     rows_with_score,
+    score_without_failing,
     store_scores,
 )
 from llmsearch_optuna.stats.comparison import compare
@@ -274,15 +275,9 @@ class HoldoutLook:
 
     def _rows_without_score(self, number: int, records: Sequence[RowRecord]) -> set[int]:
         """Score these holdout rows; returns those on which the metric fails."""
-        failed: set[int] = set()
-        while records:
-            try:
-                store_scores(self.opened, self.rows, "holdout", number, records, self.claim)
-                break
-            except MetricError as error:
-                rows = set(error.rows) & {r.row for r in records} or {r.row for r in records}
-                failed |= rows
-                records = [r for r in records if r.row not in rows]
+        _, failed = score_without_failing(
+            records, lambda left: store_scores(self.opened, self.rows, "holdout", number, left, self.claim)
+        )
         return failed
 
     def _params(self, number: int) -> GenerationParams:

@@ -16,13 +16,13 @@ from typing import Any
 from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
+from llmsearch_optuna.optimize.scored_rows import score_without_failing
 from llmsearch_optuna.options import ConfirmOptions, ModelOptions, TaskOptions
 from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.records import RowRecord, as_stored
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import direction_of, params_of
 from llmsearch_optuna.task.task import Task
@@ -116,14 +116,7 @@ class LockedRows:
 
     def scored(self, records: Sequence[RowRecord]) -> list[RowRecord]:
         """The records that have a score, or under a corpus metric a text; says which have none."""
-        left = [r for r in records if r.error is None]
-        while left:
-            try:
-                left = self.rows.score(left)
-                break
-            except MetricError as error:
-                failed = set(error.rows) & {r.row for r in left} or {r.row for r in left}
-                left = [r for r in left if r.row not in failed]
+        left, _ = score_without_failing([r for r in records if r.error is None], self.rows.score)
         lost = sorted({r.row for r in records} - {r.row for r in left})
         if lost:
             logger.warning("rows %s could not be decoded or scored and do not count", lost)
@@ -170,13 +163,8 @@ def _check_data(study: LockedStudy, rows: Sequence[Any], references: Sequence[An
                 "give the data that the study was made on"
             )
         item = items[number]
-        if _content([item.columns, item.reference]) != _content([rows[number], references[number]]):
+        if as_stored([item.columns, item.reference]) != as_stored([rows[number], references[number]]):
             raise InputError(
                 f"row {number} is not what the study {study.opened.name!r} was made on: give the same data, with the "
                 "same references"
             )
-
-
-def _content(value: object) -> str:
-    """As JSON, so that what is in memory equals what was read back."""
-    return json.dumps(value, sort_keys=True, default=lambda own: own.tolist() if hasattr(own, "tolist") else str(own))

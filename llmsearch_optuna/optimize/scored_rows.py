@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmsearch_optuna.engine.request import Completion
@@ -29,6 +29,29 @@ def store_scores(
     scored = rows.score(records)
     opened.records.set_scores(phase, number, scored, fence=claim)
     return scored
+
+
+def score_without_failing(
+    records: Sequence[RowRecord], score: Callable[[Sequence[RowRecord]], list[RowRecord]]
+) -> tuple[list[RowRecord], set[int]]:
+    """Score records, and leave out the rows on which the metric fails.
+
+    Args:
+        records: Decoded without an error.
+        score: Scores all or raises MetricError, which names the rows that it fails on.
+
+    Returns:
+        The scored records, and the rows that were left out.
+    """
+    left, failed = list(records), set[int]()
+    while left:
+        try:
+            return score(left), failed
+        except MetricError as error:
+            rows = set(error.rows) & {r.row for r in left} or {r.row for r in left}
+            failed |= rows
+            left = [r for r in left if r.row not in rows]
+    return [], failed
 
 
 def rows_with_score(rows: SearchRows, records: Sequence[RowRecord]) -> set[int]:

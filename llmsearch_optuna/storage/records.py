@@ -328,6 +328,11 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
+def as_stored(value: Any) -> str:
+    """Return a text that is the same for what is in memory and for what was read back of it."""
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
 def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=_plain)
 

@@ -35,18 +35,26 @@ def outcomes(engine: Engine, prompts: list[str], params: dict[str, Any]) -> list
     return [item.completion.token_ids if item.completion else str(item.error) for item in found]
 
 
+def broken_on_one_text(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, value: float, expected: list[Any]
+) -> tuple[LlamaForCausalLM, str]:
+    """The model with one embedding of this value, and a text that meets it; the good texts and their answers do not."""
+    met = {token for row in expected for token in row} | {i for text in GOOD for i in tokenizer(text)["input_ids"]}
+    bad_text = next(letter for letter in string.ascii_letters if not met & set(tokenizer(letter)["input_ids"]))
+    broken = copy.deepcopy(model)
+    embeddings = torch.nn.Embedding.from_pretrained(model.get_input_embeddings().weight.detach().clone())
+    embeddings.weight[tokenizer(bad_text)["input_ids"][-1]] = value
+    broken.set_input_embeddings(embeddings)
+    return broken, bad_text
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_only_the_row_that_meets_them_ends(
     name: str, value: float, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     expected = outcomes(Engine(tiny_llama, tiny_tokenizer), GOOD, CONFIGURATIONS[name])
-    met = {token for row in expected for token in row} | {i for text in GOOD for i in tiny_tokenizer(text)["input_ids"]}
-    bad_text = next(letter for letter in string.ascii_letters if not met & set(tiny_tokenizer(letter)["input_ids"]))
-    broken = copy.deepcopy(tiny_llama)
-    embeddings = torch.nn.Embedding.from_pretrained(tiny_llama.get_input_embeddings().weight.detach().clone())
-    embeddings.weight[tiny_tokenizer(bad_text)["input_ids"][-1]] = value
-    broken.set_input_embeddings(embeddings)
+    broken, bad_text = broken_on_one_text(tiny_llama, tiny_tokenizer, value, expected)
     for samples_on_device in (False, True):
         engine = Engine(broken, tiny_tokenizer, batch_size=2)
         engine._runner.samples_on_device = samples_on_device
@@ -84,12 +92,7 @@ def test_on_the_plain_path_too_only_the_row_that_meets_them_ends(
     name: str, value: float, tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     expected = outcomes(Engine(tiny_llama, tiny_tokenizer), GOOD, ON_THE_PLAIN_PATH[name])
-    met = {token for row in expected for token in row} | {i for text in GOOD for i in tiny_tokenizer(text)["input_ids"]}
-    bad_text = next(letter for letter in string.ascii_letters if not met & set(tiny_tokenizer(letter)["input_ids"]))
-    broken = copy.deepcopy(tiny_llama)
-    embeddings = torch.nn.Embedding.from_pretrained(tiny_llama.get_input_embeddings().weight.detach().clone())
-    embeddings.weight[tiny_tokenizer(bad_text)["input_ids"][-1]] = value
-    broken.set_input_embeddings(embeddings)
+    broken, bad_text = broken_on_one_text(tiny_llama, tiny_tokenizer, value, expected)
     *good, bad = outcomes(Engine(broken, tiny_tokenizer, batch_size=8), [*GOOD, bad_text], ON_THE_PLAIN_PATH[name])
     assert good == expected
     assert bad == "the logits after 0 new tokens are not numbers (NaN or infinite), in float32; look at the weights"
