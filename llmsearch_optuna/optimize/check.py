@@ -98,6 +98,7 @@ def check_study(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, o
         bounds=task.metric.bounds,
         direction=locked.rows.direction,
         margin=options["margin"],
+        seed=study.seed,
     )
     return Check(locked.served.name, params.canonical, found)
 

@@ -167,6 +167,7 @@ def _verdict(locked: LockedRows, baseline: Sequence[RowRecord], winner: Sequence
         "bounds": task.metric.bounds,
         "direction": direction,
         "margin": locked.study.verdict.margin,
+        "seed": locked.study.seed,
         "unscored": len(locked.study.rows) - len(order),
     }
     if task.metric.per_row is False:

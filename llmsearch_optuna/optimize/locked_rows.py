@@ -75,6 +75,11 @@ class LockedStudy:
         known = {r.row for r in self.records[0]}
         return tuple(item.row for item in self.opened.records.items("holdout") if item.row in known)
 
+    @property
+    def seed(self) -> int:
+        """The study's seed."""
+        return int(self.opened.records.settings().get("seed", 0))
+
     def params(self, number: int) -> GenerationParams:
         """Everything that a trial decodes with."""
         return params_of(self.opened.study.get_trials(deepcopy=False)[number])

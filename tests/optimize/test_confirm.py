@@ -24,7 +24,17 @@ def result(tmp_path_factory):
 def test_the_same_engine_gives_the_studys_own_verdict(result):
     found = confirm(result, TextEngine(), dataset(80), **ASKED)
     assert found.holds == result.verdict.recommends_winner
-    for name in ("answer", "difference", "low", "high", "p_value", "rows", "baseline_mean", "winner_mean"):
+    for name in (
+        "answer",
+        "difference",
+        "low",
+        "high",
+        "p_value",
+        "rows",
+        "baseline_mean",
+        "winner_mean",
+        "detectable",
+    ):
         assert getattr(found.here, name) == getattr(found.study, name)
 
 
