@@ -28,6 +28,7 @@ from llmsearch_optuna.stats.paired_tests import (
     margin_p_value,
     mcnemar_test,
     prompt_labels,
+    score_rows_of,
     sign_flip_test,
     two_valued_test,
 )
@@ -78,7 +79,7 @@ def compare(
     Raises:
         InputError: The scores do not match or are not finite.
     """
-    first, second = _score_table(baseline, "baseline"), _score_table(best, "best")
+    first, second = score_rows_of(baseline, "baseline"), score_rows_of(best, "best")
     if len(first) != len(second):
         raise InputError(f"the baseline has {len(first)} rows, the winner {len(second)}; compare them on the same rows")
     labels = prompt_labels(prompts, len(first))
@@ -166,12 +167,3 @@ def _two_valued_unit(first: Floats, second: Floats, bounds: Bounds | None) -> fl
     low, high = bounds or (0.0, 1.0)
     both = np.concatenate([first.ravel(), second.ravel()])
     return high - low if bool(np.all((both == low) | (both == high))) else None
-
-
-def _score_table(scores: ArrayLike, name: str) -> Floats:
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim == 1:
-        table = table[:, None]
-    if table.ndim != 2 or table.size == 0 or not np.all(np.isfinite(table)):
-        raise InputError(f"{name}: scores must be finite numbers, [rows] or [rows, replicates]; got {table.shape}")
-    return table

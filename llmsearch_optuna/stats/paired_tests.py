@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from llmsearch_optuna.errors import InputError
@@ -72,6 +72,24 @@ def cluster_numbers(labels: Sequence[Hashable]) -> NDArray[np.int64]:
     """Number the clusters from 0 in the order of first sight, [rows]; rows with the same label are one cluster."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+
+
+def score_rows_of(scores: ArrayLike, name: str) -> Floats:
+    """Return scores as a table [rows, replicates].
+
+    Args:
+        scores: [rows] or [rows, replicates].
+        name: Whose scores they are, for the error.
+
+    Raises:
+        InputError: They are none, not finite, or of another shape.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim == 1:
+        table = table[:, None]
+    if table.ndim != 2 or table.size == 0 or not np.all(np.isfinite(table)):
+        raise InputError(f"{name}: scores must be finite numbers, [rows] or [rows, replicates]; got {table.shape}")
+    return table
 
 
 def prompt_labels(prompts: Sequence[Hashable] | None, rows: int) -> NDArray[np.int64]:

@@ -17,11 +17,11 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.paired_tests import (
     FEWEST_CLUSTERS,
     Clusters,
-    Floats,
-    cluster_numbers,
+    prompt_labels,
+    score_rows_of,
     sign_flip_p_above,
 )
-from llmsearch_optuna.stats.tail_bound import mean_above_p_value
+from llmsearch_optuna.stats.tail_bound import mean_above_p_value, worst_score
 from llmsearch_optuna.types import Bounds, Direction
 
 ALPHA = 0.025
@@ -93,18 +93,19 @@ def regression(
         InputError: The rows do not match, or there are too few of them to show any loss.
     """
     sign = -1.0 if direction == "minimize" else 1.0
-    earlier, later = (sign * _means(scores) for scores in (then, now))
+    earlier, later = (
+        sign * score_rows_of(scores, name).mean(axis=1) for scores, name in ((then, "then"), (now, "now"))
+    )
     if len(earlier) != len(later):
         raise InputError(f"{len(earlier)} rows then and {len(later)} now: compare the same rows")
-    labels = cluster_numbers(list(range(len(earlier))) if prompts is None else prompts)
     differences = earlier - later
     differences[np.abs(differences) <= 1e-12 * np.max(np.abs([earlier, later]))] = 0.0
-    clusters = Clusters.of(differences, labels)
+    clusters = Clusters.of(differences, prompt_labels(prompts, len(differences)))
     if len(clusters) < FEWEST_CLUSTERS:
         raise InputError(
             f"{len(clusters)} different prompts are too few to show a loss; {FEWEST_CLUSTERS} are the least"
         )
-    worst = min(earlier.min(), later.min()) if bounds is None else sign * bounds[0 if sign > 0 else 1]
+    worst = worst_score(earlier, later, bounds, sign)
     gate = _Gate(margin=margin, room=float(later.mean() - worst), seed=seed)
     p_value = gate.p_value(clusters)
     return Regression(
@@ -148,11 +149,3 @@ def _false_alarm_rate(gate: _Gate, clusters: Clusters, draws: int) -> float:
     signs: NDArray[np.float64] = rng.choice([-1.0, 1.0], size=(draws, len(clusters)))
     flipped = (replace(clusters, sums=clusters.sums * flips) for flips in signs)
     return sum(gate.p_value(one) <= ALPHA for one in flipped) / draws
-
-
-def _means(scores: ArrayLike) -> Floats:
-    table = np.asarray(scores, dtype=np.float64)
-    if table.size == 0 or not np.all(np.isfinite(table)):
-        raise InputError(f"scores must be finite numbers, [rows] or [rows, replicates]; got {table.shape}")
-    means: Floats = table if table.ndim == 1 else table.mean(axis=1)
-    return means
