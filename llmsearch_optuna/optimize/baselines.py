@@ -16,6 +16,9 @@ logger = logging.getLogger("llmsearch_optuna.optimize.baselines")
 MODELS_OWN = "generation_config.json"
 """The name of what the model's authors recommend: the file in which they do."""
 
+UNNAMED = "baseline"
+"""What the one in use is called where it has no name."""
+
 ROLE = "baseline "
 """How the role of a trial begins that is a named baseline; its name follows."""
 
@@ -51,6 +54,8 @@ class Baselines:
         for name, values in given.items():
             if not isinstance(name, str) or not name.strip():
                 raise InputError(f"baselines: {name!r} is no name; give a text such as 'authors'")
+            if name == UNNAMED:
+                raise InputError(f"baselines: {name!r} is what the one in use is called where it has no name")
             if not isinstance(values, Mapping):
                 raise InputError(f"baselines[{name!r}]={values!r} must be a dict of generation parameters")
         if not isinstance(baseline, str):

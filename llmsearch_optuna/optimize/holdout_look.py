@@ -19,6 +19,7 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
+from llmsearch_optuna.optimize.baselines import UNNAMED
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.holdout import StagePlan
 from llmsearch_optuna.optimize.loop import gather
@@ -135,7 +136,7 @@ class HoldoutLook:
             return ()
         numbers = {str(t.user_attrs.get("fingerprint")): t.number for t in reversed(self.trials)}
         found = {name: numbers.get(params.fingerprint) for name, params in self.baselines.items()}
-        in_use = next((name for name, number in found.items() if number == 0), "baseline")
+        in_use = next((name for name, number in found.items() if number == 0), UNNAMED)
         compared = {in_use: (0, verdict.difference, verdict.p_value or 0.0)}
         for name, number in found.items():
             if number is None or number in (0, self.look.winner):

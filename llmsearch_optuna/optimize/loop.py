@@ -179,6 +179,7 @@ def _start_trials(
         try:
             requests = run.start()
         except ClaimLostError:
+            run.lose()
             continue
         if run.end is not None:
             _tell_end(run, trial_queue, callback)
@@ -196,7 +197,7 @@ def _serve(request_queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[
     """Give each run what has been decoded for it; returns the runs that have ended, or been lost, by it."""
     with stoppable():
         finished = request_queue.poll()
-    if not finished and any(run.is_waiting for run in runs.values()):
+    if not finished and all(run.is_waiting for run in runs.values()):
         with stoppable():
             time.sleep(WAIT_SECONDS)  # for another worker's rows of the baseline
     elif not finished:
@@ -215,6 +216,7 @@ def _serve(request_queue: RequestQueue, runs: dict[Hashable, TrialRun]) -> list[
                 run.advance()
         except ClaimLostError:
             logger.info("trial %d was taken over by another worker; dropped here", run.job.number)
+            run.lose()
             ended.append(run)
         else:
             if run.end is not None:

@@ -206,10 +206,10 @@ class WinnerSelector:
         """Plan how a reserve is decoded, from what the search rows say of the two settings; None without one."""
         if self.reserve_budget is None or not self.holdout or winner == 0:
             return None
-        tokens = {True: 0.0, False: 0.0}  # by whether something is sampled
+        tokens = {True: 0.0, False: 0.0}  # by whether decoding again can give another text
         for number in (0, winner):
             lengths = [max(1, len(r.token_ids)) for r in self.opened.records.rows("search", number) if r.error is None]
-            tokens[is_random(params_of(trials[number]))] += mean(lengths) if lengths else 1.0
+            tokens[self.varies(params_of(trials[number]))] += mean(lengths) if lengths else 1.0
         return plan_stages(
             [self.rows.task.distinct[row] for row in self.holdout],
             budget=self.reserve_budget,

@@ -7,6 +7,8 @@ which another trial fails are that trial's own failure.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,6 +23,9 @@ logger = logging.getLogger("llmsearch_optuna.optimize.set_aside")
 
 ATTRIBUTE = "set_aside"
 """Of the study: row number, as a text -> why the baseline could not decode it."""
+
+LOOK_SECONDS = 0.1
+"""Between two looks at what another worker has decoded."""
 
 MOST_SET_ASIDE = 0.05
 """Share of the search rows."""
@@ -40,6 +45,7 @@ class BaselineRows:
     rows: SearchRows
     replicates: int
     _is_here: bool = False
+    _looked_at: float = -math.inf
     _final: Mapping[int, str] | None = None
     _errors: dict[tuple[int, int], str | None] = field(default_factory=dict)
 
@@ -48,14 +54,19 @@ class BaselineRows:
         self._is_here = True
         self._errors |= {(r.row, r.replicate): r.error for r in records}
 
+    def lose(self) -> None:
+        """Trial 0 has gone to another worker."""
+        self._is_here = False
+
     def set_aside(self, seen: int) -> frozenset[int] | None:
         """Return which rows do not count; None where that is not known yet of each of the first rows.
 
         Args:
             seen: How many rows of the permutation.
         """
-        if not self._is_here and self._final is None:
+        if not self._is_here and self._final is None and time.monotonic() - self._looked_at > LOOK_SECONDS:
             self._look_at_the_other_worker()
+            self._looked_at = time.monotonic()
         if self._final is not None:
             return frozenset(self._final)
         first = [(row, replicate) for row in self.rows.order[:seen] for replicate in range(self.replicates)]

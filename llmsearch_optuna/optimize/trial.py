@@ -181,6 +181,11 @@ class TrialRun:
         self.opened.records.record("search", 0, [r for r in records if r.error is not None], fence=self.claim)
         baseline.take(records)
 
+    def lose(self) -> None:
+        """Another worker has taken this trial over; what is known of the baseline's rows then comes from that one."""
+        if self.job.number == 0 and self.baseline is not None:
+            self.baseline.lose()
+
     @property
     def is_waiting(self) -> bool:
         """Whether all its rows are there, and only the baseline's are missing."""
@@ -223,20 +228,23 @@ class TrialRun:
         if failed is not None:
             self._finish(TrialEnd("failed", None, f"row {failed.row}: {failed.error}"))
             return
+        values: list[float] | None = None
         try:
             scored = self.rows.score([self._records[key] for key in new])
             self._commit_scores(scored)
             value = self._value(seen, scored)
             self._judge_conditions(scored)
             if seen == len(self.rows.order):
-                self._folds = self.rows.fold_values([self._records[key] for key in self._keys(0, seen)])
+                all_rows = [self._records[key] for key in self._keys(0, seen)]
+                self._folds = self.rows.fold_values(all_rows)
+                values = self._values(value, all_rows)
         except MetricError as error:
             self._finish(TrialEnd("failed", None, str(error)))
             return
         self._running.append(value)
         self._report(value, seen)
         if seen == len(self.rows.order):
-            self._finish(TrialEnd("complete", value, None))
+            self._finish(TrialEnd("complete", value, None), values)
         elif (reason := self._reason_to_prune(seen)) is not None:
             self._finish(TrialEnd("pruned", value, reason))
 
@@ -306,8 +314,13 @@ class TrialRun:
             )
         return None if decision is None else f"{decision.reason} (the incumbent is trial {self.job.incumbent})"
 
-    def _finish(self, end: TrialEnd) -> None:
-        """Write attributes, artifact, and then the state itself: nothing can be added after it."""
+    def _finish(self, end: TrialEnd, values: list[float] | None = None) -> None:
+        """Write attributes, artifact, and then the state itself: nothing can be added after it.
+
+        Args:
+            end: How the trial ended.
+            values: Its objectives, where it is complete.
+        """
         counted = self._rows_counted(end)
         records = [self._records[key] for key in (self._keys(0, counted) if counted else ())]
         with self._ours():
@@ -316,7 +329,6 @@ class TrialRun:
             if end.state != "failed":
                 self._set_constraints()
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        values = self._values(end, records) if end.state == "complete" else None
         with self._ours():
             save_rows(self.opened, self._trial, records, self.rows.task, replicates=self.rows.replicates)
             self.callback.on(
@@ -329,12 +341,12 @@ class TrialRun:
             self.baseline.end()
         self.end = end
 
-    def _values(self, end: TrialEnd, records: Sequence[RowRecord]) -> list[float]:
+    def _values(self, value: float, records: Sequence[RowRecord]) -> list[float]:
         objectives = self.rows.objectives
         if objectives.is_single:
-            return objectives.values(end.value, records)
+            return objectives.values(value, records)
         with stoppable():
-            return objectives.values(end.value, records, self.rows.answers(records))
+            return objectives.values(value, records, self.rows.answers(records))
 
     def _set_constraints(self) -> None:
         """Tell Optuna, and thereby every sampler of it, how far the conditions are broken; 0 or less is feasible."""

@@ -102,6 +102,7 @@ def test_all_are_compared_on_the_holdout_and_corrected(tmp_path: Path) -> None:
         ({"baselines": [1]}, "must be a dict of names"),
         ({"baselines": {"a": 1}}, r"baselines\['a'\]=1 must be a dict"),
         ({"baselines": {"": {}}}, "is no name"),
+        ({"baselines": {"baseline": {}}}, "'baseline' is what the one in use is called"),
         ({"baselines": {"a": {"temprature": 1}}}, r"baselines\['a'\]: .*temprature"),
         ({"baseline": "author"}, "did you mean 'authors'"),
     ],

@@ -239,6 +239,19 @@ def test_any_metric_by_row_can_be_an_objective(tmp_path):
         run(tmp_path, objectives=("score", "terminates", "tokens"), n_trials=8)
 
 
+def test_an_objective_that_fails_fails_its_trial_alone(tmp_path):
+    def touchy(predictions, references):
+        if max(number_metric(predictions, references)) > 0.8:
+            raise RuntimeError("too good")
+        return [1.0] * len(predictions)
+
+    touchy.bounds = (0, 1)
+    found = run(tmp_path, objectives=("score", touchy), n_trials=8)
+    states = {t.state.name for t in found.trials}
+    assert states == {"COMPLETE", "FAIL"}
+    assert all("too good" in reason for reason in found.failures)
+
+
 def corpus(predictions, references):
     return 0.5
 

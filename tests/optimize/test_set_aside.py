@@ -14,6 +14,9 @@ from llmsearch_optuna import Engine, search
 from llmsearch_optuna.backends.protocol import EngineBackend
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, StudyError
+from llmsearch_optuna.optimize.evaluation import SearchRows
+from llmsearch_optuna.optimize.objectives import Objectives
+from llmsearch_optuna.optimize.set_aside import BaselineRows
 from llmsearch_optuna.search_result import SearchResult
 from tests.synthetic import dataset, number_metric, score_of, temperature_near
 
@@ -130,6 +133,34 @@ def test_more_than_a_few_end_the_study_which_goes_on_once_they_are_mended(tmp_pa
     result = study(tmp_path, Refusing(set()))
     assert len(result.set_aside) <= 2
     assert result.trials[0].state.name == "COMPLETE"
+
+
+class Losing(Refusing):
+    """Never gives the last row of the first trial back."""
+
+    def poll(self) -> list[Finished]:
+        found = super().poll()
+        return [item for item in found if item.request.tag != ("search", 0) or item.request.row != self.lost]
+
+    def submit(self, requests: Any) -> None:
+        taken = list(requests)
+        self.lost = next((r.row for r in reversed(taken) if r.tag == ("search", 0)), getattr(self, "lost", -1))
+        super().submit(taken)
+
+
+def test_a_lost_row_of_the_baseline_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(DecodingError, match="rows of trial 0, .*have not come back"):
+        study(tmp_path, Losing(set()))
+
+
+def test_the_baseline_of_another_worker_is_looked_at_once_ours_is_lost(tmp_path: Path) -> None:
+    result = study(tmp_path, Refusing(set()), n_trials=2)
+    plan = SearchRows(task=result.task, order=(0, 1), objectives=Objectives.of(("score",), "maximize"))
+    baseline = BaselineRows(result.opened, plan, 1)
+    baseline.take([])
+    assert baseline.set_aside(2) is None
+    baseline.lose()
+    assert baseline.set_aside(2) == frozenset()
 
 
 def test_engines_of_functions_set_rows_aside_too(tmp_path: Path, broken: set[str]) -> None:
