@@ -10,13 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ForwardRef, Literal, TypeVar, cast, get_args
+from typing import Any, ForwardRef, Literal, TypeVar, cast, get_args
 
 from llmsearch_optuna.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
 
 T = TypeVar("T")
 

@@ -370,7 +370,7 @@ class PlanOptions(ReplicateOptions, total=False):
     constraints: Annotated[
         Mapping[Any, str] | None,
         Option(
-            'What the winner has to keep, such as {terminates = ">= 0.98", tokens = "<= 60"}: the mean of a metric, or '
+            'What the winner has to keep, such as {terminates = ">= 0.95", tokens = "<= 60"}: the mean of a metric, or '
             "of the generated tokens a row.",
             more="A dict of metrics (or tokens) and their limits. A trial is feasible where a bound of its rows "
             "keeps every limit, and is pruned when it can no longer be; the verdict speaks about each of them. See "

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from llmsearch_optuna.engine.sampling.params import is_random
+from llmsearch_optuna.optimize.draws import stored_draws
 from llmsearch_optuna.optimize.holdout import StagePlan
 from llmsearch_optuna.progress import RunningTrial, VerdictStarted, WorkMeasured
 from llmsearch_optuna.progress.time_left import LATEST, Interval, covered_seconds, seconds_per_trial, trials_left
@@ -76,7 +76,8 @@ def stage_of(opened: OpenedStudy, look: Look, trials: Sequence[FrozenTrial]) -> 
     if look.stages is None:
         return None
     plan = StagePlan.from_json(look.stages)
-    sampled = {number: is_random(params_of(trials[number])) for number in (0, look.winner)}
+    varies = stored_draws(opened).varies
+    sampled = {number: varies(params_of(trials[number])) for number in (0, look.winner)}
     decoded = opened.records.row_counts("holdout").get(look.winner, 0)
     stage = plan.stage_of(decoded // (plan.replicates if sampled[look.winner] else 1))
     replicates = plan.replicates if any(sampled.values()) else 1

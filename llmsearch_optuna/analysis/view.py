@@ -18,6 +18,7 @@ from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.optimize.set_aside import stored_set_aside
 from llmsearch_optuna.progress import with_error
+from llmsearch_optuna.stats.conditions import Limit
 from llmsearch_optuna.stats.finalists import Selection, VarianceSplit, split_variance
 from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
@@ -81,13 +82,19 @@ class StudyView:
         """
         if self.looks:
             return self.trials[self.looks[-1].winner]
-        best = best_complete(self.trials, self.direction) or nearest(self.trials, {})
+        best = best_complete(self.trials, self.direction) or nearest(self.trials, self._limits)
         if best is None:
             raise StudyError(
                 f"no trial of the study {self.study.study_name!r} is complete; "
                 f"{_first_failure(self.trials) or 'run it on'}"
             )
         return best
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        """Name of a condition -> its limit."""
+        written = self.settings.get("constraints") or {}
+        return {name: Limit.of(text).value for name, text in written.items()}
 
     @property
     def best_params(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ Constraint = Annotated[
     typer.Option(
         "--constraint",
         metavar="'NAME >= X'",
-        help="What the winner has to keep, such as 'terminates >= 0.98' or 'tokens <= 60'; may be given several times.",
+        help="What the winner has to keep, such as 'terminates >= 0.95' or 'tokens <= 60'; may be given several times.",
     ),
 ]
 DryRun = Annotated[
@@ -183,7 +183,7 @@ def _limits(given: list[str] | None) -> dict[str, str] | None:
         if sign is None:
             from llmsearch_optuna.errors import InputError
 
-            raise InputError(f"--constraint {text!r} has no limit; write it as 'terminates >= 0.98' or 'tokens <= 60'")
+            raise InputError(f"--constraint {text!r} has no limit; write it as 'terminates >= 0.95' or 'tokens <= 60'")
         name, _, limit = text.partition(sign)
         found[name.strip()] = f"{sign}{limit}"
     return found

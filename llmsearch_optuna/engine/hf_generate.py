@@ -143,6 +143,7 @@ class _Call:
         self._decode_args = decode_args
         self._encoder_cache = encoder_cache
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        self._breakers = breakers_of(params, tokenizer)
         self._takes_mask = "attention_mask" in inspect.signature(self.holder.forward).parameters
         self._draws = params.kind in ("sampling", "beam_sampling") or (
             params.kind == "assisted" and bool(params.get("do_sample"))
@@ -173,17 +174,17 @@ class _Call:
         """
         inputs = self._inputs(prompts)
         extra = self._encoder_outputs(prompts)
+        start = self._prompt_length(prompts)
         if self._params.stop or self._params.stop_token_sequences:
             stop = StopOnSequences(
-                prompt_length=self._prompt_length(prompts),
+                prompt_length=start,
                 sequences=self._params.stop_token_sequences,
                 stop=self._params.stop,
                 tokenizer=self._tokenizer,
                 decode_args=self._decode_args,
             )
             extra["stopping_criteria"] = StoppingCriteriaList([stop])
-        breakers = breakers_of(self._params, self._tokenizer)
-        own = own_processors(self._params, breakers, [row_key] if self._draws else None)
+        own = own_processors(self._params, self._breakers, [row_key] if self._draws else None, prompt_length=start)
         numbers = NumbersOnly(len(prompts))
         extra["logits_processor"] = LogitsProcessorList([numbers, *own])
         if "token_healing" in self._params:
@@ -195,7 +196,6 @@ class _Call:
                 output = self.model.generate(**inputs, generation_config=copy.deepcopy(self._config), **extra)
             except (ValueError, NotImplementedError) as refusal:
                 raise DecodingError(f"Hugging Face refuses {dict(self._params)!r}: {refusal}") from refusal
-        start = self._prompt_length(prompts)
         met = [None if length is None else length - start for length in numbers.lengths()]
         return list(zip(output[:, start:].tolist(), met, strict=True))
 

@@ -101,8 +101,7 @@ class SequenceSampler:
         candidates = self._candidates([sequences[i].node for i in places], width)
         finite = np.isfinite(candidates.log_total)
         if not finite.all():
-            tokens[[i for i, is_finite in zip(places, finite, strict=True) if not is_finite]] = NOT_NUMBERS
-            places = [i for i, is_finite in zip(places, finite, strict=True) if is_finite]
+            places = _finite_places(tokens, places, finite)
             candidates = self._candidates([sequences[i].node for i in places], width) if places else candidates
         if places:
             tokens[places] = pick(candidates, [sequences[i] for i in places])
@@ -113,10 +112,10 @@ class SequenceSampler:
         """Fill in the tokens that only all logits decide."""
         logits = self._logits([sequences[i].node for i in places])
         finite = np.isfinite(logits.max(axis=1))
-        tokens[[i for i, is_finite in zip(places, finite, strict=True) if not is_finite]] = NOT_NUMBERS
-        places = [i for i, is_finite in zip(places, finite, strict=True) if is_finite]
+        if not finite.all():
+            places, logits = _finite_places(tokens, places, finite), logits[finite]
         if places:
-            tokens[places] = pick_from_logits(logits[finite], [sequences[i] for i in places])
+            tokens[places] = pick_from_logits(logits, [sequences[i] for i in places])
 
     @torch.inference_mode()
     def _pick_on_device(self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence]) -> int:
@@ -168,3 +167,9 @@ class SequenceSampler:
                 raise
         half = len(nodes) // 2
         return np.concatenate([self._logits(nodes[:half]), self._logits(nodes[half:])])
+
+
+def _finite_places(tokens: NDArray[np.int64], places: list[int], finite: NDArray[np.bool_]) -> list[int]:
+    """The places whose logits are numbers; the others are marked in the tokens."""
+    tokens[[i for i, is_finite in zip(places, finite, strict=True) if not is_finite]] = NOT_NUMBERS
+    return [i for i, is_finite in zip(places, finite, strict=True) if is_finite]

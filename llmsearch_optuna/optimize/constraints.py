@@ -57,7 +57,7 @@ class Constraints:
         """Check what a user gave.
 
         Args:
-            given: Metric (anything that `Metric.of` takes) or ``"tokens"`` -> limit, such as ``">= 0.98"``.
+            given: Metric (anything that `Metric.of` takes) or ``"tokens"`` -> limit, such as ``">= 0.95"``.
             postprocess: Applied to every text before a metric sees it.
 
         Raises:
@@ -66,7 +66,7 @@ class Constraints:
         if not given:
             return cls()
         if not isinstance(given, Mapping):
-            raise InputError(f"constraints={given!r} must be a dict, such as {{'terminates': '>= 0.98'}}")
+            raise InputError(f"constraints={given!r} must be a dict, such as {{'terminates': '>= 0.95'}}")
         found = tuple(_condition(what, written, postprocess) for what, written in given.items())
         names = [condition.name for condition in found]
         if len(set(names)) < len(names):
@@ -101,13 +101,13 @@ class Constraints:
             if needed is None:
                 raise InputError(
                     f"constraints: no number of rows shows that {condition.name} {condition.limit} holds, since it "
-                    "leaves no room for a row that was not seen; give a limit that does, such as 0.99 for a rate"
+                    "leaves no room for a row that was not seen; give a limit that does, such as 0.95 for a rate"
                 )
             if needed > prompts:
                 raise InputError(
                     f"constraints: {prompts} distinct search prompts cannot show that {condition.name} "
-                    f"{condition.limit} holds, even where every answer is right; it takes {needed}. Give more rows, a "
-                    "smaller holdout, or a limit that leaves more room"
+                    f"{condition.limit} holds, even where every answer is right; it takes {needed}. Give more rows "
+                    "(and a larger search_rows=), a smaller holdout, or a limit that leaves more room"
                 )
 
     def rows_to_hold_out(self, level: float) -> dict[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import tempfile
 from collections import Counter
@@ -72,7 +73,7 @@ def salvage(damaged: Path, target: Path) -> Salvage:
             new.commit()
             new.execute("PRAGMA journal_mode=DELETE").close()
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(made.read_bytes())
+        shutil.copyfile(made, target)
     return found
 
 
@@ -305,15 +306,28 @@ def _reopen_trials(new: sqlite3.Connection, found: Salvage) -> None:
     ).fetchall():
         key = json.loads(study)
         has_value = new.execute("SELECT COUNT(*) FROM trial_values WHERE trial_id = ?", (trial,)).fetchone()[0]
-        done = new.execute(
-            "SELECT COUNT(DISTINCT \"row\") FROM llmsearch_rows WHERE study = ? AND number = ? AND phase = 'search'",
-            (key, number),
-        ).fetchone()[0]
         wanted = _rows_wanted(new, trial)
-        if (state == "COMPLETE" and not has_value) or wanted is None or done < wanted:
+        if (state == "COMPLETE" and not has_value) or wanted is None or _whole_rows(new, key, number, wanted) < wanted:
             new.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = ?", (trial,))
             _clear_values(new, trial)
             found.lost.append(f"trial {number}: rows or its value; it runs again where they are missing")
+
+
+def _whole_rows(new: sqlite3.Connection, key: str, number: int, wanted: int) -> int:
+    """How many of the first rows that a trial's value rests on are there, with all their replicates."""
+    of_trial = "study = :study AND number = :number AND phase = 'search'"
+    found: int = new.execute(
+        f"""
+        SELECT COUNT(*) FROM (
+            SELECT 1 FROM llmsearch_rows r JOIN llmsearch_items i ON i.study = r.study AND i."row" = r."row"
+            WHERE r.{of_trial.replace(" AND ", " AND r.")} AND i.part = 'search' AND i.position < :wanted
+            GROUP BY r."row"
+            HAVING COUNT(*) > (SELECT MAX(replicate) FROM llmsearch_rows WHERE {of_trial})
+        )
+        """,
+        {"study": key, "number": number, "wanted": wanted},
+    ).fetchone()[0]
+    return found
 
 
 def _drop_looks(new: sqlite3.Connection, found: Salvage) -> None:

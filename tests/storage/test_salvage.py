@@ -137,6 +137,25 @@ def test_files_that_are_cut_or_overwritten_anywhere_end_in_a_study_or_in_words(w
     assert saved >= 4
 
 
+def test_a_trial_that_lost_one_replicate_of_a_row_runs_again_where_it_is_missing(tmp_path: Path) -> None:
+    result = run(tmp_path, n_trials=4, replicates=2)
+    sampled = next(t.number for t in result.trials if len(result.records(t.number)) > len(result.row_scores(t.number)))
+    result.opened.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        connection.execute(
+            "DELETE FROM llmsearch_rows WHERE rowid = (SELECT MIN(rowid) FROM llmsearch_rows "
+            "WHERE number = ? AND phase = 'search' AND replicate = 1)",
+            (sampled,),
+        ).close()
+        connection.commit()
+    found = salvage(tmp_path / "s.db", tmp_path / "new.db")
+    assert f"trial {sampled}: rows or its value; it runs again where they are missing" in found.lost
+    engine = TextEngine()
+    again = run(tmp_path, engine, name="new", n_trials=4, replicates=2)
+    assert again.trials[sampled].state.is_finished()
+    assert len(engine.calls) == 1
+
+
 class Misleading:
     """A table whose damaged page holds lower row ids than were asked for, and then raises."""
 

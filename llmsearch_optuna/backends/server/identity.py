@@ -120,13 +120,13 @@ async def _models(connection: Connection, *, must_answer: bool) -> list[Mapping[
         answer = await connection.get("/models")
     except Exception as error:
         failure = failure_of(error)
-        if failure.kind == "never" or (failure.kind == "stop" and failure.reason.startswith(("404", "405"))):
-            failure = Failure("stop", f"it has no list of models ({failure.reason}); is this the address of its /v1?")
+        has_no_list = failure.kind == "never" or (failure.kind == "stop" and failure.reason.startswith(("404", "405")))
         # Transformers answers 500 where it cannot look through its cache of models.
-        if not must_answer and isinstance(error, openai.APIStatusError) and failure.kind != "stop":
+        is_broken = isinstance(error, openai.APIStatusError) and error.status_code == 500
+        if not must_answer and (has_no_list or is_broken):
             return []
-        if not must_answer and failure.reason.startswith("it has no list"):
-            return []
+        if has_no_list:
+            failure = Failure("stop", f"it has no list of models ({failure.reason}); is this the address of its /v1?")
         raise RequestFailedError(failure) from error
     found = answer.get("data") if isinstance(answer, Mapping) else None
     return [entry for entry in found or () if isinstance(entry, Mapping) and entry.get("id")]
@@ -138,7 +138,10 @@ async def _picks_by_row(connection: Connection, model: str) -> bool:
     try:
         await connection.post("/completions", asked)
     except Exception as error:
-        return MARK in failure_of(error).reason
+        failure = failure_of(error)
+        if MARK not in failure.reason and failure.kind == "not now":
+            raise RequestFailedError(failure) from error  # what it is would be another thing in the next session
+        return MARK in failure.reason
     return False
 
 

@@ -121,7 +121,10 @@ class TopALogitsWarper(LogitsProcessor):
 
 
 def own_processors(
-    params: Mapping[str, Any], breakers: Breakers | None = None, row_keys: Sequence[int] | None = None
+    params: Mapping[str, Any],
+    breakers: Breakers | None = None,
+    row_keys: Sequence[int] | None = None,
+    prompt_length: int | None = None,
 ) -> LogitsProcessorList:
     """The processors that ``model.generate(logits_processor=…)`` needs beside ``params.to_hugging_face()``.
 
@@ -129,11 +132,12 @@ def own_processors(
         params: One configuration.
         breakers: The sequence breakers of DRY, see `breakers_of`.
         row_keys: Whose coins XTC throws, one for each prompt; None makes them of the prompts.
+        prompt_length: Columns of ``input_ids`` before the first generated token; None lets the processors find out.
     """
     processors = LogitsProcessorList()
     presence, frequency = params.get("presence_penalty", 0.0), params.get("frequency_penalty", 0.0)
     if presence or frequency:
-        processors.append(PresenceFrequencyLogitsProcessor(presence, frequency))
+        processors.append(PresenceFrequencyLogitsProcessor(presence, frequency, prompt_length))
     if (dry := Dry.of(params)) is not None:
         processors.append(DryLogitsProcessor(dry, breakers))
     if params.get("mirostat_mode"):
@@ -148,5 +152,5 @@ def own_processors(
             processors.append(TopALogitsWarper(factor))
         if (probability := params.get("xtc_probability")) is not None:
             threshold, seed = params.get("xtc_threshold", DEFAULT_THRESHOLD), params.get("generation_seed", 0)
-            processors.append(XTCLogitsWarper(probability, threshold, seed, row_keys))
+            processors.append(XTCLogitsWarper(probability, threshold, seed, row_keys, prompt_length))
     return processors

@@ -74,6 +74,7 @@ class XTCLogitsWarper(LogitsProcessor):
         xtc_threshold: From which probability on a token counts as likely; above 0.5 nothing happens.
         generation_seed: Which throws.
         row_keys: Whose throws, one for each prompt; None makes them of the prompts, which must be unfilled then.
+        prompt_length: Columns of ``input_ids`` before the first generated token; None takes those of the first call.
         filter_value: The score of what is removed.
     """
 
@@ -83,6 +84,7 @@ class XTCLogitsWarper(LogitsProcessor):
         xtc_threshold: float = DEFAULT_THRESHOLD,
         generation_seed: int = 0,
         row_keys: Sequence[int] | None = None,
+        prompt_length: int | None = None,
         filter_value: float = -float("inf"),
     ) -> None:
         self.xtc_probability: float = check_value("xtc_probability", xtc_probability)
@@ -90,7 +92,7 @@ class XTCLogitsWarper(LogitsProcessor):
         self.generation_seed: int = check_value("generation_seed", generation_seed)
         self.filter_value = filter_value
         self._given_keys = row_keys
-        self._start = TextStart()
+        self._start = TextStart(prompt_length)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the scores ``[rows, vocab]`` with removed tokens at ``filter_value``."""
