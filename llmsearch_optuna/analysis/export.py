@@ -12,12 +12,12 @@ from transformers import GenerationConfig
 from llmsearch_optuna.analysis.export_formats import files_for
 from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
 from llmsearch_optuna.optimize.confirm import confirmations
+from llmsearch_optuna.optimize.locked_rows import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from llmsearch_optuna.analysis.view import StudyView
 
 EVIDENCE = "evidence.json"
-_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 def save_generation_config(result: StudyView, folder: str | Path) -> Path:
@@ -30,7 +30,7 @@ def save_generation_config(result: StudyView, folder: str | Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     params = GenerationParams.of(result.recommended_params)
     defaults: Mapping[str, Any] = result.settings.get("model_defaults", {})
-    special = {name: defaults[name] for name in _SPECIAL_TOKENS if defaults.get(name) is not None}
+    special = {name: defaults[name] for name in SPECIAL_TOKENS if defaults.get(name) is not None}
     plain = {name: value for name, value in params.to_hugging_face().items() if name != "stop_strings"}
     GenerationConfig(**(special | plain)).save_pretrained(str(target))
     _write_evidence(result, params, target)

@@ -174,7 +174,7 @@ def _search_and_tell(
 
 
 def _limits(given: list[str] | None) -> dict[str, str] | None:
-    """Name -> limit of what stands behind --constraint; a text without a sign is told by the check of limits."""
+    """Name -> limit of what stands behind --constraint; raises InputError where there is no sign."""
     if not given:
         return None
     found = {}

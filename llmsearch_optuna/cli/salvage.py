@@ -29,5 +29,5 @@ def salvage(
     for line in found.lost[:_SHOWN]:
         say(f"lost: {line}")
     if len(found.lost) > _SHOWN:
-        say(f"lost: {len(found.lost) - _SHOWN} things more of these kinds")
+        say(f"lost: {len(found.lost) - _SHOWN} more losses of these kinds")
     say("nothing was lost" if not found.lost else f"read it: llmsearch-optuna status {target}")

@@ -140,7 +140,7 @@ class Session:
         return {owner for owner, lease in live.items() if self._is_kept(owner, lease)} | {self.owner}
 
     def _is_kept(self, owner: str, lease: Lease) -> bool:
-        """Whether a lease has been renewed within its time, by a clock that nobody sets back."""
+        """Whether a lease has been renewed within its time, by the monotonic clock."""
         now = time.monotonic()
         end, since = self._seen.get(owner, (lease.end, now))
         self._seen[owner] = (lease.end, since if end == lease.end else now)

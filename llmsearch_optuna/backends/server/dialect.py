@@ -36,7 +36,7 @@ class Dialect:
         generation_config: Whether sampling parameters travel as Hugging Face's generation configuration, in a string
             of JSON; then all of Hugging Face's names are taken.
         picks_by_row: Whether this library's logits processor is loaded there (see `backends.vllm.logits_processor`);
-            then it picks the tokens, under all parameters of our own engine.
+            then it picks the tokens, under all parameters of our own engine but DRY and XTC.
     """
 
     name: DialectName

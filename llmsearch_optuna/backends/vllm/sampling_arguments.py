@@ -91,7 +91,7 @@ def refusal(params: Mapping[str, Any], *, by_row: bool) -> str | None:
     if unknown := [name for name in complete if name not in known]:
         return (
             f"vLLM's own sampler does not take {', '.join(unknown)}; with LLM(..., logits_processors=[{PROCESSOR!r}]) "
-            "this library picks the tokens, under all of its parameters"
+            "this library picks the tokens, under all of its parameters but DRY and XTC"
         )
     if any(len(ids) != 1 for ids, _ in complete.get("sequence_bias", ())):
         return "vLLM's own sampler takes sequence_bias only for single tokens"
