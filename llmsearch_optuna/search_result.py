@@ -10,7 +10,7 @@ from llmsearch_optuna.analysis.export import save_generation_config
 from llmsearch_optuna.analysis.pareto import FrontPoint, front_of, pick
 from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
-from llmsearch_optuna.task.task import PreparedTask
+from llmsearch_optuna.task.prepared_task import PreparedTask
 
 if TYPE_CHECKING:
     from llmsearch_optuna.report import Plots

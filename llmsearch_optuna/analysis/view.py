@@ -24,7 +24,7 @@ from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import best_complete, direction_of, is_feasible, nearest, rows_counted, score_of
-from llmsearch_optuna.task.task import PreparedTask
+from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
 
 

@@ -22,7 +22,7 @@ from llmsearch_optuna.stats.group_sequential import MOST_STAGES
 from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.paired_tests import cluster_numbers
 from llmsearch_optuna.storage.records import Phase, RowRecord, mean
-from llmsearch_optuna.task.task import PreparedTask
+from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
 
 STEP_SIZE = 8

@@ -14,7 +14,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.storage.records import RowRecord
-from llmsearch_optuna.task.task import PreparedTask
+from llmsearch_optuna.task.prepared_task import PreparedTask
 
 TOKENS = "tokens"
 """The generated tokens of a row."""

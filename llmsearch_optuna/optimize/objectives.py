@@ -14,7 +14,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.measures import TOKENS, Measure
 from llmsearch_optuna.storage.records import RowRecord, mean
-from llmsearch_optuna.task.task import PreparedTask
+from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
 
 SCORE = "score"

@@ -32,9 +32,9 @@ from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
 from llmsearch_optuna.stats.group_sequential import StageDesign
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.prompts import chat_markers
 from llmsearch_optuna.task.split import Split, assign_folds, split_rows, split_with_reserve
-from llmsearch_optuna.task.task import PreparedTask
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
 

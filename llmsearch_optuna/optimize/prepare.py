@@ -29,7 +29,8 @@ from llmsearch_optuna.optimize.space_points import check_supported
 from llmsearch_optuna.options import ForecastOptions, TaskOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.storage.study import stored_fingerprint
-from llmsearch_optuna.task.task import PreparedTask, Task
+from llmsearch_optuna.task.prepared_task import PreparedTask
+from llmsearch_optuna.task.task import Task
 
 ALGORITHM = 3
 """Counts up when the same arguments give other trials. A study goes on by the number that it was started with.

@@ -23,7 +23,8 @@ from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.optimize.space_points import inert_warning
 from llmsearch_optuna.options import ScoreOptions, TaskOptions
 from llmsearch_optuna.storage.records import RowRecord, mean
-from llmsearch_optuna.task.task import PreparedTask, Task
+from llmsearch_optuna.task.prepared_task import PreparedTask
+from llmsearch_optuna.task.task import Task
 
 logger = logging.getLogger("llmsearch_optuna.optimize.score")
 

@@ -20,7 +20,7 @@ from llmsearch_optuna.storage.records import RowRecord
 
 if TYPE_CHECKING:
     from llmsearch_optuna.storage.study import OpenedStudy
-    from llmsearch_optuna.task.task import PreparedTask
+    from llmsearch_optuna.task.prepared_task import PreparedTask
 
 _PROMPT_SHOWN = 300
 

@@ -1,16 +1,13 @@
 """What is to be solved: rows, a prompt for each, a reference for each, and the metric that compares.
 
-``Task`` is the user's description, ``PreparedTask`` what a search works on. Parameters, models and trials must not
+``Task`` is the user's description; it is prepared once (see `prepared_task`). Parameters, models and trials must not
 enter; a tokenizer is used for its chat template and for counting tokens only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -21,8 +18,10 @@ from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.metrics.references import plain_reference
-from llmsearch_optuna.models.tokenization import Positions, PromptTokens, check_encode_args
+from llmsearch_optuna.models.tokenization import PromptTokens, check_encode_args
+from llmsearch_optuna.task.content_hash import content_hash
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
+from llmsearch_optuna.task.prepared_task import PreparedTask, distinct_numbers, earlier_occurrences
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
 from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
 from llmsearch_optuna.task.prompts import (
@@ -37,94 +36,10 @@ from llmsearch_optuna.task.prompts import (
     ready,
 )
 from llmsearch_optuna.task.references import references_of
-from llmsearch_optuna.task.split import split_rows
 from llmsearch_optuna.task.text_checks import check_encodable, check_rows_encodable
-from llmsearch_optuna.types import Chat, Direction
-
-__all__ = ["Direction", "PreparedTask", "Task", "split_rows"]
+from llmsearch_optuna.types import Direction
 
 _log = logging.getLogger("llmsearch_optuna.task.task")
-
-
-@dataclass(frozen=True)
-class PreparedTask:
-    """A task whose prompts are ready for the model. All sequences have one entry a row.
-
-    Attributes:
-        name: For the study's name.
-        prompts: Texts to be decoded, chat template applied.
-        add_special_tokens: False where the special tokens stand in the text already (no second BOS).
-        references: What the metric compares with.
-        rows: The rows themselves.
-        metric: Tried on the first rows; applies the postprocessing itself.
-        direction: ``"maximize"`` or ``"minimize"``.
-        occurrences: How many earlier rows have the same prompt.
-        distinct: Which distinct prompt the row has, numbered as they first appear.
-        cut_rows: The numbers of the rows whose prompts were shortened, by max_prompt_tokens or by the tokenizer.
-        encode_args: What the tokenizer is to be called with beside add_special_tokens.
-        description: What counts in a study's fingerprint; JSON-able.
-        chats: The prompts as messages, where the engine asked for these; None for a prompt that is a text, and empty
-            where all are.
-    """
-
-    name: str
-    prompts: tuple[str, ...]
-    add_special_tokens: tuple[bool, ...]
-    references: tuple[Any, ...]
-    rows: tuple[Row, ...]
-    metric: Metric
-    direction: Direction
-    occurrences: tuple[int, ...]
-    distinct: tuple[int, ...]
-    cut_rows: tuple[int, ...]
-    encode_args: Mapping[str, Any]
-    description: Mapping[str, Any]
-    chats: tuple[Chat | None, ...] = ()
-
-    def chat(self, row: int) -> Chat | None:
-        """Return a row's prompt as messages, where the engine asked for these."""
-        return self.chats[row] if self.chats else None
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def token_counts(self, tokens: PromptTokens) -> tuple[int, ...]:
-        """Return how many tokens each prompt has."""
-        return tuple(tokens.count(zip(self.prompts, self.add_special_tokens, strict=True), self.encode_args))
-
-    def check_lengths(self, tokens: PromptTokens | None, positions: Positions, max_new_tokens: int) -> None:
-        """Make sure that each prompt fits into the model and leaves room for the new tokens.
-
-        Prompts that are so short that they fit in any case are not tokenized.
-
-        Args:
-            tokens: Of the model's tokenizer; None is only possible where nothing says how much room there is.
-            positions: How many tokens the model has room for.
-            max_new_tokens: The most new tokens of any trial.
-
-        Raises:
-            InputError: Some prompts do not fit; their row numbers are named.
-        """
-        if (problem := positions.problem(1, max_new_tokens)) is not None:
-            raise InputError(f"not even a prompt of one token fits: {problem}")
-        room = positions.room(max_new_tokens)
-        if room is None or tokens is None:
-            return
-        prompts = list(zip(self.prompts, self.add_special_tokens, strict=True))
-        most = (tokens.most(text, add_special_tokens) for text, add_special_tokens in prompts)
-        open_numbers = [number for number, upper in enumerate(most) if upper is None or upper > room]
-        found = tokens.count((prompts[number] for number in open_numbers), self.encode_args)
-        counts = dict(zip(open_numbers, found, strict=True))
-        long = [number for number, count in counts.items() if count > room]
-        if long:
-            shown = ", ".join(f"row {number} ({counts[number]} tokens)" for number in long[:8])
-            more = f" and {len(long) - 8} more" if len(long) > 8 else ""
-            raise InputError(
-                f"{len(long)} of {len(prompts)} prompts do not fit into the model: {shown}{more}. With "
-                f"max_new_tokens={max_new_tokens} it has room for {room} tokens of prompt. Leave these rows out"
-                f"{'' if positions.shared is None else ', lower max_new_tokens'}, or cut long rows with "
-                f"max_prompt_tokens={room}."
-            )
 
 
 @dataclass(frozen=True)
@@ -255,8 +170,8 @@ class Task:
             rows=rows,
             metric=checked,
             direction=self.direction or "maximize",
-            occurrences=_occurrences(texts),
-            distinct=_distinct(texts),
+            occurrences=earlier_occurrences(texts),
+            distinct=distinct_numbers(texts),
             cut_rows=cut,
             encode_args=check_encode_args(self.tokenizer_encode_args or {}),
             description=self._description(prompts, references, rows, prompter, checked),
@@ -441,8 +356,8 @@ class Task:
         described = {
             "name": self.study_part,
             "rows": len(prompts),
-            "prompts": _hash([prompt.text for prompt in prompts]),
-            "references": _hash(references),
+            "prompts": content_hash([prompt.text for prompt in prompts]),
+            "references": content_hash(references),
             "prompt": prompter.description,
             "system": self.system,
             "chat_template": dict(self.chat_template)
@@ -452,13 +367,13 @@ class Task:
             "direction": self.direction or "maximize",
         }
         if any(prompt.chat for prompt in prompts):
-            described["messages"] = _hash([prompt.chat and prompt.chat.messages for prompt in prompts])
+            described["messages"] = content_hash([prompt.chat and prompt.chat.messages for prompt in prompts])
         if self.tokenizer_encode_args:
             described["tokenizer_encode_args"] = check_encode_args(self.tokenizer_encode_args)
         if "built_in" not in metric.description:  # a user's scorer may read any column
-            described["columns"] = _hash(rows)
+            described["columns"] = content_hash(rows)
         elif metric.columns:
-            described["metric_columns"] = _hash([[row.get(name) for name in metric.columns] for row in rows])
+            described["metric_columns"] = content_hash([[row.get(name) for name in metric.columns] for row in rows])
         return described
 
 
@@ -474,32 +389,3 @@ def _naming_row(number: int) -> Iterator[None]:
         yield
     except InputError as problem:
         raise InputError(f"row {number}: {problem}") from problem.__cause__
-
-
-def _occurrences(texts: Sequence[str]) -> tuple[int, ...]:
-    seen: Counter[str] = Counter()
-    earlier = []
-    for text in texts:
-        earlier.append(seen[text])
-        seen[text] += 1
-    return tuple(earlier)
-
-
-def _distinct(texts: Sequence[str]) -> tuple[int, ...]:
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    return tuple(numbers[text] for text in texts)
-
-
-def _hash(values: Sequence[Any]) -> str:
-    """SHA-256 of values as JSON; what JSON does not know counts by its text, without addresses."""
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(json.dumps(value, sort_keys=True, default=_textual, ensure_ascii=False).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def _textual(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return plain_reference(value)  # their own order differs from process to process
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -23,7 +23,7 @@ from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
 from llmsearch_optuna.storage.records import by_row
 from llmsearch_optuna.storage.study import OpenedStudy, open_study
-from llmsearch_optuna.task.task import PreparedTask
+from llmsearch_optuna.task.prepared_task import PreparedTask
 
 GREEDY = GenerationParams.of({"max_new_tokens": 8})
 SAMPLING = GenerationParams.of({"max_new_tokens": 8, "do_sample": True})

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.scoring import MetricError
-from llmsearch_optuna.models.tokenization import Positions, PromptTokens
+from llmsearch_optuna.models.tokenization import PromptTokens
 from llmsearch_optuna.task.task import Task
 
 ROWS = [
@@ -230,13 +230,6 @@ def test_postprocessing_that_fails_names_the_row() -> None:
         task(postprocess=lambda text: 3).prepare()
 
 
-def test_repeated_prompts_are_counted() -> None:
-    rows = [{"q": text, "a": "x"} for text in ("one", "two", "one", "three", "one")]
-    prepared = Task(rows, prompt="{q}", reference="a", metric="f1").prepare()
-    assert prepared.occurrences == (0, 0, 1, 0, 2)
-    assert prepared.distinct == (0, 1, 0, 2, 0)
-
-
 def test_the_description_is_json_and_notices_every_change() -> None:
     def described(**changed: Any) -> str:
         return json.dumps(task(**changed).prepare().description, sort_keys=True)
@@ -363,22 +356,6 @@ def test_a_chat_template_with_todays_date_is_warned_about(
     chat_tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + CHAT
     task().prepare(chat_tokenizer)
     assert "today's date" in caplog.text
-
-
-def test_prompts_must_leave_room_for_the_new_tokens(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    prepared = task().prepare(tiny_tokenizer)
-    counts = prepared.token_counts(PromptTokens(tiny_tokenizer))
-    assert counts == tuple(len(tiny_tokenizer(text)["input_ids"]) for text in prepared.prompts)
-    longest = max(counts)
-    for fits in (Positions(shared=longest + 20), Positions(prompt=longest, completion=20), Positions()):
-        prepared.check_lengths(PromptTokens(tiny_tokenizer), fits, 20)
-    where = rf"row {counts.index(longest)} \({longest} tokens\)"
-    for tight in (Positions(shared=longest + 19), Positions(prompt=longest - 1)):
-        with pytest.raises(InputError, match=rf"1 of 2 prompts do not fit.*{where}.*max_prompt_tokens={longest - 1}"):
-            prepared.check_lengths(PromptTokens(tiny_tokenizer), tight, 20)
-    for none in (Positions(shared=16), Positions(completion=15)):
-        with pytest.raises(InputError, match="not even a prompt of one token fits: .*max_new_tokens=16"):
-            prepared.check_lengths(PromptTokens(tiny_tokenizer), none, 16)
 
 
 def test_long_rows_lose_the_beginning_of_their_longest_text(chat_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,114 @@
+"""A task whose rows have become prompts and references: what a search works on.
+
+Parameters, models and trials must not enter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.metrics.metric import Metric
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens
+from llmsearch_optuna.task.dataset import Row
+from llmsearch_optuna.types import Chat, Direction
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task whose prompts are ready for the model. All sequences have one entry a row.
+
+    Attributes:
+        name: For the study's name.
+        prompts: Texts to be decoded, chat template applied.
+        add_special_tokens: False where the special tokens stand in the text already (no second BOS).
+        references: What the metric compares with.
+        rows: The rows themselves.
+        metric: Tried on the first rows; applies the postprocessing itself.
+        direction: ``"maximize"`` or ``"minimize"``.
+        occurrences: How many earlier rows have the same prompt.
+        distinct: Which distinct prompt the row has, numbered as they first appear.
+        cut_rows: The numbers of the rows whose prompts were shortened, by max_prompt_tokens or by the tokenizer.
+        encode_args: What the tokenizer is to be called with beside add_special_tokens.
+        description: What counts in a study's fingerprint; JSON-able.
+        chats: The prompts as messages, where the engine asked for these; None for a prompt that is a text, and empty
+            where all are.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    add_special_tokens: tuple[bool, ...]
+    references: tuple[Any, ...]
+    rows: tuple[Row, ...]
+    metric: Metric
+    direction: Direction
+    occurrences: tuple[int, ...]
+    distinct: tuple[int, ...]
+    cut_rows: tuple[int, ...]
+    encode_args: Mapping[str, Any]
+    description: Mapping[str, Any]
+    chats: tuple[Chat | None, ...] = ()
+
+    def chat(self, row: int) -> Chat | None:
+        """Return a row's prompt as messages, where the engine asked for these."""
+        return self.chats[row] if self.chats else None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def token_counts(self, tokens: PromptTokens) -> tuple[int, ...]:
+        """Return how many tokens each prompt has."""
+        return tuple(tokens.count(zip(self.prompts, self.add_special_tokens, strict=True), self.encode_args))
+
+    def check_lengths(self, tokens: PromptTokens | None, positions: Positions, max_new_tokens: int) -> None:
+        """Make sure that each prompt fits into the model and leaves room for the new tokens.
+
+        Prompts that are so short that they fit in any case are not tokenized.
+
+        Args:
+            tokens: Of the model's tokenizer; None is only possible where nothing says how much room there is.
+            positions: How many tokens the model has room for.
+            max_new_tokens: The most new tokens of any trial.
+
+        Raises:
+            InputError: Some prompts do not fit; their row numbers are named.
+        """
+        if (problem := positions.problem(1, max_new_tokens)) is not None:
+            raise InputError(f"not even a prompt of one token fits: {problem}")
+        room = positions.room(max_new_tokens)
+        if room is None or tokens is None:
+            return
+        prompts = list(zip(self.prompts, self.add_special_tokens, strict=True))
+        most = (tokens.most(text, add_special_tokens) for text, add_special_tokens in prompts)
+        open_numbers = [number for number, upper in enumerate(most) if upper is None or upper > room]
+        found = tokens.count((prompts[number] for number in open_numbers), self.encode_args)
+        counts = dict(zip(open_numbers, found, strict=True))
+        long = [number for number, count in counts.items() if count > room]
+        if long:
+            shown = ", ".join(f"row {number} ({counts[number]} tokens)" for number in long[:8])
+            more = f" and {len(long) - 8} more" if len(long) > 8 else ""
+            raise InputError(
+                f"{len(long)} of {len(prompts)} prompts do not fit into the model: {shown}{more}. With "
+                f"max_new_tokens={max_new_tokens} it has room for {room} tokens of prompt. Leave these rows out"
+                f"{'' if positions.shared is None else ', lower max_new_tokens'}, or cut long rows with "
+                f"max_prompt_tokens={room}."
+            )
+
+
+def earlier_occurrences(texts: Sequence[str]) -> tuple[int, ...]:
+    """Return for each text how many of those before it are the same."""
+    seen: Counter[str] = Counter()
+    earlier = []
+    for text in texts:
+        earlier.append(seen[text])
+        seen[text] += 1
+    return tuple(earlier)
+
+
+def distinct_numbers(texts: Sequence[str]) -> tuple[int, ...]:
+    """Return for each text which distinct one it is, numbered as they first appear."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    return tuple(numbers[text] for text in texts)
