@@ -339,7 +339,23 @@ class ReplicateOptions(TypedDict, total=False):
     ]
 
 
-class PlanOptions(ReplicateOptions, total=False):
+class ConstraintOptions(TypedDict, total=False):
+    """What a winner has to keep."""
+
+    constraints: Annotated[
+        Mapping[Any, str] | None,
+        Option(
+            'What the winner has to keep, such as {terminates = ">= 0.95", tokens = "<= 60"}: the mean of a metric, or '
+            "of the generated tokens a row.",
+            more="A dict of metrics (or tokens) and their limits. A trial is feasible where a bound of its rows "
+            "keeps every limit, and is pruned when it can no longer be; the verdict speaks about each of them. See "
+            "docs/conditions.md.",
+            key=Key("", type=dict[str, str]),
+        ),
+    ]
+
+
+class PlanOptions(ReplicateOptions, ConstraintOptions, total=False):
     """What a study is: these settle its trials."""
 
     n_trials: Annotated[
@@ -365,17 +381,6 @@ class PlanOptions(ReplicateOptions, total=False):
                 text='["score"], or ["score", "tokens"] or ["score", "json_valid"] for the front of all; several prune '
                 "nothing.",
             ),
-        ),
-    ]
-    constraints: Annotated[
-        Mapping[Any, str] | None,
-        Option(
-            'What the winner has to keep, such as {terminates = ">= 0.95", tokens = "<= 60"}: the mean of a metric, or '
-            "of the generated tokens a row.",
-            more="A dict of metrics (or tokens) and their limits. A trial is feasible where a bound of its rows "
-            "keeps every limit, and is pruned when it can no longer be; the verdict speaks about each of them. See "
-            "docs/conditions.md.",
-            key=Key("", type=dict[str, str]),
         ),
     ]
     baseline: Annotated[
@@ -605,11 +610,15 @@ class ScoreOptions(TaskOptions, ReplicateOptions, ModelOptions, total=False):
     on_row: Annotated[Callable[[int, int], None] | None, Option("Called with (rows done, rows in all) as rows end.")]
 
 
-class ConfirmOptions(TaskOptions, ModelOptions, total=False):
+class LockedRowsOptions(TaskOptions, ModelOptions, total=False):
+    """Of whatever decodes a study's locked rows once more."""
+
+
+class ConfirmOptions(LockedRowsOptions, ConstraintOptions, total=False):
     """Of `confirm`."""
 
 
-class CheckOptions(ConfirmOptions, total=False):
+class CheckOptions(LockedRowsOptions, total=False):
     """Of `check`."""
 
     margin: Annotated[

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,7 +16,11 @@ from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ModelOptions,
 from llmsearch_optuna.study_file.model import Changes, StudyFile, parse_study_file, read_study_file, search_arguments
 
 if TYPE_CHECKING:
+    from llmsearch_optuna.optimize.check import Check
+    from llmsearch_optuna.optimize.confirm import Confirmation
     from llmsearch_optuna.search_result import SearchResult
+
+Found = TypeVar("Found", "Confirmation", "Check")
 
 ServedModel = Annotated[str | None, arguments.flag("--served-model", "served_model", declared(ServerOptions))]
 
@@ -35,15 +40,12 @@ def confirm(
     """
     from llmsearch_optuna.api import confirm as confirm_once
 
-    if (server is None) == (model is None):
+    if server is None and model is None:
         raise InputError("say what will serve: --server URL, or --model with a folder, a hub id or an address")
-    result = arguments.load(study, study_name)
-    given = _arguments(result, study, server or model, served_model, data)
-    found = confirm_once(
-        result, given["model"], given["dataset"], given.get("tokenizer"), **part(ConfirmOptions, given)
-    )
+    changes = Changes(data=data, model=model, server=server)
+    found = _decoded_once_more(confirm_once, ConfirmOptions, study, study_name, changes, served_model)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2, default=str))
+        _print_json(found.to_json())
         return
     from llmsearch_optuna.cli.output import print_confirmation
 
@@ -66,36 +68,43 @@ def check(
     """
     from llmsearch_optuna.api import check as check_once
 
-    if server is not None and model is not None:
-        raise InputError("give --server or --model, not both")
-    result = arguments.load(study, study_name)
-    given = _arguments(result, study, server or model, served_model, data)
-    found = check_once(
-        result,
-        given["model"],
-        given["dataset"],
-        given.get("tokenizer"),
-        **part(ConfirmOptions, given),
-        margin=margin,
-    )
+    changes = Changes(data=data, model=model, server=server)
+    found = _decoded_once_more(check_once, CheckOptions, study, study_name, changes, served_model, margin=margin)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2, default=str))
+        _print_json(found.to_json())
     else:
         say(f"{found.engine}: {found.sentence}")
     if found.is_worse:
         raise typer.Exit(1)
 
 
-def _arguments(
-    result: SearchResult, study: str, model: str | None, served_model: str | None, data: str | None
-) -> dict[str, Any]:
+def _decoded_once_more(
+    function: Callable[..., Found],
+    options: type[Any],
+    study: str,
+    study_name: str | None,
+    changes: Changes,
+    served_model: str | None,
+    **more: Any,
+) -> Found:
+    """What `confirm` or `check` finds, with what its study file says and the command line changes."""
+    result = arguments.load(study, study_name)
+    given = _arguments(result, study, changes, served_model)
+    told = part(options, given) | more
+    return function(result, given["model"], given["dataset"], given.get("tokenizer"), **told)
+
+
+def _print_json(values: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(values, indent=2, default=str))
+
+
+def _arguments(result: SearchResult, study: str, changes: Changes, served_model: str | None) -> dict[str, Any]:
     """The arguments that were given to `search`, with another model and other data where the command line says so.
 
     How the study's model was loaded or asked says nothing about another one, and is left out with it.
     """
-    file = Changes(data=data, model=model).apply(_study_file(result, study))
-    given = search_arguments(file)
-    if model is not None:
+    given = search_arguments(changes.apply(_study_file(result, study)))
+    if changes.model is not None or changes.server is not None:
         given = {name: value for name, value in given.items() if name not in {*declared(ModelOptions), "tokenizer"}}
     return given if served_model is None else {**given, "served_model": served_model}
 

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmsearch_optuna.engine.request import Request
-from llmsearch_optuna.engine.sampling.params import is_random
 from llmsearch_optuna.errors import DecodingError, InputError, StudyError
 from llmsearch_optuna.optimize.decode import decode_all
-from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.locked_rows import LockedRows, lock
 from llmsearch_optuna.options import CheckOptions
 from llmsearch_optuna.stats.regression import Regression, regression
@@ -80,10 +78,7 @@ def check_study(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, o
     if task.metric.per_row is False:
         raise InputError(f"{task.metric.name} scores all rows at once; check needs a metric with a score for each row")
     number = study.winner if study.verdict.recommends_winner else 0
-    params = locked.params(number)
-    repeats = range(max(1, study.verdict.replicates) if is_random(params) else 1)
-    requests = requests_for(task, params, ("check", number), order=study.rows, replicates=repeats)
-    now = locked.scored(_decoded(locked, requests))
+    now = locked.scored(_decoded(locked, locked.requests(number, ("check", number))))
     known = {r.row for r in now}
     order = [row for row in study.rows if row in known]
     if 2 * len(order) < len(study.rows):
@@ -100,7 +95,7 @@ def check_study(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, o
         margin=options["margin"],
         seed=study.seed,
     )
-    return Check(locked.served.name, params.canonical, found)
+    return Check(locked.served.name, locked.params(number).canonical, found)
 
 
 def _decoded(locked: LockedRows, requests: list[Request]) -> list[RowRecord]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from llmsearch_optuna.engine.sampling.params import is_random
-from llmsearch_optuna.errors import StudyError
-from llmsearch_optuna.optimize.evaluation import requests_for
+from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.optimize.condition_outcomes import Decoded, condition_outcomes
+from llmsearch_optuna.optimize.constraints import Constraints
 from llmsearch_optuna.optimize.locked_rows import LockedRows, LockedStudy, lock
 from llmsearch_optuna.optimize.loop import gather
 from llmsearch_optuna.optimize.scored_rows import completions_by_row, corpus_score
@@ -93,24 +93,19 @@ def confirm_study(
         InputError: An argument cannot be used, or data and metric are not the study's.
         StudyError: The study has no verdict, or somebody else confirms it now.
     """
-    locked = lock(opened, model, dataset, tokenizer, options)
+    locked = lock(opened, model, dataset, tokenizer, options, _conditions(opened, options["constraints"]))
     params = {number: locked.params(number) for number in (0, locked.study.winner)}
     with storage_errors(opened.address), Session(opened.database, opened.key) as session:
         claim = session.claim(_CLAIM)
         if claim is None:
             raise StudyError(f"another process confirms the study {opened.name!r} at the moment; wait until it is done")
         place = _place(locked)
-        repeats = max(1, locked.study.verdict.replicates)
-        wanted = {}
-        for side, number in enumerate((0, locked.study.winner)):
-            tag: tuple[Phase, int] = ("confirm", 2 * place + side)
-            replicates = range(repeats if is_random(params[number]) else 1)
-            wanted[tag[1]] = requests_for(
-                locked.rows.task, params[number], tag, order=locked.study.rows, replicates=replicates
-            )
+        tags: list[tuple[Phase, int]] = [("confirm", 2 * place + side) for side in range(2)]
+        wanted = {tag[1]: locked.requests(number, tag) for number, tag in zip(params, tags, strict=True)}
         with interruptible(lambda: "the same command goes on where it stopped"):
             found = gather(locked.served.backend, opened.records, "confirm", wanted, claim)
-        here = _verdict(locked, found[2 * place], found[2 * place + 1])
+        baseline, winner = (Decoded(params[number], found[tag[1]]) for number, tag in zip(params, tags, strict=True))
+        here = _verdict(locked, baseline, winner)
         _store(opened, place, verdict=here)
     return Confirmation(locked.served.name, locked.study.verdict, here)
 
@@ -154,14 +149,46 @@ def _store(opened: OpenedStudy, place: int, *, verdict: Verdict) -> None:
     opened.study.set_user_attr(CONFIRMATIONS, entries)
 
 
-def _verdict(locked: LockedRows, baseline: Sequence[RowRecord], winner: Sequence[RowRecord]) -> Verdict:
-    sides = [locked.scored(records) for records in (baseline, winner)]
+def _conditions(opened: OpenedStudy, given: Mapping[Any, str] | None) -> Mapping[Any, str]:
+    """The study's conditions: those that are given, else by the names that it remembers.
+
+    Raises:
+        InputError: Others were given, or one is no built-in metric and has to be given.
+    """
+    stored: dict[str, str] = opened.records.settings().get("constraints", {})
+    if given is not None:
+        if (limits := Constraints.of(given).limits) != stored:
+            raise InputError(f"the study {opened.name!r} has constraints {stored}, not {limits}")
+        return given
+    try:
+        Constraints.of(stored)
+    except InputError as problem:
+        raise InputError(f"give constraints= as they were given to search: {problem}") from None
+    return stored
+
+
+def _verdict(locked: LockedRows, baseline: Decoded, winner: Decoded) -> Verdict:
+    sides = [locked.scored(side.records) for side in (baseline, winner)]
     common = set.intersection(*({r.row for r in records} for records in sides))
     order = [row for row in locked.study.rows if row in common]
     direction = locked.rows.direction
     if not order:
         return unscored_verdict(rows=len(locked.study.rows), direction=direction)
-    task, kept = locked.rows.task, [[r for r in records if r.row in common] for records in sides]
+    of_baseline, of_winner = kept = [[r for r in records if r.row in common] for records in sides]
+    verdict = _compared(locked, kept, order)
+    return verdict.with_conditions(
+        condition_outcomes(
+            locked.rows,
+            replace(winner, records=of_winner),
+            replace(baseline, records=of_baseline),
+            order,
+        )
+    )
+
+
+def _compared(locked: LockedRows, kept: Sequence[Sequence[RowRecord]], order: Sequence[int]) -> Verdict:
+    """Compare the baseline's records with the winner's on these rows."""
+    task, direction = locked.rows.task, locked.rows.direction
     told: dict[str, Any] = {
         "prompts": [task.distinct[row] for row in order],
         "bounds": task.metric.bounds,

@@ -20,6 +20,7 @@ from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.baselines import UNNAMED
+from llmsearch_optuna.optimize.condition_outcomes import Decoded, condition_outcomes
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.holdout import StagePlan
 from llmsearch_optuna.optimize.loop import gather
@@ -32,7 +33,7 @@ from llmsearch_optuna.optimize.scored_rows import (
     store_scores,
 )
 from llmsearch_optuna.stats.comparison import compare
-from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL, ConditionOutcome
+from llmsearch_optuna.stats.conditions import ConditionOutcome
 from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.group_sequential import StageDesign, judge_stage
 from llmsearch_optuna.stats.holm import BaselineComparison, against_all
@@ -166,24 +167,8 @@ class HoldoutLook:
         self, kept: Mapping[int, Sequence[RowRecord]], order: Sequence[int]
     ) -> tuple[ConditionOutcome, ...]:
         """How the conditions stand on the held-out rows, for the winner and for the baseline."""
-        constraints, found, winner = self.rows.constraints, {}, self.look.winner
-        for number in (winner, 0) if constraints else ():
-            try:
-                values = constraints.values(kept[number], self.rows.answers(kept[number]))
-            except MetricError as error:
-                logger.warning("a condition could not be checked on the holdout: %s", error)
-                continue
-            found[number] = constraints.standings(
-                values,
-                order,
-                self.rows.task,
-                max_new_tokens=self._params(number).max_new_tokens,
-                level=HOLDOUT_LEVEL,
-            )
-        return tuple(
-            ConditionOutcome.of(c.name, c.limit, found.get(winner, {}).get(c.name), found.get(0, {}).get(c.name))
-            for c in constraints.conditions
-        )
+        winner, baseline = (Decoded(self._params(n), kept[n]) for n in (self.look.winner, 0))
+        return condition_outcomes(self.rows, winner, baseline, order)
 
     def _compare(self, found: dict[int, list[RowRecord]], held: Held, alpha: float, against: int) -> Verdict:
         failed: set[int] = set()

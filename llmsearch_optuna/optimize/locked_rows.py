@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from llmsearch_optuna.declaration import part
-from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import InputError, StudyError
-from llmsearch_optuna.optimize.evaluation import SearchRows
+from llmsearch_optuna.metrics.postprocess import postprocess_of
+from llmsearch_optuna.optimize.constraints import Constraints
+from llmsearch_optuna.optimize.draws import PROBED_ROWS, stored_draws
+from llmsearch_optuna.optimize.evaluation import SearchRows, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
 from llmsearch_optuna.optimize.scored_rows import score_without_failing
-from llmsearch_optuna.options import ConfirmOptions, ModelOptions, TaskOptions
+from llmsearch_optuna.options import LockedRowsOptions, ModelOptions, TaskOptions
 from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import RowRecord, as_stored
 from llmsearch_optuna.storage.study import OpenedStudy
@@ -112,6 +116,32 @@ class LockedRows:
             raise InputError(f"{self.served.name} cannot decode with the parameters of trial {number}: {problem}")
         return params
 
+    def requests(self, number: int, tag: Hashable) -> list[Request]:
+        """The locked rows under a trial's parameters, as often as the study decoded them where texts vary.
+
+        Args:
+            number: Of the trial.
+            tag: Whose requests they are.
+        """
+        params = self.params(number)
+        repeats = max(1, self.study.verdict.replicates) if self.varies(params) else 1
+        return requests_for(self.rows.task, params, tag, order=self.study.rows, replicates=range(repeats))
+
+    def varies(self, params: GenerationParams) -> bool:
+        """Whether decoding again can give another text; greedy texts are asked for twice to find out."""
+        return is_random(params) or self._greedy_varies
+
+    @cached_property
+    def _greedy_varies(self) -> bool:
+        if stored_draws(self.study.opened).greedy_varies:
+            return True
+        greedy = next((p for p in map(self.params, (0, self.study.winner)) if not is_random(p)), None)
+        if greedy is None:
+            return False
+        rows = self.rows.requests(greedy, ("search", 0), order=self.rows.order[:PROBED_ROWS], replicates=[0])
+        found = self.served.backend.repetition(rows)
+        return found is not None and not found.is_steady
+
     def _without_special_tokens(self, params: GenerationParams) -> GenerationParams:
         """Without the special tokens that are the model's own: a server that has loaded it knows them by itself."""
         own = self.study.opened.records.settings().get("model_defaults", {})
@@ -128,7 +158,14 @@ class LockedRows:
         return [r for r in left if r.row not in lost]
 
 
-def lock(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, options: ConfirmOptions) -> LockedRows:
+def lock(
+    opened: OpenedStudy,
+    model: Any,
+    dataset: Any,
+    tokenizer: Any,
+    options: LockedRowsOptions,
+    constraints: Mapping[Any, str] | None = None,
+) -> LockedRows:
     """Return the locked rows of a study, with the engine that is to decode them.
 
     Args:
@@ -136,7 +173,8 @@ def lock(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, options:
         model: See `search`.
         dataset: The study's own data.
         tokenizer: See `search`.
-        options: Of `confirm`, those with defaults too.
+        options: Of `confirm` or `check`, those with defaults too.
+        constraints: Those of the study that are to be looked at; see `search`.
 
     Raises:
         StudyError: The study has no verdict that compares anything.
@@ -144,6 +182,7 @@ def lock(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, options:
     """
     study = LockedStudy.of(opened)
     task = Task.of(dataset, **part(TaskOptions, options)).read()
+    conditions = Constraints.of(constraints, postprocess=postprocess_of(task.postprocess))
     served = resolve_engine(model, tokenizer, part(ModelOptions, options))
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
     direction = direction_of(opened.study)
@@ -155,7 +194,12 @@ def lock(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, options:
         if mine != theirs:
             raise InputError(f"the study {opened.name!r} has {what} {theirs!r}, not {mine!r}: scores would not compare")
     _check_data(study, ready.rows, ready.references)
-    rows = SearchRows(task=ready, order=study.rows, objectives=Objectives.of(("score",), direction))
+    rows = SearchRows(
+        task=ready,
+        order=study.rows,
+        objectives=Objectives.of(("score",), direction),
+        constraints=conditions.checked(ready),
+    )
     return LockedRows(study, served, rows)
 
 

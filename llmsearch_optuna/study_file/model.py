@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from llmsearch_optuna.backends.server import is_address
 from llmsearch_optuna.declaration import Limits, Option, annotation, declared, part
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import Inputs, SearchOptions, TaskOptions, every_option, keys_of
@@ -112,6 +113,21 @@ class PrunerSection(Section):
     step: PositiveInt = Field(8, description="Rows between two looks.")
 
 
+def _check_one_model(name: str | None, server: str | None, name_said: str, server_said: str) -> None:
+    """Raise InputError where a model has a name and an address, or the address is none.
+
+    Args:
+        name: Of the model.
+        server: Its address.
+        name_said: How the user writes a name, with a place for it.
+        server_said: The same for an address.
+    """
+    if name is not None and server is not None:
+        raise InputError(f"{name_said.format(name)} and {server_said.format(server)} are two models; give one of them")
+    if server is not None and not is_address(server):
+        raise InputError(f"{server_said.format(server)} is no address, such as http://127.0.0.1:8000/v1")
+
+
 @with_keys("model")
 class ModelSection(Section):
     """Which model decodes."""
@@ -120,10 +136,7 @@ class ModelSection(Section):
     def _is_one_model(self) -> Self:
         if self.name is None and self.server is None:
             raise ValueError("a model is missing; give its name, or server, the address of one")
-        if self.name is not None and self.server is not None:
-            raise ValueError(f"name = {self.name!r} and server = {self.server!r} are two models; give one of them")
-        if self.server is not None and not self.server.startswith(("http://", "https://")):
-            raise ValueError(f"server = {self.server!r} is no address, such as http://127.0.0.1:8000/v1")
+        _check_one_model(self.name, self.server, "name = {!r}", "server = {!r}")
         return self
 
 
@@ -184,10 +197,7 @@ class Changes:
         """The section with one model: what the command line names takes the place of either key."""
         if self.model is None and self.server is None:
             return section
-        if self.model is not None and self.server is not None:
-            raise InputError(f"--model {self.model} and --server {self.server} are two models; give one of them")
-        if self.server is not None and not self.server.startswith(("http://", "https://")):
-            raise InputError(f"--server {self.server} is no address, such as http://127.0.0.1:8000/v1")
+        _check_one_model(self.model, self.server, "--model {}", "--server {}")
         return type(section).model_validate({**section.model_dump(), "name": self.model, "server": self.server})
 
 

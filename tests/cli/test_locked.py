@@ -57,7 +57,10 @@ def test_confirm_gives_both_verdicts(capsys, study):
     ("arguments", "message"),
     [
         (("confirm", "study.toml"), "say what will serve"),
-        (("check", "study.toml", "--model", "a", "--server", "http://127.0.0.1:1/v1"), "not both"),
+        (
+            ("check", "study.toml", "--model", "a", "--server", "http://127.0.0.1:1/v1"),
+            "are two models; give one of them",
+        ),
         (("check", "study.toml", "--margin", "-1"), "margin"),
         (("check", "nowhere.db"), "nowhere.db"),
     ],
