@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 
 from tests.synthetic import score_of, temperature_near
@@ -52,6 +54,7 @@ class StubServer:
         most_at_once: The most requests that it worked on at the same time.
         url: Where it is.
         redirect: Where it sends clients instead of answering them.
+        certificate: A file with the certificate and the key that it shows; None for a server without TLS.
     """
 
     schedule: Schedule = lambda _: None
@@ -66,6 +69,7 @@ class StubServer:
     most_at_once: int = 0
     url: str = ""
     redirect: str | None = None
+    certificate: Path | None = None
     _requests: int = 0
     _at_once: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,9 +87,14 @@ class StubServer:
             server_of = stub
 
         server = _Server(("127.0.0.1", port), Handler)
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        self.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        scheme = "http" if self.certificate is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{server.server_address[1]}/v1"
         try:
             yield self
         finally:
@@ -138,6 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         stub = self.server_of
+        stub.headers.append({name.lower(): value for name, value in self.headers.items()})
+        if stub.redirect is not None:
+            self._send(307, {}, {"Location": stub.redirect})
+            return
         pages = {
             "/v1/models": {"object": "list", "data": [{"id": stub.model, "object": "model", "owned_by": stub.owner}]},
             **stub.pages,

@@ -156,16 +156,6 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         ServerBackend(url)
 
 
-def test_a_redirect_is_not_followed(stub: StubServer) -> None:
-    with StubServer().running() as other:
-        backend = ServerBackend(stub.url)
-        stub.redirect = f"{other.url}/chat/completions"
-        backend.submit(requests(backend, 1))
-        with pytest.raises(EngineUnavailableError, match="it redirects to"):
-            backend.poll()
-        assert not other.asked
-
-
 def test_keys_come_from_the_environment_and_go_nowhere_else(stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-secret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")

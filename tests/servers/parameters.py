@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-WARM = {"max_new_tokens": 12, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-GREEDY = {"max_new_tokens": 12, "do_sample": False}
+WARM = {"max_new_tokens": 24, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+GREEDY = {"max_new_tokens": 24, "do_sample": False}
 
 ENDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "temperature": (0.1, 1.5, WARM),
@@ -30,8 +30,8 @@ ENDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mirostat_eta": (0.01, 1.0, {**WARM, "mirostat_mode": 2, "mirostat_tau": 1.0}),
     "num_beams": (1, 4, GREEDY),
     "length_penalty": (-9.0, 9.0, {**GREEDY, "num_beams": 4}),
-    "min_new_tokens": (1, 12, {**WARM, "sequence_bias": [[[2], 8.0]]}),
-    "max_new_tokens": (3, 12, WARM),
+    "min_new_tokens": (1, 12, {**WARM, "sequence_bias": [[[2], 90.0]]}),
+    "max_new_tokens": (3, 24, WARM),
     "stop": (["e"], ["zzz"], WARM),
     "sequence_bias": ([[[28], -90.0]], [[[253], 90.0]], WARM),
     "response_format": ({"type": "text"}, {"type": "json_object"}, WARM),

@@ -31,7 +31,7 @@ BEGIN, END = "<!-- what servers do, by tests/servers/table.py -->", "<!-- end --
 SHOWN = {"has an effect": "takes", "ignored": "ignores", "refused": "refuses", "error": "error 5xx", "cannot tell": "?"}
 
 
-def rows_of(backend: ServerBackend, count: int = 2) -> list[Request]:
+def rows_of(backend: ServerBackend, count: int = 3) -> list[Request]:
     """A few questions as messages."""
     params = GenerationParams.of(WARM, backend.default_params)
     texts = [f"Tell me about the number {number}." for number in range(count)]

@@ -19,6 +19,13 @@ Kind = Literal["not now", "never", "stop"]
 _LONGEST_QUOTE = 500
 _RETRY_LATER = (408, 409, 425, 429)
 _NO_REQUEST_CAN = (401, 403, 404, 405, 407)
+_UNKNOWN_ISSUERS = (18, 19, 20, 21)
+"""OpenSSL's codes for a certificate that signs itself, or whose issuer is not known."""
+
+_TRUST_ITS_ISSUER = (
+    "; if you trust who issued it, name a file with the issuer's certificate in SSL_CERT_FILE (or a folder of such in "
+    "SSL_CERT_DIR). Certificates are always checked"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def failure_of(error: Exception) -> Failure:
         return Failure("not now", "no answer in time", is_overload=True)
     if isinstance(error, openai.APIConnectionError):
         if (problem := _certificate_problem(error)) is not None:
-            return Failure("stop", f"its certificate cannot be trusted: {problem}")
+            return Failure("stop", problem)
         return Failure("not now", f"no connection: {error.__cause__ or error}")
     if isinstance(error, openai.APIStatusError):
         return _failure_of_status(error)
@@ -91,8 +98,9 @@ def _failure_of_code(status: int, words: str, retry_after: float | None) -> Fail
 def _certificate_problem(error: BaseException) -> str | None:
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(seen):
-            return str(seen)
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            remedy = _TRUST_ITS_ISSUER if seen.verify_code in _UNKNOWN_ISSUERS else ""
+            return f"its certificate cannot be trusted: {seen.verify_message}{remedy}"
         seen = seen.__cause__ or seen.__context__
     return None
 
