@@ -102,12 +102,14 @@ class TaskOptions(TypedDict, total=False):
     prompt: Annotated[
         Any,
         Option(
-            'A template such as ``"Summarize: {dialogue}"``, a list of chat messages, or a function of the row.',
+            'A template such as ``"Summarize: {dialogue}"``, a list of chat messages, or a function of the row. '
+            "Several of them, in a list or in a dict by name, are searched.",
             more="See Task.",
             key=Key(
                 "data",
-                type="str | list[Message]",
-                text='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}.',
+                type="str | list[Message] | list[str] | list[list[Message]] | dict[str, str | list[Message]]",
+                text='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}. Several in '
+                "a list, or in a table by name, are searched.",
                 filled="Summarize the dialogue in one sentence.\n\n{dialogue}",
             ),
         ),
@@ -159,8 +161,16 @@ class TaskOptions(TypedDict, total=False):
         int | None, Option("Use only the first so many rows.", limits=COUNT, key=Key("data", "rows", example=200))
     ]
     system: Annotated[
-        str | None,
-        Option("A system message before every prompt.", key=Key("data", example="You are a helpful assistant.")),
+        str | Sequence[str | None] | Mapping[str, str | None] | None,
+        Option(
+            "A system message before every prompt; several in a list, or in a table or dict by name, are searched, and "
+            "false is none.",
+            key=Key(
+                "data",
+                type=str | list[str | Literal[False]] | dict[str, str | Literal[False]],
+                example="You are a helpful assistant.",
+            ),
+        ),
     ]
     chat_template: Annotated[
         bool | Mapping[str, Any] | None,
@@ -168,6 +178,14 @@ class TaskOptions(TypedDict, total=False):
             "Wrap prompts in the tokenizer's chat template; a table or dict holds variables for it.",
             key=Key("data", type=bool | dict[str, Any]),
             left_out=True,
+        ),
+    ]
+    chat_template_kwargs: Annotated[
+        Mapping[str, Any] | None,
+        Option(
+            "Variables of the chat template, such as {enable_thinking = [true, false]}: a list is searched, any other "
+            "value is fixed.",
+            key=Key("data", type=dict[str, Any], example={"enable_thinking": False}),
         ),
     ]
     postprocess: Annotated[

@@ -24,6 +24,7 @@ from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import best_complete, direction_of, is_feasible, nearest, rows_counted, score_of
+from llmsearch_optuna.task.choices import TaskChoices
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
 
@@ -98,7 +99,10 @@ class StudyView:
 
     @property
     def best_params(self) -> dict[str, Any]:
-        """Everything that the winner decodes with, fixed values and the model's defaults included."""
+        """Everything that the winner decodes with, fixed values and the model's defaults included.
+
+        What it chose of the task stands there by its label; see `best_task_options`.
+        """
         return dict(self.best_trial.user_attrs["params"])
 
     @property
@@ -204,6 +208,44 @@ class StudyView:
             best += f" (baseline {baseline:.4f})"
         return f"{best} on the search rows. {self.verdict.sentence if self.verdict else 'There is no verdict yet.'}"
 
+    @cached_property
+    def choices(self) -> TaskChoices:
+        """What of the task is searched: prompts, system messages, variables of the chat template; often nothing."""
+        return TaskChoices.from_description(self.settings.get("choices") or {})
+
+    @property
+    def best_task_options(self) -> dict[str, Any]:
+        """What the winner chose of the task, as `search` and `score` take it; empty where nothing was to be chosen.
+
+        Such as ``{"prompt": "TL;DR {text}", "chat_template_kwargs": {"enable_thinking": False}}``. Of a prompt that is
+        a function its name is left.
+        """
+        return self.choices.options(self.best_params)
+
+    @property
+    def recommended_task_options(self) -> dict[str, Any]:
+        """The same of what is recommended; see `recommended_params`."""
+        return self.choices.options(self.recommended_params)
+
+    def prompt(self, row: int, trial: int = 0) -> str:
+        """The prompt of a row that a trial's completion answers.
+
+        Args:
+            row: Its number.
+            trial: The trial's number; the baseline by default.
+        """
+        place = self.choices.place(self.trial_params(trial)) if self.choices else 0
+        return self.items[row].prompt if place == 0 else self._prompts_under(place).get(row, "")
+
+    def _prompts_under(self, place: int) -> dict[int, str]:
+        if place not in self._other_prompts:
+            self._other_prompts[place] = self.opened.records.prompts(place)
+        return self._other_prompts[place]
+
+    @cached_property
+    def _other_prompts(self) -> dict[int, dict[int, str]]:
+        return {}
+
     def trial_params(self, number: int) -> dict[str, Any]:
         """Everything that a trial decodes with."""
         return dict(self._trial(number).user_attrs.get("params", {}))
@@ -232,7 +274,7 @@ class StudyView:
                 {
                     "row": r.row,
                     "replicate": r.replicate,
-                    "prompt": items[r.row].prompt,
+                    "prompt": self.prompt(r.row, number),
                     "reference": items[r.row].reference,
                     "completion": r.text,
                     "score": r.score,

@@ -202,7 +202,9 @@ def copy_through_optuna(opened: OpenedStudy, target: Path) -> None:
     engine = sa.create_engine(url)
     schema.metadata.create_all(engine)
     with opened.database.connect() as source, engine.begin() as copy:
-        for table in (schema.meta, schema.items, schema.rows, schema.looks):
+        for table in (schema.meta, schema.items, schema.prompts, schema.rows, schema.looks):
+            if not sa.inspect(source).has_table(table.name):  # of an older database
+                continue
             stored = {column["name"] for column in sa.inspect(source).get_columns(table.name)}
             columns = [column for column in table.columns if column.name in stored]
             found = source.execute(sa.select(*columns).where(table.c.study == opened.key)).mappings().all()

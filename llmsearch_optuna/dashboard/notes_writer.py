@@ -82,7 +82,11 @@ def describe_all(result: StudyView) -> None:
         if trial.state.is_finished() and not optuna_dashboard.get_note(live):
             noted = [
                 NotedRow(
-                    r.row, result.items[r.row].prompt, r.text or "", as_text(result.items[r.row].reference), r.score
+                    r.row,
+                    result.prompt(r.row, trial.number),
+                    r.text or "",
+                    as_text(result.items[r.row].reference),
+                    r.score,
                 )
                 for r in result.records(trial.number)
             ]
@@ -112,7 +116,9 @@ class TrialNoteCallback:
     def _write(self, event: progress.TrialEnding) -> None:
         import optuna_dashboard
 
-        task, counted = self.rows.task, set(self.rows.order[: event.rows_done])
+        trial = self.opened.study.get_trials(deepcopy=False)[event.number]
+        task = self.rows.task.under(trial.user_attrs.get("params", {})) if event.rows_done else self.rows.task
+        counted = set(self.rows.order[: event.rows_done])
         records = [r for r in self.opened.records.rows("search", event.number) if r.row in counted]
         noted = [
             NotedRow(r.row, task.prompts[r.row], r.text or "", as_text(task.references[r.row]), r.score)

@@ -28,6 +28,7 @@ from llmsearch_optuna.engine.model_runner_seq2seq import model_runner_for
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
+from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
 from llmsearch_optuna.engine.sampling.stop import check_decode_args
 from llmsearch_optuna.engine.scheduler import Scheduler, estimated_rows
@@ -298,7 +299,9 @@ class Engine(EngineBackend):
         return [completions[row] for row in range(len(requests))]
 
     def refusal(self, params: Mapping[str, Any]) -> str | None:
-        """Say which of these parameters only servers apply; None where there is none."""
+        """Say which of these parameters are none of an engine's; None where there is none."""
+        if of_task := [name for name in params if is_of_task(name)]:
+            return f"{', '.join(of_task)} says what is asked for, and prompts are given to an engine as they are"
         found = ", ".join(name for name in SERVER_NAMES if name in params)
         return f"only servers apply {found}; leave it out, or search a server" if found else None
 

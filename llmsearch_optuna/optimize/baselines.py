@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmsearch_optuna.declaration import nearest
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.task.choices import TaskChoices
 
 logger = logging.getLogger("llmsearch_optuna.optimize.baselines")
 
@@ -67,6 +68,15 @@ class Baselines:
             )
         return cls(given[baseline], baseline, given)
 
+    def labelled(self, choices: TaskChoices) -> Baselines:
+        """The same with prompts and messages that a task chooses among under their labels.
+
+        Raises:
+            InputError: One of them names a prompt that the task has not.
+        """
+        found = {name: _labelled(values, choices, f"baselines[{name!r}]") for name, values in self.named.items()}
+        return replace(self, in_use=_labelled(self.in_use, choices, "baseline="), named=found)
+
     def beside(self) -> dict[str, Mapping[str, Any]]:
         """Those that are run beside the one in use, by name.
 
@@ -77,6 +87,16 @@ class Baselines:
         if self.named and self.in_use is not None and MODELS_OWN not in self.named:
             others[MODELS_OWN] = {}
         return others
+
+
+def _labelled(values: Any, choices: TaskChoices, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    try:
+        choices.check_names(values)
+        return choices.labelled(values)
+    except InputError as problem:
+        raise InputError(f"{where}: {problem}") from None
 
 
 def trial_name(role: str) -> str:

@@ -199,17 +199,18 @@ def iter_requests_for(
     task: PreparedTask, params: GenerationParams, tag: Hashable, *, order: Sequence[int], replicates: Sequence[int]
 ) -> Iterator[Request]:
     """The same, each made when it is asked for."""
+    asked, decoding = task.under(params), params.decoding
     return (
         Request(
             tag,
             row,
-            task.prompts[row],
-            params,
-            occurrence=task.occurrences[row],
+            asked.prompts[row],
+            decoding,
+            occurrence=asked.occurrences[row],
             replicate=replicate,
-            add_special_tokens=task.add_special_tokens[row],
-            encode_args=task.encode_args,
-            chat=task.chat(row),
+            add_special_tokens=asked.add_special_tokens[row],
+            encode_args=asked.encode_args,
+            chat=asked.chat(row),
         )
         for row in order
         for replicate in replicates

@@ -32,6 +32,7 @@ from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
 from llmsearch_optuna.stats.group_sequential import StageDesign
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.task.choices import TaskChoices
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.prompts import chat_markers
 from llmsearch_optuna.task.split import Split, assign_folds, split_rows, split_with_reserve
@@ -107,6 +108,7 @@ class Plan:
                 **({"baselines": {n: p.canonical for n, p in self.baselines.items()}} if self.baselines else {}),
                 **({"constraints": self.rows.constraints.limits} if self.rows.constraints else {}),
                 "split_note": self.split_note,
+                **({"choices": self.task.choices.description} if self.task.choices else {}),
                 "model_defaults": readable(served.defaults),
             }
         )
@@ -116,6 +118,9 @@ class Plan:
             ("search", self.rows.order),
             ("holdout", self.holdout),
         ]
+        rows = [row for _, order in parts for row in order]
+        for place, variant in enumerate(self.task.variants[1:], start=1):
+            opened.records.write_prompts(place, {row: variant.prompts[row] for row in rows})
         opened.records.write_items(
             Item(
                 row=row,
@@ -146,11 +151,13 @@ def make_plan(
     Raises:
         InputError: max_new_tokens is missing, a prompt is too long for the model, or a share is out of range.
     """
-    baselines = Baselines.of(options["baseline"], options["baselines"])
+    baselines = Baselines.of(options["baseline"], options["baselines"]).labelled(task.choices)
     baseline, folds, seed = baselines.in_use, options["folds"], options["seed"]
     taken_over = space.comparable if algorithm >= 2 else space.fixed
-    values = space.baseline_values(served.defaults, baseline, taken_over=taken_over)
-    first = GenerationParams.of(values, served.defaults)
+    # what names no prompt has the first of several
+    defaults = {**served.defaults, **task.choices.first}
+    values = space.baseline_values(defaults, baseline, taken_over=taken_over)
+    first = GenerationParams.of(values, defaults)
     useless = {
         branch and f"branch {branch}": names for branch, names in inert_by_branch(space, served.defaults).items()
     }
@@ -159,18 +166,18 @@ def make_plan(
     ):
         logger.warning("%s", warning)
     # Only how tokens are picked changes; a penalty or a stop string of the baseline stays.
-    greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, served.defaults)
-    beside = _named_params(space, served, baselines)
+    greedy = GenerationParams.of({**values, "do_sample": False, "num_beams": 1}, defaults)
+    beside = _named_params(space, defaults, baselines)
     if same := same_as(beside, {"the baseline": first, "greedy decoding": greedy}):
         told = "; ".join(f"{name!r} decodes as {other} does" for name, other in same.items())
         logger.warning("not run again, since it is there already: %s", told)
     named = tuple(
-        replace(_candidate_of(space, served, params), baseline=name)
+        replace(_candidate_of(space, defaults, params), baseline=name)
         for name, params in beside.items()
         if name not in same
     )
     known = (first, greedy, *(params for name, params in beside.items() if name not in same))
-    named += tuple(_named_candidates(space, served, options["try_first"], known=known))
+    named += tuple(_named_candidates(space, task.choices, defaults, options["try_first"], known=known))
     longest = max(p.max_new_tokens for p in (first, *(c.generation for c in named if c.generation is not None)))
     task.check_lengths(served.prompt_tokens, served.positions, longest)
     if warning := endless_warning(task, served.tokenizer, first):
@@ -236,12 +243,12 @@ def split_note(rows: SearchRows, split: Split) -> str:
     )
 
 
-def _named_params(space: Space, served: ResolvedEngine, baselines: Baselines) -> dict[str, GenerationParams]:
+def _named_params(space: Space, defaults: Mapping[str, Any], baselines: Baselines) -> dict[str, GenerationParams]:
     """What the baselines beside the one in use decode with, completed as that one is."""
     found = {}
     for name, given in baselines.beside().items():
         try:
-            found[name] = GenerationParams.of(space.baseline_values(served.defaults, given), served.defaults)
+            found[name] = GenerationParams.of(space.baseline_values(defaults, given), defaults)
         except InputError as problem:
             raise InputError(f"baselines[{name!r}]: {problem}") from None
         if warning := inert_warning({f"baselines[{name!r}]": [n for n in found[name].inert if n in given]}):
@@ -249,8 +256,8 @@ def _named_params(space: Space, served: ResolvedEngine, baselines: Baselines) ->
     return found
 
 
-def _candidate_of(space: Space, served: ResolvedEngine, params: GenerationParams) -> Candidate:
-    return candidate_of(space, params.canonical, params, CandidateMaker(served.defaults))
+def _candidate_of(space: Space, defaults: Mapping[str, Any], params: GenerationParams) -> Candidate:
+    return candidate_of(space, params.canonical, params, CandidateMaker(defaults))
 
 
 def baseline_note(
@@ -282,7 +289,8 @@ def baseline_note(
 
 def _named_candidates(
     space: Space,
-    served: ResolvedEngine,
+    choices: TaskChoices,
+    defaults: Mapping[str, Any],
     given: Sequence[Mapping[str, Any]] | None,
     *,
     known: Sequence[GenerationParams],
@@ -295,14 +303,15 @@ def _named_candidates(
         if not isinstance(one, Mapping):
             raise InputError(f"try_first[{place}]={one!r} must be a dict of generation parameters")
         try:
-            values = space.baseline_values(served.defaults, one)
-            params = GenerationParams.of(values, served.defaults)
+            values = space.baseline_values(defaults, choices.labelled(one))
+            params = GenerationParams.of(values, defaults)
+            choices.place(params)
         except InputError as problem:
             raise InputError(f"try_first[{place}]: {problem}") from None
         if warning := inert_warning({f"try_first[{place}]": [name for name in params.inert if name in one]}):
             logger.warning("%s", warning)
         if params.fingerprint not in seen:
-            yield candidate_of(space, values, params, CandidateMaker(served.defaults))
+            yield candidate_of(space, values, params, CandidateMaker(defaults))
         seen.add(params.fingerprint)
 
 

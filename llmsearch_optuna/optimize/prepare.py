@@ -106,6 +106,7 @@ def prepare(
     checked = Space.of(space)
     # Read first, so that a mistyped path is said at once, not after minutes of loading.
     task = Task.of(dataset, **part(TaskOptions, options)).read()
+    checked = checked.with_choices(task.choices)
     constraints = Constraints.of(options["constraints"], postprocess=postprocess_of(task.postprocess))
     wanted = Objectives.of(
         options["objectives"],

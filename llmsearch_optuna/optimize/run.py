@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import optuna
@@ -121,7 +122,9 @@ def run_study(
 def _warn_of_the_engine(prepared: Prepared) -> None:
     rows = prepared.plan.rows
     requests = requests_for(rows.task, prepared.plan.baseline, "probe", order=rows.order[:8], replicates=[0])
-    for warning in prepared.served.backend.warnings(requests, parameter_ends(prepared.space, prepared.served.defaults)):
+    ends = parameter_ends(prepared.space, prepared.served.defaults)
+    decoded = [replace(end, low=end.low.decoding, high=end.high.decoding) for end in ends]
+    for warning in prepared.served.backend.warnings(requests, decoded):
         logger.warning("%s", warning)
 
 

@@ -20,6 +20,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.space.space import Space, Suggestion
@@ -278,9 +279,14 @@ def seed_of(seed: int, number: int, purpose: str) -> int:
 
 
 def same_point(space: Space, generation: GenerationParams, make: CandidateMaker) -> Candidate | None:
-    """The branch without searched parameters that decodes as these do: lets TPE learn from the first two trials."""
+    """The branch that searches no generation parameter and decodes as these do: lets TPE learn from the first trials.
+
+    What of the task is chosen is no generation parameter.
+    """
     for branch in space.branches:
-        point = None if branch.distributions else space.encode(branch.fixed, branch.label)
+        chosen = {name: generation[name] for name in branch.searched if is_of_task(name) and name in generation}
+        is_searched = len(chosen) < len(branch.searched)
+        point = None if is_searched else space.encode({**branch.fixed, **chosen}, branch.label)
         if point is not None and (candidate := make.of(point)).generation == generation:
             return candidate
     return None

@@ -66,13 +66,13 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     _refuse_space(params)
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
     served = resolve_engine(model, tokenizer, options)
-    checked = GenerationParams.of(params, served.defaults)
+    checked = GenerationParams.of(task.choices.labelled(params), served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):
         logger.warning("%s", warning)
-    if (problem := served.backend.refusal(checked)) is not None:
+    if (problem := served.backend.refusal(checked.decoding)) is not None:
         raise InputError(problem)
-    prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
+    prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages).under(checked)
     prepared.check_lengths(served.prompt_tokens, served.positions, checked.max_new_tokens)
     return _score(prepared, served.backend, checked, options["replicates"], options["on_row"])
 

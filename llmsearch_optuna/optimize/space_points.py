@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from llmsearch_optuna.backends.protocol import ParameterEnds
+from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.space.space import BRANCH, Space
 
 
-def check_supported(space: Space, served: ResolvedEngine, *configurations: Mapping[str, Any]) -> None:
+def check_supported(space: Space, served: ResolvedEngine, *configurations: GenerationParams) -> None:
     """Make sure that what decodes can apply what is going to be tried.
 
     Args:
@@ -27,18 +28,25 @@ def check_supported(space: Space, served: ResolvedEngine, *configurations: Mappi
         InputError: It cannot; names every such parameter, and who takes it.
     """
     points = [point for _, point in _points(space, served.defaults)]
-    problems = {served.backend.refusal(params): None for params in [*configurations, *points]}
+    problems = {served.backend.refusal(params.decoding): None for params in [*configurations, *points]}
     told = [problem for problem in problems if problem is not None]
     if told:
         raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")
 
 
 def parameter_ends(space: Space, defaults: Mapping[str, Any]) -> list[ParameterEnds]:
-    """Both ends of every searched parameter that changes which tokens are picked, the others in the middle."""
+    """Both ends of every searched parameter that changes which tokens are picked, the others in the middle.
+
+    What of the task is chosen is the first that there is.
+    """
     found: dict[str, ParameterEnds] = {}
     for branch in space.branches:
-        middle = {name: _middle(searched.ends()) for name, searched in branch.searched.items()}
-        for name in sorted(set(branch.searched) - set(_ENDS_OF_TEXTS) - set(found)):
+        middle = {
+            name: searched.ends()[0] if is_of_task(name) else _middle(searched.ends())
+            for name, searched in branch.searched.items()
+        }
+        decoding = {name for name in branch.searched if not is_of_task(name)}
+        for name in sorted(decoding - set(_ENDS_OF_TEXTS) - set(found)):
             ends = branch.searched[name].ends()
             try:
                 low, high = (

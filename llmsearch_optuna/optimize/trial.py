@@ -34,6 +34,7 @@ from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
 from llmsearch_optuna.storage.records import Phase, RowRecord, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.task.prepared_task import PreparedTask
 
 logger = logging.getLogger("llmsearch_optuna.optimize.trial")
 
@@ -330,7 +331,7 @@ class TrialRun:
                 self._set_constraints()
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         with self._ours():
-            save_rows(self.opened, self._trial, records, self.rows.task, replicates=self.rows.replicates)
+            save_rows(self.opened, self._trial, records, self._task(), replicates=self.rows.replicates)
             self.callback.on(
                 progress.TrialEnding(
                     number=self.job.number, state=end.state, value=end.value, reason=end.reason, rows_done=counted
@@ -340,6 +341,10 @@ class TrialRun:
         if self.job.number == 0 and self.baseline is not None:
             self.baseline.end()
         self.end = end
+
+    def _task(self) -> PreparedTask:
+        """The task with the prompts that this trial was decoded with."""
+        return self.rows.task if self.job.params is None else self.rows.task.under(self.job.params)
 
     def _values(self, value: float, records: Sequence[RowRecord]) -> list[float]:
         objectives = self.rows.objectives

@@ -76,6 +76,7 @@ def collect(result: StudyView) -> ReportData:
         objectives=tuple(map(label, result.objective_names[1:])),
         front=tuple(p.trial for p in front_of(result)) if len(result.study.directions) > 1 else (),
         first_prompt=next((item.prompt for item in result.items.values()), ""),
+        recommended_task_options={} if best is None else result.recommended_task_options,
         **_examples(result, best),
         **_reproduction(result.opened),
     )
@@ -252,7 +253,8 @@ def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
     examples = tuple(
         Example(
             row=row,
-            prompt=result.items[row].prompt,
+            prompt=(prompt := result.prompt(row, best.number)),
+            baseline_prompt=None if (before := result.prompt(row, 0)) == prompt else before,
             reference=_text(result.items[row].reference),
             baseline_text=base[row].text or "",
             best_text=first[row].text or "",

@@ -85,6 +85,8 @@ class Example:
     best_text: str
     baseline_score: float | None
     best_score: float | None
+    baseline_prompt: str | None = None
+    """Where it differs from the prompt that the best parameters answer."""
 
     @property
     def difference(self) -> float:
@@ -130,6 +132,7 @@ class ReportData:
         front: Trial numbers of the front, worst score first; empty where the score is the only objective.
         objectives: What people call the objectives beside the score.
         first_prompt: A prompt as the model got it.
+        recommended_task_options: What of the task is recommended, where it was searched: prompts and the like in full.
         rescored: The same completions by other metrics, where that was asked for.
         study_file: The study as TOML; None when it cannot be written as one.
     """
@@ -165,6 +168,7 @@ class ReportData:
     front: tuple[int, ...] = ()
     objectives: tuple[str, ...] = ()
     first_prompt: str = ""
+    recommended_task_options: Mapping[str, Any] = field(default_factory=dict)
     rescored: tuple[Rescored, ...] = ()
     study_file: str | None = None
 

@@ -99,8 +99,15 @@ def _top(data: ReportData) -> str:
         f'<p><span class="badge {_colour(data)}">{safe(data.verdict)}</span></p>'
         f"<h1>{safe(data.verdict_sentence)}</h1><p>{safe(data.verdict_notes)}</p></header>"
         f'<div class="tiles">{tiles}</div>{_what_numbers_can_show(data)}'
-        f'<p class="soft">Recommended: {origin}.</p>{_json_block(data.recommended_params)}'
+        f'<p class="soft">Recommended: {origin}.</p>{_json_block(data.recommended_params)}{_task_options(data)}'
     )
+
+
+def _task_options(data: ReportData) -> str:
+    """What the recommended labels of prompts and the like stand for."""
+    if not data.recommended_task_options:
+        return ""
+    return f'<p class="soft">With this of the task:</p>{_json_block(data.recommended_task_options)}'
 
 
 def _what_numbers_can_show(data: ReportData) -> str:
@@ -258,13 +265,19 @@ def _example_row(example: Example, data: ReportData) -> str:
     before, after = marked_words(example.baseline_text, example.best_text)
     sign = -1 if data.minimize else 1
     colour = "better" if sign * example.difference > 1e-9 else "worse" if sign * example.difference < -1e-9 else "soft"
-    prompt = safe(clip_tail(example.prompt, PROMPT_TAIL))
+    prompts = {"prompt": example.prompt}
+    if example.baseline_prompt is not None:
+        prompts = {"prompt of the defaults": example.baseline_prompt, "prompt of the best": example.prompt}
+    asked = "".join(
+        f'<details><summary>{name}</summary><div class="text" dir="auto">{safe(clip_tail(text, PROMPT_TAIL))}</div>'
+        "</details>"
+        for name, text in prompts.items()
+    )
     reference = f'<span class="score">reference</span><div class="text" dir="auto">{safe(example.reference)}</div>'
     return (
         f'<tr><td class="number"><b class="{colour}">{example.difference:+.3f}</b>'
         f'<span class="score">row {example.row}</span></td>'
-        f"<td>{reference}"
-        f'<details><summary>prompt</summary><div class="text" dir="auto">{prompt}</div></details></td>'
+        f"<td>{reference}{asked}</td>"
         f'<td data-label="defaults">{_score(example.baseline_score)}<div class="text" dir="auto">{before}</div></td>'
         f'<td data-label="best">{_score(example.best_score)}<div class="text" dir="auto">{after}</div></td></tr>'
     )

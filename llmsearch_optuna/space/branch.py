@@ -15,6 +15,7 @@ from llmsearch_optuna.engine.sampling.param_specs import thaw
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.space.distributions import Choices, Searched, searched
+from llmsearch_optuna.task.choices import TaskChoices
 
 _DECIDING = ("do_sample", "num_beams", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
@@ -78,6 +79,24 @@ class Branch:
             numbers = [value for value in self.searched[name].ends() if value is not None]
             return max(numbers) if len(numbers) == len(self.searched[name].ends()) else None
         return self.fixed.get(name)
+
+    def with_choices(self, choices: TaskChoices) -> Branch:
+        """Return the branch with what of the task is chosen; what the branch itself says of it stays.
+
+        Raises:
+            InputError: The branch names a choice that the task has not, or a value that it cannot have.
+        """
+        choices.check_names([*self.fixed, *self.searched])
+        added = {}
+        for choice in choices:
+            if choice.name in self.fixed:
+                choice.value_of(self.fixed[choice.name])
+            elif choice.name in self.searched:
+                for value in self.searched[choice.name].ends():
+                    choice.value_of(value)
+            else:
+                added[choice.name] = searched(choice.name, Choices(choice.labels))
+        return replace(self, searched={**self.searched, **added})
 
     def relabelled(self, label: str) -> Branch:
         """Return the branch under another label."""

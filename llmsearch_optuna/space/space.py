@@ -6,6 +6,7 @@ A value that is an ``optuna.distributions`` object is searched, any other is fix
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -21,7 +22,17 @@ from llmsearch_optuna.engine.sampling.params import check_value
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.space.branch import Branch, make_branch
-from llmsearch_optuna.space.distributions import Choices, RandomTrial, count_of, draw, from_table, suggest, values_of
+from llmsearch_optuna.space.distributions import (
+    Choices,
+    RandomTrial,
+    count_of,
+    draw,
+    from_table,
+    searched,
+    suggest,
+    values_of,
+)
+from llmsearch_optuna.task.choices import TaskChoices
 
 BRANCH = "branch"
 """Optuna's name of the choice between branches; a space with one branch has no such parameter."""
@@ -180,6 +191,16 @@ class Space(ABC):
         """
 
     @abstractmethod
+    def with_choices(self, choices: TaskChoices) -> Space:
+        """Return the space in which a task's choices are searched beside its own parameters, in every branch.
+
+        A branch that says itself what is chosen, as a value or as fewer of them, is left as it is.
+
+        Raises:
+            InputError: The space names a choice that the task has not, or a value that it cannot have.
+        """
+
+    @abstractmethod
     def _most_new_tokens(self) -> int | None:
         """Return the largest max_new_tokens of the space, or None where some points have none."""
 
@@ -328,6 +349,14 @@ class BranchedSpace(Space):
                 return self._point(candidate, stored)
         return None
 
+    def with_choices(self, choices: TaskChoices) -> Space:
+        branches = _named([branch.with_choices(choices) for branch in self._branches])
+        if not choices:
+            return self
+        found = copy.copy(self)
+        found._branches = branches
+        return found
+
     def _all_points(self) -> Iterator[Suggestion]:
         for branch in self._branches:
             names = list(branch.distributions)
@@ -362,8 +391,9 @@ class FunctionSpace(Space):
     loaded, and to learn which values never change.
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], choices: TaskChoices | None = None) -> None:
         self._function = function
+        self._choices = choices
         rng = np.random.default_rng(0)
         self._probes = [self.at_random(rng) for _ in range(_PROBES)]
 
@@ -390,7 +420,8 @@ class FunctionSpace(Space):
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"function": describe_callable(self._function)}
+        of_task = {"choices": list(self._choices.first)} if self._choices else {}
+        return {"function": describe_callable(self._function), **of_task}
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         values = self._function(trial)
@@ -401,7 +432,28 @@ class FunctionSpace(Space):
             if isinstance(value, BaseDistribution):
                 raise InputError(f"{called} returned a distribution for {name!r}; call trial.suggest_... instead")
             check_value(name, value)
-        return dict(values)
+        return {**values, **self._chosen(values, trial)}
+
+    def _chosen(self, values: Mapping[str, Any], trial: Any) -> dict[str, Any]:
+        """What is chosen of the task, beside what the function says of it."""
+        if self._choices is None:
+            return {}
+        self._choices.check_names(values)
+        found = {}
+        for choice in self._choices:
+            if choice.name in values:
+                choice.value_of(values[choice.name])
+            else:
+                searched_labels = searched(choice.name, Choices(choice.labels))
+                found[choice.name] = searched_labels.decode(suggest(trial, choice.name, searched_labels.stored))
+        return found
+
+    def with_choices(self, choices: TaskChoices) -> Space:
+        if choices:
+            return FunctionSpace(self._function, choices)
+        for probe in self._probes:
+            choices.check_names(probe.values)
+        return self
 
     def at_random(self, rng: np.random.Generator) -> Suggestion:
         trial = RandomTrial(rng)

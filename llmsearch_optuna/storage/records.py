@@ -161,6 +161,25 @@ class StudyRecords:
                 for r in connection.execute(query)
             ]
 
+    def write_prompts(self, variant: int, prompts: Mapping[int, str]) -> None:
+        """Store the prompts of rows under another way to ask; those that are there already stay as they are.
+
+        Args:
+            variant: Its place among the combinations of what is chosen, from 1 (the first one's are in the items).
+            prompts: Row number -> prompt.
+        """
+        values = ({"study": self._key, "variant": variant, "row": r, "prompt": p} for r, p in prompts.items())
+        with self._engine.begin() as connection:
+            while group := list(itertools.islice(values, ITEMS_AT_ONCE)):
+                schema.upsert(connection, schema.prompts, group, replace=False)
+
+    def prompts(self, variant: int) -> dict[int, str]:
+        """Row number -> prompt under another way to ask; see `write_prompts`."""
+        t = schema.prompts
+        query = sa.select(t.c.row, t.c.prompt).where(t.c.study == self._key, t.c.variant == variant)
+        with self._engine.connect() as connection:
+            return {found.row: found.prompt for found in connection.execute(query)}
+
     # Rows
 
     def record(self, phase: Phase, number: int, records: Sequence[RowRecord], *, fence: Fence | None = None) -> None:

@@ -46,6 +46,16 @@ items = sa.Table(
     sa.Column("occurrence", sa.Integer, nullable=False),
 )
 
+prompts = sa.Table(
+    "llmsearch_prompts",
+    metadata,
+    _key(),
+    sa.Column("variant", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+)
+"""The prompts of a task that asks in several ways, under all but the first of these, whose prompts are in `items`."""
+
 rows = sa.Table(
     "llmsearch_rows",
     metadata,

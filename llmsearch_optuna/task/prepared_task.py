@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
+from llmsearch_optuna.task.choices import TaskChoices, naming
 from llmsearch_optuna.task.dataset import Row
 from llmsearch_optuna.types import Chat, Direction
 
@@ -36,6 +37,9 @@ class PreparedTask:
         description: What counts in a study's fingerprint; JSON-able.
         chats: The prompts as messages, where the engine asked for these; None for a prompt that is a text, and empty
             where all are.
+        choices: What of the task a configuration chooses; prompts, occurrences, cut rows and chats are those of the
+            first of each.
+        variants: The same task under each of the combinations of what is chosen, in the order of `choices`.
     """
 
     name: str
@@ -51,6 +55,17 @@ class PreparedTask:
     encode_args: Mapping[str, Any]
     description: Mapping[str, Any]
     chats: tuple[Chat | None, ...] = ()
+    choices: TaskChoices = field(default_factory=TaskChoices)
+    variants: tuple[PreparedTask, ...] = ()
+
+    def under(self, params: Mapping[str, Any]) -> PreparedTask:
+        """Return the task as a configuration asks it: the same rows, with the prompts that it chooses.
+
+        Raises:
+            InputError: The configuration leaves a choice open, or chooses what cannot be chosen.
+        """
+        place = self.choices.place(params)
+        return self.variants[place] if self.variants else self
 
     def chat(self, row: int) -> Chat | None:
         """Return a row's prompt as messages, where the engine asked for these."""
@@ -76,6 +91,11 @@ class PreparedTask:
         Raises:
             InputError: Some prompts do not fit; their row numbers are named.
         """
+        for labels, variant in zip(self.choices.combinations(), self.variants, strict=bool(self.variants)):
+            with naming(labels):
+                variant.check_lengths(tokens, positions, max_new_tokens)
+        if self.variants:
+            return
         if (problem := positions.problem(1, max_new_tokens)) is not None:
             raise InputError(f"not even a prompt of one token fits: {problem}")
         room = positions.room(max_new_tokens)
@@ -106,9 +126,3 @@ def earlier_occurrences(texts: Sequence[str]) -> tuple[int, ...]:
         earlier.append(seen[text])
         seen[text] += 1
     return tuple(earlier)
-
-
-def distinct_numbers(texts: Sequence[str]) -> tuple[int, ...]:
-    """Return for each text which distinct one it is, numbered as they first appear."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    return tuple(numbers[text] for text in texts)

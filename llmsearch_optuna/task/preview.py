@@ -16,19 +16,23 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class PreviewedRow:
-    """One row: its number, the prompt as the model sees it, the reference, and the prompt's tokens where counted."""
+    """One row: its number, the prompt as the model sees it, the reference, and the prompt's tokens where counted.
+
+    Where a task has several prompts, ``variant`` names this one.
+    """
 
     number: int
     prompt: str
     reference: Any
     tokens: int | None = None
     is_cut: bool = False
+    variant: str = ""
 
     @property
     def heading(self) -> str:
         """What stands above the row."""
         counted = "" if self.tokens is None else f", {self.tokens} prompt tokens"
-        return f"row {self.number}{counted}{', cut' if self.is_cut else ''}"
+        return f"row {self.number}{counted}{', cut' if self.is_cut else ''}{self.variant and f', {self.variant}'}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +42,7 @@ class Preview:
     name: str
     rows_total: int
     rows: tuple[PreviewedRow, ...]
+    rows_shown: int = 0
 
     def __str__(self) -> str:
         parts = [self._heading]
@@ -71,7 +76,7 @@ class Preview:
 
     @property
     def _heading(self) -> str:
-        return f"{self.name}: {self.rows_total} rows, the first {len(self.rows)}"
+        return f"{self.name}: {self.rows_total} rows, the first {self.rows_shown or len(self.rows)}"
 
 
 def _cell(markup: str) -> str:

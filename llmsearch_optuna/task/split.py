@@ -12,6 +12,34 @@ from llmsearch_optuna.errors import InputError
 FEWEST_ROWS_FOR_HOLDOUT = 20
 
 
+def same_in_any(texts: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """Number the rows so that those with the same prompt have the same number, as they first appear.
+
+    Where there are several ways to ask, rows are the same that any of them asks alike: nothing of a row that is
+    searched then stands among those that are held out.
+
+    >>> same_in_any([["a", "b", "b", "c"], ["1", "2", "3", "1"]])
+    (0, 1, 1, 0)
+
+    Args:
+        texts: Prompts [ways to ask][rows].
+    """
+    group = list(range(len(texts[0])))  # row -> an earlier row that it is the same as, or itself
+
+    def first_of(row: int) -> int:
+        while group[row] != row:
+            group[row] = row = group[group[row]]
+        return row
+
+    for of_rows in texts:
+        known: dict[str, int] = {}
+        for row, text in enumerate(of_rows):
+            ends = sorted((first_of(known.setdefault(text, row)), first_of(row)))
+            group[ends[1]] = ends[0]
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(first_of(row), len(numbers)) for row in range(len(group)))
+
+
 def split_rows(
     distinct_ids: Sequence[Hashable], holdout: float = 0.3, seed: int = 42
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

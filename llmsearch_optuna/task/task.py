@@ -19,9 +19,19 @@ from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.models.tokenization import PromptTokens, check_encode_args
+from llmsearch_optuna.task.choices import (
+    PROMPT,
+    SYSTEM,
+    TaskChoices,
+    fixed_variables,
+    naming,
+    shown_labels,
+    single_prompt,
+    single_system,
+)
 from llmsearch_optuna.task.content_hash import content_hash
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
-from llmsearch_optuna.task.prepared_task import PreparedTask, distinct_numbers, earlier_occurrences
+from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
 from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
 from llmsearch_optuna.task.prompts import (
@@ -36,7 +46,9 @@ from llmsearch_optuna.task.prompts import (
     ready,
 )
 from llmsearch_optuna.task.references import references_of
+from llmsearch_optuna.task.split import same_in_any
 from llmsearch_optuna.task.text_checks import check_encodable, check_rows_encodable
+from llmsearch_optuna.task.variant import Variant, check_told_apart
 from llmsearch_optuna.types import Direction
 
 _log = logging.getLogger("llmsearch_optuna.task.task")
@@ -55,7 +67,8 @@ class Task:
         dataset: A datasets.Dataset, list of dicts, DataFrame, path to .jsonl/.json/.csv/.parquet, or hub name.
         prompt: A template such as ``"Summarize: {dialogue}"``; ``callable(row)`` that returns a text or chat messages;
             ``callable(tokenizer, **columns)``, whose text is taken as ready for the model; or a list of chat
-            messages whose contents are templates. None: the column ``prompt``.
+            messages whose contents are templates. None: the column ``prompt``. A list of several of these, or a dict
+            of names and prompts, is searched: each trial chooses one.
         reference: A column, several columns (the metric then gets a dict a row), or ``callable(row)``. None: the
             column ``reference`` where there is one, else no references.
         metric: A built-in name, a function, or an ``evaluate`` module, or a dict of several with their weights; see
@@ -64,7 +77,8 @@ class Task:
         postprocess: ``callable(text)`` applied to every completion before it is scored, or a name: ``"strip"``,
             ``"strip_reasoning"``, ``"first_line"``, ``"last_line"``, ``"extract_code"``, ``"json_only"``; or a list of
             names, applied in this order.
-        system: A system message before the prompt (without a chat template: a first paragraph).
+        system: A system message before the prompt (without a chat template: a first paragraph). A list of several, or
+            a dict of names and messages, is searched; None in it stands for no message.
         chat_template: Wrap prompts in the tokenizer's chat template where it has one. A dict is passed to the
             template as its variables, such as ``{"enable_thinking": False}``. By default prompts are wrapped, but for
             those that are in the chat's format already.
@@ -79,6 +93,8 @@ class Task:
         limit: Use only the first so many rows.
         metric_options: Options of a built-in metric, such as ``{"schema": "schema.json"}`` of ``json_schema``; where
             several metrics are weighted, a dict of them for each metric, by its name.
+        chat_template_kwargs: Variables of the chat template, such as ``{"enable_thinking": [True, False]}``: a list
+            is searched, any other value is fixed, as one of ``chat_template`` is.
     """
 
     dataset: Any
@@ -87,7 +103,7 @@ class Task:
     metric: Any = None
     direction: Direction | None = None
     postprocess: Callable[[str], str] | str | Sequence[str] | None = None
-    system: str | None = None
+    system: str | Sequence[str | None] | Mapping[str, str | None] | None = None
     chat_template: bool | Mapping[str, Any] | None = None
     name: str | None = None
     max_prompt_tokens: float | None = None
@@ -96,6 +112,7 @@ class Task:
     subset: str | None = None
     limit: int | None = None
     metric_options: Mapping[str, Any] | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
@@ -104,6 +121,39 @@ class Task:
         check_chat_template(self.chat_template)
         check_limit(self.max_prompt_tokens)
         check_encode_args(self.tokenizer_encode_args or {})
+        if self.chat_template is False and self.chat_template_kwargs:
+            raise InputError(
+                "chat_template_kwargs are variables of the chat template, and chat_template=False switches it off"
+            )
+        TaskChoices.of(self.prompt, self.system, self.chat_template_kwargs)
+
+    @property
+    def choices(self) -> TaskChoices:
+        """What of the task is searched; nothing where there is one prompt, system message and chat template."""
+        return TaskChoices.of(self.prompt, self.system, self.chat_template_kwargs)
+
+    def asked_with(self, labels: Mapping[str, Any]) -> Task:
+        """Return the task with one prompt, one system message and one value of each variable of the chat template.
+
+        Args:
+            labels: What is chosen, one of the combinations of `choices`.
+        """
+        chosen = self.choices.options(labels)
+        variables = {**fixed_variables(self.chat_template_kwargs), **chosen.get("chat_template_kwargs", {})}
+        template = self.chat_template
+        if variables:
+            template = {**(template if isinstance(template, Mapping) else {}), **variables}
+        return replace(
+            self,
+            prompt=chosen[PROMPT] if PROMPT in chosen else single_prompt(self.prompt),
+            system=chosen[SYSTEM] if SYSTEM in chosen else single_system(self.system),
+            chat_template=template,
+            chat_template_kwargs=None,
+        )
+
+    def _variants(self) -> list[tuple[Mapping[str, Any], Task]]:
+        """The task under each combination of what is chosen, with the labels of these."""
+        return [(labels, self.asked_with(labels)) for labels in self.choices.combinations()]
 
     @staticmethod
     def of(dataset: Any, **described: Any) -> Task:
@@ -127,7 +177,9 @@ class Task:
         columns = list(rows[0])
         self._metric()
         next(references_of(self.reference, rows, columns))
-        make_prompter(self.prompt, columns)
+        for labels, variant in self._variants():
+            with naming(labels):
+                make_prompter(variant.prompt, columns)
         return replace(self, dataset=list(rows), name=self.study_part, split=None, subset=None, limit=None)
 
     def prepare(
@@ -146,36 +198,54 @@ class Task:
         rows = self._rows()
         columns = list(rows[0])
         check_rows_encodable(rows)
-        check_encodable(self.system, "system=")
         metric = self._metric()
         references = tuple(references_of(self.reference, rows, columns))
         if metric.is_built_in:
             references = tuple(map(plain_reference, references))
         for number, reference in enumerate(references):
             check_encodable(reference, f"row {number}, reference")
-        prompter = make_prompter(self.prompt, columns)
         if self.chat_template in (True, None) and depends_on_the_date(tokenizer):
             _log.warning(
                 "this tokenizer's chat template may write today's date into every prompt, and a study cannot go on "
                 "with other prompts tomorrow; fix it with chat_template={'date_string': '26 Jul 2024'}"
             )
-        prompts, cut = self._prompts(prompter, rows, tokenizer, takes_messages, tokens)
-        texts = [prompt.text for prompt in prompts]
+        made: list[Variant] = []
+        for labels, variant in self._variants():
+            with naming(labels):
+                check_encodable(variant.system, "system=")
+                prompter = make_prompter(variant.prompt, columns)
+                prompts, cut = variant._prompts(prompter, rows, tokenizer, takes_messages, tokens)
+            made.append(Variant(labels, tuple(prompts), cut))
         checked = metric.check(references, rows, direction=self.direction)
-        return PreparedTask(
+        first, choices = made[0], self.choices
+        if choices:
+            check_told_apart(made)
+        prepared = PreparedTask(
             name=self.study_part,
-            prompts=tuple(texts),
-            add_special_tokens=tuple(not prompt.from_chat_template for prompt in prompts),
+            prompts=first.texts,
+            add_special_tokens=first.add_special_tokens,
             references=references,
             rows=rows,
             metric=checked,
             direction=self.direction or "maximize",
-            occurrences=earlier_occurrences(texts),
-            distinct=distinct_numbers(texts),
-            cut_rows=cut,
+            occurrences=first.occurrences,
+            distinct=same_in_any([variant.texts for variant in made]),
+            cut_rows=first.cut_rows,
             encode_args=check_encode_args(self.tokenizer_encode_args or {}),
-            description=self._description(prompts, references, rows, prompter, checked),
-            chats=tuple(prompt.chat for prompt in prompts) if any(prompt.chat for prompt in prompts) else (),
+            description=self.asked_with(choices.first)._description(first.prompts, references, rows, checked),
+            chats=first.chats,
+        )
+        if not choices:
+            return prepared
+        return replace(
+            prepared,
+            choices=choices,
+            variants=tuple(variant.of(prepared) for variant in made),
+            description={
+                **prepared.description,
+                "choices": choices.description,
+                "chosen_prompts": [variant.content for variant in made],
+            },
         )
 
     def preview(self, n: int = 3, tokenizer: Any = None) -> Preview:
@@ -188,23 +258,24 @@ class Task:
         shown = rows[: max(n, 1)]
         # a quantile is one of all prompts
         needed = rows if isinstance(self.max_prompt_tokens, float) else shown
-        prompts, cut = self._prompts(make_prompter(self.prompt, columns), needed, tokenizer)
-        references = references_of(self.reference, shown, columns)
         count = None if tokenizer is None else self._counter(PromptTokens(tokenizer))
-        return Preview(
-            name=self.study_part,
-            rows_total=len(rows),
-            rows=tuple(
+        found = []
+        for labels, variant in self._variants():
+            with naming(labels):
+                prompts, cut = variant._prompts(make_prompter(variant.prompt, columns), needed, tokenizer)
+            references = references_of(self.reference, shown, columns)
+            found += [
                 PreviewedRow(
                     number=number,
                     prompt=prompt.text,
                     reference=reference,
                     tokens=None if count is None else count.of(prompt),
                     is_cut=number in cut,
+                    variant=shown_labels(labels),
                 )
                 for number, (prompt, reference) in enumerate(zip(prompts, references, strict=False))
-            ),
-        )
+            ]
+        return Preview(name=self.study_part, rows_total=len(rows), rows=tuple(found), rows_shown=len(shown))
 
     @property
     def study_part(self) -> str:
@@ -286,11 +357,11 @@ class Task:
         takes_messages: bool = False,
         markers: ChatMarkers | None = None,
     ) -> ReadyPrompt:
-        content = prompter.content(row, tokenizer)
+        content, system = prompter.content(row, tokenizer), single_system(self.system)
         if takes_messages and tokenizer is None:
-            made = as_messages(content, system=self.system, chat_template=self.chat_template)
+            made = as_messages(content, system=system, chat_template=self.chat_template)
         else:
-            made = ready(content, tokenizer, system=self.system, chat_template=self.chat_template, markers=markers)
+            made = ready(content, tokenizer, system=system, chat_template=self.chat_template, markers=markers)
         if not made.text:
             raise InputError("its prompt is an empty text")
         check_encodable(made.text, "its prompt")
@@ -349,7 +420,6 @@ class Task:
         prompts: Sequence[ReadyPrompt],
         references: Sequence[Any],
         rows: Sequence[Row],
-        prompter: Prompter,
         metric: Metric,
     ) -> dict[str, Any]:
         """What counts in a fingerprint. A prompt function counts by the prompts it made, not by its source."""
@@ -358,7 +428,7 @@ class Task:
             "rows": len(prompts),
             "prompts": content_hash([prompt.text for prompt in prompts]),
             "references": content_hash(references),
-            "prompt": prompter.description,
+            "prompt": make_prompter(self.prompt, list(rows[0])).description,
             "system": self.system,
             "chat_template": dict(self.chat_template)
             if isinstance(self.chat_template, Mapping)

@@ -17,8 +17,12 @@ from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, Waterm
 
 from llmsearch_optuna.errors import InputError, short
 
-Scope = Literal["always", "sampling", "beams", "assisted", "never", "refused"]
-"""When a parameter can change the text. ``never``: it only changes speed or memory, or what else is returned."""
+Scope = Literal["always", "sampling", "beams", "assisted", "task", "never", "refused"]
+"""When a parameter can change the text.
+
+``task``: it says what is asked for, and no engine is told. ``never``: it only changes speed or memory, or what else is
+returned.
+"""
 
 OWN_NAMES = (
     *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
@@ -29,7 +33,13 @@ OWN_NAMES = (
 SERVER_NAMES = ("reasoning_effort", "repeat_last_n", "response_format", "thinking_token_budget")
 """What only servers apply, under the names that most of them give it."""
 
-NAMES_BESIDE_HUGGING_FACE = OWN_NAMES + SERVER_NAMES
+TASK_NAMES = ("prompt", "system")
+"""Parts of a task that a study may choose among; see `llmsearch_optuna.task.choices`."""
+
+TEMPLATE_VARIABLE = "chat_template_kwargs."
+"""How such names begin where they are variables of the chat template; the variable's own name follows."""
+
+NAMES_BESIDE_HUGGING_FACE = OWN_NAMES + SERVER_NAMES + TASK_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ def known_names() -> frozenset[str]:
 
 def check_name(name: str) -> None:
     """Raise ``InputError`` with the nearest name if there is no such parameter."""
-    if name in known_names():
+    if name in known_names() or is_template_variable(name):
         return
     if name in _ARGUMENTS_OF_GENERATE:
         raise InputError(
@@ -100,7 +110,17 @@ def check_value(name: str, value: Any) -> Any:
 
 def spec_of(name: str) -> ParamSpec:
     """The spec of a name; a name that a newer transformers brings is handed on as it is."""
-    return PARAM_SPECS.get(name, _HANDED_ON)
+    return PARAM_SPECS.get(name, _LABEL if is_template_variable(name) else _HANDED_ON)
+
+
+def is_of_task(name: str) -> bool:
+    """Whether a parameter says what is asked for, and not how tokens are picked: no engine is told of it."""
+    return spec_of(name).scope == "task"
+
+
+def is_template_variable(name: object) -> bool:
+    """Whether this names a variable of the chat template, such as ``chat_template_kwargs.enable_thinking``."""
+    return isinstance(name, str) and name.startswith(TEMPLATE_VARIABLE) and len(name) > len(TEMPLATE_VARIABLE)
 
 
 # ---- parsers: each returns the canonical value or raises ValueError ------------------------------------------------
@@ -268,6 +288,14 @@ def thaw(value: Any) -> Any:
     return value
 
 
+def _label(value: Any) -> bool | int | float | str:
+    if isinstance(value, float):
+        return _rounded(value)
+    if not isinstance(value, bool | int | str):
+        raise ValueError
+    return value
+
+
 _CACHES = (
     *("dynamic", "offloaded", "static", "offloaded_static", "sliding_window", "hybrid", "hybrid_chunked"),
     *("offloaded_hybrid", "offloaded_hybrid_chunked", "quantized"),
@@ -309,6 +337,7 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _STOP = ParamSpec(_strings, "a string or a list of strings, none of them empty", neutral=())
 _HANDED_ON = ParamSpec(_frozen, "a value that can be written as JSON")
 _SPEED = ParamSpec(_anything, "anything", scope="never")
+_LABEL = ParamSpec(_label, "a text, a number, True or False: what the choice is called", scope="task")
 
 
 def _left_core(strategy: str, neutral: Any = None) -> ParamSpec:
@@ -444,6 +473,9 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "reasoning_effort": ParamSpec(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),
     "thinking_token_budget": ParamSpec(_integer(0), "an integer from 0"),
     "response_format": ParamSpec(_frozen, 'a dict such as {"type": "json_object"}'),
+    # of the task
+    "prompt": _LABEL,
+    "system": _LABEL,
     # what else generate could return
     "num_return_sequences": _flag(1),
     "output_attentions": _flag(),

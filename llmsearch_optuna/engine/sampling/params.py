@@ -24,6 +24,8 @@ from llmsearch_optuna.engine.sampling.param_specs import (
     SERVER_NAMES,
     check_name,
     check_value,
+    is_of_task,
+    is_template_variable,
     known_names,
     spec_of,
     thaw,
@@ -115,6 +117,15 @@ class GenerationParams(Mapping[str, Any]):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @cached_property
+    def decoding(self) -> GenerationParams:
+        """What an engine is told: these parameters without those that say what is asked for."""
+        if not any(map(is_of_task, (*self._canonical, *self._given))):
+            return self
+        parts = ({n: v for n, v in of.items() if not is_of_task(n)} for of in (self._canonical, self._given))
+        canonical, given = parts
+        return GenerationParams(canonical=canonical, given=given)
+
+    @cached_property
     def kind(self) -> Kind:
         """The strategy: greedy, sampling, beam, beam_sampling or assisted."""
         return _kind(self._canonical)
@@ -185,7 +196,7 @@ class GenerationParams(Mapping[str, Any]):
         start = values.get("decoder_start_token_id")
         if isinstance(start, list | tuple) and len(start) == 1:
             values["decoder_start_token_id"] = start[0]  # a list would mean one start token a row
-        return with_watermark({name: value for name, value in values.items() if name not in NAMES_BESIDE_HUGGING_FACE})
+        return with_watermark({name: value for name, value in values.items() if _is_hugging_faces(name)})
 
     def explicit(self, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The canonical form, plus what switches off those defaults that it does not have.
@@ -255,7 +266,8 @@ def _checked_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
         return dict(defaults._canonical)
     checked: dict[str, Any] = {}
     for name, value in defaults.items():
-        if value is None or name not in known_names() or spec_of(name).scope == "refused":
+        is_known = name in known_names() or is_template_variable(name)
+        if value is None or not is_known or spec_of(name).scope == "refused":
             continue
         try:
             checked[name] = check_value(name, value)
@@ -317,7 +329,7 @@ def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
 def _live_scopes(values: Mapping[str, Any]) -> set[str]:
     """Which scopes of parameters can matter under this strategy."""
     kind = _kind(values)
-    live = {"always"}
+    live = {"always", "task"}
     if values.get("do_sample") is True:
         live.add("sampling")
     if kind in ("beam", "beam_sampling"):
@@ -410,9 +422,13 @@ def _off(name: str) -> Any:
     return None if neutral == () or neutral is None else neutral
 
 
+def _is_hugging_faces(name: str) -> bool:
+    return name not in NAMES_BESIDE_HUGGING_FACE and not is_of_task(name)
+
+
 def _ask_hugging_face(canonical: Mapping[str, Any]) -> None:
     """Let ``GenerationConfig`` refuse what it refuses."""
-    values = {name: thaw(value) for name, value in canonical.items() if name not in NAMES_BESIDE_HUGGING_FACE}
+    values = {name: thaw(value) for name, value in canonical.items() if _is_hugging_faces(name)}
     try:
         with _quiet_transformers():
             GenerationConfig(**with_watermark(values)).validate()
