@@ -46,6 +46,13 @@ def test_greedy_is_temperature_zero_or_no_sampling(dialect: Dialect) -> None:
     assert "seed" not in server_request(dialect, "m", request(params(dialect, do_sample=False)), None).body
 
 
+@pytest.mark.parametrize("given", [{}, {"dry_penalty_last_n": -1}, {"dry_penalty_last_n": 64}])
+def test_llama_cpp_refuses_minus_one_for_the_whole_context(given: dict[str, int]) -> None:
+    fields = sampling_fields(LLAMA_CPP, params(LLAMA_CPP, do_sample=True, dry_multiplier=0.5, **given))
+    last = given.get("dry_penalty_last_n", -1)
+    assert fields["dry_penalty_last_n"] == (last if last > 0 else 2**20)
+
+
 @pytest.mark.parametrize("dialect", EVERY, ids=lambda d: d.name)
 def test_what_a_configuration_leaves_out_is_switched_off_and_not_left_to_the_server(dialect: Dialect) -> None:
     off = {

@@ -10,11 +10,12 @@ from optuna.distributions import FloatDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import Engine, search
-from llmsearch_optuna.backends.protocol import EngineBackend, ParameterEnds
+from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.backends.vllm.backend import VllmBackend
-from llmsearch_optuna.engine.request import Completion, Request
+from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, model_defaults
 from llmsearch_optuna.errors import EngineUnavailableError
+from tests.backends.decoding import decoded
 from tests.backends.vllm_engine import TinyStepEngine
 
 TEXTS = ("Anna asks Ben whether", "The quick brown", "Thank you very much!", "Anna asks Ben whether")
@@ -48,18 +49,6 @@ def requests(name: str, asked: GenerationParams) -> list[Request]:
         Request(name, row, text, asked, occurrence, replicate=row % 2)
         for row, (text, occurrence) in enumerate(zip(TEXTS, occurrences, strict=True))
     ]
-
-
-def decoded(backend: EngineBackend, asked: list[Request]) -> dict[tuple[Any, int], Completion]:
-    backend.submit(asked)
-    found: dict[tuple[Any, int], Completion] = {}
-    while len(found) < len(asked):
-        ended = backend.poll()
-        assert ended
-        for item in ended:
-            assert item.completion is not None, item.error
-            found[item.request.tag, item.request.row] = item.completion
-    return found
 
 
 def test_rows_of_all_configurations_in_one_batch_are_those_of_our_own_engine(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from llmsearch_optuna.backends.protocol import ParameterEnds
+from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.types import Chat
 
 WARM = {"max_new_tokens": 24, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 GREEDY = {"max_new_tokens": 24, "do_sample": False}
@@ -33,6 +39,23 @@ ENDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "min_new_tokens": (1, 12, {**WARM, "sequence_bias": [[[2], 90.0]]}),
     "max_new_tokens": (3, 24, WARM),
     "stop": (["e"], ["zzz"], WARM),
+    "stop_token_sequences": ([[28]], [[253]], {**WARM, "sequence_bias": [[[28], 90.0]]}),
     "sequence_bias": ([[[28], -90.0]], [[[253], 90.0]], WARM),
     "response_format": ({"type": "text"}, {"type": "json_object"}, WARM),
 }
+
+
+def ends_of(name: str, defaults: Mapping[str, Any]) -> ParameterEnds:
+    """Both ends of a parameter; the others stay as they are."""
+    low, high, beside = ENDS[name]
+    return ParameterEnds(name, *(GenerationParams.of(beside | {name: end}, defaults) for end in (low, high)))
+
+
+def questions(defaults: Mapping[str, Any], count: int = 3) -> list[Request]:
+    """A few questions as messages, sampled."""
+    params = GenerationParams.of(WARM, defaults)
+    texts = [f"Tell me about the number {number}." for number in range(count)]
+    return [
+        Request("t", row, text, params, chat=Chat(({"role": "user", "content": text},)))
+        for row, text in enumerate(texts)
+    ]

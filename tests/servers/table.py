@@ -11,40 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.backends.server.backend import ServerBackend
 from llmsearch_optuna.backends.server.probe import effects, repetition
-from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import EngineUnavailableError, InputError
-from llmsearch_optuna.types import Chat
-from tests.servers.parameters import ENDS, WARM
+from tests.servers.parameters import ENDS, WARM, ends_of, questions
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
 BEGIN, END = "<!-- what servers do, by tests/servers/table.py -->", "<!-- end -->"
 SHOWN = {"has an effect": "takes", "ignored": "ignores", "refused": "refuses", "error": "error 5xx", "cannot tell": "?"}
-
-
-def rows_of(backend: ServerBackend, count: int = 3) -> list[Request]:
-    """A few questions as messages."""
-    params = GenerationParams.of(WARM, backend.default_params)
-    texts = [f"Tell me about the number {number}." for number in range(count)]
-    return [
-        Request("t", row, text, params, chat=Chat(({"role": "user", "content": text},)))
-        for row, text in enumerate(texts)
-    ]
-
-
-def ends_of(name: str, defaults: Mapping[str, Any]) -> ParameterEnds:
-    """Both ends of a parameter; the others stay as they are."""
-    low, high, beside = ENDS[name]
-    return ParameterEnds(name, *(GenerationParams.of(beside | {name: end}, defaults) for end in (low, high)))
 
 
 def ask(url: str, model: str | None, dialect: Any) -> dict[str, Any]:
@@ -56,9 +36,10 @@ def ask(url: str, model: str | None, dialect: Any) -> dict[str, Any]:
     open_fields = {name: name for name in ENDS if name not in taken} | dict(known.fields)
     backend.identity = replace(identity, dialect=replace(known, fields=open_fields, unchangeable={}))
     found = {}
+    rows = questions(backend.default_params)
     for name in ENDS:
         try:
-            found[name] = effects(backend, rows_of(backend), [ends_of(name, backend.default_params)])[name]
+            found[name] = effects(backend, rows, [ends_of(name, backend.default_params)])[name]
         except EngineUnavailableError as error:
             found[name] = "error"
             print(f"  {str(error)[:200]}")
@@ -66,7 +47,7 @@ def ask(url: str, model: str | None, dialect: Any) -> dict[str, Any]:
             found[name] = "cannot tell"
             print(f"  {error}")
         print(f"{name}: {found[name]}", flush=True)
-    repeated = repetition(backend, rows_of(backend), GenerationParams.of(WARM, backend.default_params))
+    repeated = repetition(backend, rows, GenerationParams.of(WARM, backend.default_params))
     return {
         "server": known.name,
         "version": identity.version,

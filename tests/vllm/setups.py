@@ -10,8 +10,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import Engine, search
-from llmsearch_optuna.backends.protocol import EngineBackend
-from llmsearch_optuna.engine.request import Completion, Request
+from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.models import load
 
@@ -45,18 +44,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def requests(name: str, defaults: Any, **given: Any) -> list[Request]:
     params = GenerationParams.of({"max_new_tokens": 20, **SETTINGS.get(name, {}), **given}, defaults)
     return [Request(name, row, text, params) for row, text in enumerate(TEXTS)]
-
-
-def decoded(backend: EngineBackend, asked: list[Request]) -> dict[tuple[Any, int], Completion]:
-    backend.submit(asked)
-    found: dict[tuple[Any, int], Completion] = {}
-    while len(found) < len(asked):
-        ended = backend.poll()
-        assert ended
-        for item in ended:
-            assert item.completion is not None, item.error
-            found[item.request.tag, item.request.row] = item.completion
-    return found
 
 
 def own_engine(folder: str) -> Engine:

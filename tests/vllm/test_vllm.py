@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 import subprocess
 import sys
 import time
@@ -24,7 +23,9 @@ from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import EngineUnavailableError
-from tests.vllm.setups import NEEDS_VLLM, SETTINGS, SMALL, decoded, own_engine, requests, study
+from tests.backends.decoding import decoded
+from tests.servers.served_study import rows_in
+from tests.vllm.setups import NEEDS_VLLM, SETTINGS, SMALL, own_engine, requests, study
 
 pytestmark = NEEDS_VLLM
 
@@ -201,7 +202,7 @@ def test_a_study_that_is_killed_goes_on(folder: str, tmp_path: Path) -> None:
     ]
     first = subprocess.Popen(command, cwd=root)
     until = time.monotonic() + 200
-    while rows_in(tmp_path / "s.db") < 4:
+    while rows_in(tmp_path) < 4:
         assert first.poll() is None
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -211,18 +212,10 @@ def test_a_study_that_is_killed_goes_on(folder: str, tmp_path: Path) -> None:
     for process in core:  # vLLM's core outlives a parent that is killed
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    kept = rows_in(tmp_path / "s.db")
+    kept = rows_in(tmp_path)
     result = study(f"vllm:{folder}", str(tmp_path), vllm_args=SMALL)
-    assert 4 <= kept < rows_in(tmp_path / "s.db")
+    assert 4 <= kept < rows_in(tmp_path)
     assert [trial.state.name for trial in result.trials] == ["COMPLETE"] * 3
-
-
-def rows_in(database: Path) -> int:
-    try:
-        with sqlite3.connect(database) as connection:
-            return int(connection.execute("select count(*) from llmsearch_rows").fetchone()[0])
-    except sqlite3.OperationalError:  # not made yet
-        return 0
 
 
 def test_a_dead_core_is_not_now(folder: str, tmp_path: Path) -> None:

@@ -2,60 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llmsearch_optuna.backends.protocol import ParameterEnds
+from llmsearch_optuna import check
 from llmsearch_optuna.backends.server.backend import ServerBackend
 from llmsearch_optuna.backends.server.dialect import VLLM, VLLM_BY_ROW
 from llmsearch_optuna.backends.server.probe import effects, repetition
 from llmsearch_optuna.backends.vllm.sampling_arguments import PROCESSOR
 from llmsearch_optuna.demo.model import demo_model_folder
-from llmsearch_optuna.engine.request import Request
-from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import DecodingError
-from llmsearch_optuna.types import Chat
-from tests.vllm.setups import NEEDS_VLLM, SETTINGS, decoded, own_engine, requests
+from tests.backends.decoding import decoded
+from tests.servers.parameters import ENDS, ends_of, questions
+from tests.servers.programs import vllm
+from tests.servers.served_study import TASK, dialogues, interrupted, study, told
+from tests.servers.server_process import ServerProcess
+from tests.vllm.setups import NEEDS_VLLM, SETTINGS, own_engine, requests
 
 pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(demo_model_folder())),
-        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512"),
-        *("--max-num-seqs", "16", "--enforce-eager", "--no-enable-chunked-prefill", "--logits-processors", PROCESSOR),
-    ]
-    root = str(Path(__file__).parents[2])
-    server = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root})
-    try:
-        until = time.monotonic() + 240
-        while True:
-            assert server.poll() is None, "the server has ended"
-            assert time.monotonic() < until
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(30)
+def server() -> Iterator[ServerProcess]:
+    with vllm("--logits-processors", PROCESSOR) as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: ServerProcess) -> str:
+    return server.url
 
 
 def test_the_processor_is_found_and_gives_the_texts_of_our_own_engine(url: str) -> None:
@@ -73,41 +51,18 @@ def test_the_processor_is_found_and_gives_the_texts_of_our_own_engine(url: str) 
     assert decoded(backend, asked) == decoded(engine, asked)
 
 
-ENDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "temperature": (0.1, 1.5, {}),
-    "top_p": (0.1, 1.0, {}),
-    "top_k": (1, 0, {}),
-    "min_p": (0.0, 0.9, {}),
-    "repetition_penalty": (1.0, 1.8, {}),
-    "presence_penalty": (-2.0, 2.0, {}),
-    "frequency_penalty": (-2.0, 2.0, {}),
-    "max_new_tokens": (3, 16, {}),
-    "stop": (["e"], ["zzz"], {}),
-    "stop_token_sequences": ([[28]], [[253]], {"sequence_bias": [[[28], 90.0]]}),
-    "sequence_bias": ([[[28], -90.0]], [[[253], 90.0]], {}),
-    "response_format": ({"type": "text"}, {"type": "json_object"}, {}),
-    "num_beams": (2, 6, {"do_sample": False}),
-    "length_penalty": (-6.0, 6.0, {"do_sample": False, "num_beams": 4}),
-}
-WARM = {"max_new_tokens": 16, "do_sample": True, "temperature": 1.0, "top_k": 0}
+NOT_TRIED = {"reasoning_effort", "thinking_token_budget"}  # the model does not think
 
 
 def test_every_parameter_of_vllms_own_dialect_does_something(url: str) -> None:
     backend = ServerBackend(url)
     backend.identity = replace(backend.identity, dialect=VLLM)
-    ends = [
-        ParameterEnds(name, *(GenerationParams.of(WARM | beside | {name: end}) for end in (low, high)))
-        for name, (low, high, beside) in ENDS.items()
-    ]
-    params = GenerationParams.of(WARM)
-    texts = ["Tell me about the number 7.", "Tell me about Oslo."]
-    rows = [
-        Request("t", row, text, params, chat=Chat(({"role": "user", "content": text},)))
-        for row, text in enumerate(texts)
-    ]
-    found = effects(backend, rows, ends)
+    tried = set(VLLM.fields) - NOT_TRIED
+    assert tried <= set(ENDS)
+    rows = questions({})
+    found = effects(backend, rows, [ends_of(name, {}) for name in sorted(tried)])
     print(*(f"{name}: {effect}" for name, effect in found.items()), sep="\n")
-    print(repetition(backend, rows, params))
+    print(repetition(backend, rows, rows[0].params))
     assert {name: effect for name, effect in found.items() if effect != "has an effect"} == {}
 
 
@@ -118,3 +73,11 @@ def test_what_the_server_cannot_do_is_refused(url: str) -> None:
     assert "dry_multiplier" in str(backend.refusal(odd.params))
     with pytest.raises(DecodingError, match="dry_multiplier"):
         backend.generate(["x"], odd.params)
+
+
+def test_a_study_goes_on_after_kills_as_if_there_had_been_none(server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = study(server.url, str(tmp_path / "whole"))
+    assert told(interrupted(server, tmp_path / "parts")) == told(whole)
+    assert check(whole, server.url, dialogues(), **TASK).found.changed == 0

@@ -28,7 +28,7 @@ class Dialect:
         defaults: What it does where a client is silent, under our names: the baseline of a study that gives none.
         unchangeable: Our name -> the value that it applies and that no field changes.
         constant: Fields that every request has, whatever is searched.
-        off: Our name -> the value that stands for "off" there, where it differs from ours.
+        written: Our name -> our value -> what stands for it there, where that differs: for "off", or for "all".
         max_stops: The most stop strings that it takes; None where there is no limit.
         continues_messages: Whether an answer that the last message has begun must be asked to be gone on with.
         takes_token_ids: Whether a prompt may be a list of token ids.
@@ -46,7 +46,7 @@ class Dialect:
     defaults: Mapping[str, Any]
     unchangeable: Mapping[str, Any] = field(default_factory=dict)
     constant: Mapping[str, Any] = field(default_factory=dict)
-    off: Mapping[str, Any] = field(default_factory=dict)
+    written: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     max_stops: int | None = None
     continues_messages: bool = False
     takes_token_ids: bool = False
@@ -56,7 +56,7 @@ class Dialect:
 
     def value(self, name: str, value: Any) -> Any:
         """Return the value as the server writes it."""
-        return self.off[name] if name in self.off and value == 0 else value
+        return self.written[name].get(value, value) if name in self.written else value
 
 
 _OPENAI_FIELDS = {
@@ -118,9 +118,12 @@ SGLANG = Dialect(
     neutral={**_VLLM_NEUTRAL, "top_k": -1},
     greedy={"temperature": 0.0},
     defaults=_PLAIN_SAMPLING,
-    off={"top_k": -1},
+    written={"top_k": {0: -1}},
     continues_messages=True,
 )
+
+_WHOLE_CONTEXT = 2**20
+"""Tokens; a llama.cpp server refuses -1, which stands for all of them elsewhere."""
 
 LLAMA_CPP = Dialect(
     name="llama.cpp",
@@ -153,12 +156,13 @@ LLAMA_CPP = Dialect(
         "dry_multiplier": 0.0,
         "dry_base": 1.75,
         "dry_allowed_length": 2,
-        "dry_penalty_last_n": -1,
+        "dry_penalty_last_n": _WHOLE_CONTEXT,
         "xtc_probability": 0.0,
         "xtc_threshold": 0.1,
         "mirostat": 0,
         "dynatemp_range": 0.0,
     },
+    written={"dry_penalty_last_n": {-1: _WHOLE_CONTEXT}},
     greedy={"temperature": 0.0},
     defaults={"do_sample": True, "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_last_n": 64},
     constant={
