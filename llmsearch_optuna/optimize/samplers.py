@@ -7,11 +7,12 @@ Nothing here decodes, stores or reads a clock.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -128,8 +129,9 @@ def visible(
     shown = {} if known is None else known
     for place in range(settled):
         if place not in shown:
-            shown[place] = _as_settled(trials[place])
-    return [shown[place] for place in range(settled)] + [_as_running(t) for t in trials[settled:number]]
+            shown[place] = _placed(_as_settled(trials[place]), place)
+    running = [_placed(_as_running(trials[place]), place) for place in range(settled, min(number, len(trials)))]
+    return [shown[place] for place in range(settled)] + running
 
 
 class CandidateMaker:
@@ -152,6 +154,32 @@ class CandidateMaker:
         return Candidate(params, distributions, values, generation)
 
 
+BEFORE_ALL = 2**31
+"""Trials that a suggestion may see are numbered from minus this: those of its own study, from 0, come after them."""
+
+
+class SeenTrials(optuna.storages.InMemoryStorage):
+    """Trials of one study in memory, after others that are shown as they are: none is copied, none can be changed.
+
+    Adding them to a study would copy each of them for every suggestion.
+
+    Args:
+        seen: In the order of their numbers, which are below 0 (see `visible`).
+    """
+
+    def __init__(self, seen: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return those that are seen, then the study's own."""
+        seen = [trial for trial in self._seen if states is None or trial.state in states]
+        own = super().get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return (copy.deepcopy(seen) if deepcopy else seen) + own
+
+
 class TpeSuggester:
     """TPE on the visible trials; a known configuration is drawn again a few times, then at random."""
 
@@ -172,8 +200,8 @@ class TpeSuggester:
 
     def _draws(self, number: int, seen: Sequence[FrozenTrial]) -> Iterator[Candidate]:
         with quiet_optuna():
-            study = optuna.create_study(directions=self._directions, sampler=_tpe(seed_of(self._seed, number, "tpe")))
-            study.add_trials(seen)
+            sampler = _tpe(seed_of(self._seed, number, "tpe"))
+            study = optuna.create_study(storage=SeenTrials(seen), directions=self._directions, sampler=sampler)
             for _ in range(1 + TPE_REDRAWS):
                 # A draw that is known stays in this study as running: the next draw keeps away from it.
                 trial = study.ask()
@@ -322,6 +350,11 @@ def _tpe(seed: int) -> optuna.samplers.TPESampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # Without `group` one trial that lacks a parameter (the baseline, a branch) switches multivariate TPE off.
         return optuna.samplers.TPESampler(multivariate=True, group=True, n_startup_trials=STARTUP_TRIALS, seed=seed)
+
+
+def _placed(trial: FrozenTrial, place: int) -> FrozenTrial:
+    trial.number = place - BEFORE_ALL
+    return trial
 
 
 def _as_settled(trial: FrozenTrial) -> FrozenTrial:

@@ -5,7 +5,7 @@ Colours of text, grid and background are left out: the page (or the notebook) pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,22 +96,38 @@ def learning_curves(data: ReportData) -> go.Figure:
     """The running mean of every trial over the rows it saw."""
     figure = _figure(x="rows seen", y=f"running mean of {data.metric}")
     highlighted = {data.best_number: ("best", GREEN), **_role_colours(data)}
-    for trial in sorted(data.trials, key=lambda t: t.number in highlighted):
-        if not trial.curve:
-            continue
-        name, colour = highlighted.get(trial.number, ("", GREY if trial.state == "pruned" else BLUE))
-        figure.add_scatter(
-            x=[step for step, _ in trial.curve],
-            y=[mean for _, mean in trial.curve],
-            mode="lines+markers" if len(trial.curve) == 1 or trial.state == "pruned" else "lines",
-            marker={"size": 5, "symbol": "x", "color": colour, "opacity": [0] * (len(trial.curve) - 1) + [1]},
-            line={"color": colour, "width": 3 if name else 1.2},
-            opacity=1 if name else 0.5,
-            name=name or f"trial {trial.number}",
-            showlegend=bool(name),
-            hovertemplate=f"trial {trial.number}, {trial.state}<br>%{{x}} rows: %{{y:.4f}}<extra></extra>",
-        )
+    drawn = [t for t in data.trials if t.curve]
+    # One trace for all trials that ended alike: a trace for each makes a page of thousands slow.
+    for state, colour in (("complete", BLUE), ("failed", BLUE), ("pruned", GREY)):
+        if trials := [t for t in drawn if t.state == state and t.number not in highlighted]:
+            line = {"color": colour, "width": 1.2}
+            figure.add_scatter(**_curves(trials, colour), line=line, opacity=0.5, name=state, showlegend=False)
+    for trial in (t for t in drawn if t.number in highlighted):
+        name, colour = highlighted[trial.number]
+        figure.add_scatter(**_curves([trial], colour), line={"color": colour, "width": 3}, name=name)
     return figure
+
+
+def _curves(trials: Sequence[TrialPoint], colour: str) -> dict[str, Any]:
+    """Running means of several trials as one line, with a gap after each."""
+    steps, means, texts, crosses = zip(*(point for t in trials for point in _curve_points(t)), strict=True)
+    return {
+        "x": steps,
+        "y": means,
+        "mode": "lines+markers",
+        "marker": {"size": 5, "symbol": "x", "color": colour, "opacity": crosses},
+        "text": texts,
+        "hovertemplate": "%{text}<br>%{x} rows: %{y:.4f}<extra></extra>",
+    }
+
+
+def _curve_points(trial: TrialPoint) -> Iterator[tuple[int | None, float | None, str, float]]:
+    """(step, mean, hover text, opacity of its cross): a curve that was cut off, or has one step, ends in a cross."""
+    ends_in_cross = trial.state == "pruned" or len(trial.curve) == 1
+    for step, mean in trial.curve:
+        is_end = step == trial.curve[-1][0]
+        yield step, mean, f"trial {trial.number}, {trial.state}", float(is_end and ends_in_cross)
+    yield None, None, "", 0.0
 
 
 def slices(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
@@ -123,7 +139,7 @@ def slices(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
     for column, name in enumerate(names, start=1):
         for state, symbol, colour in (("pruned", "circle-open", GREY), ("complete", "circle", BLUE)):
             trials = [t for t in data.trials if t.state == state and name in t.params and t.value is not None]
-            points = _points(trials, data, x=[_axis_value(t.params[name], data, name) for t in trials])
+            points = _points(trials, data, x=_axis_values(trials, data, name))
             marker = {"symbol": symbol, "color": colour, "size": 9}
             figure.add_scatter(**points, name=state, marker=marker, row=1, col=column, showlegend=column == 1)
         figure.update_xaxes(title_text=_plain(name), row=1, col=column, automargin=True, **_axis(data, name))
@@ -139,8 +155,7 @@ def contour(data: ReportData, names: Sequence[str] | None = None) -> go.Figure:
     first, second = pair
     trials = [t for t in data.complete if first in t.params and second in t.params]
     figure = _figure(x=first, y=second)
-    xs = [_axis_value(t.params[first], data, first) for t in trials]
-    ys = [_axis_value(t.params[second], data, second) for t in trials]
+    xs, ys = _axis_values(trials, data, first), _axis_values(trials, data, second)
     scores = [t.value or 0.0 for t in trials]
     numeric = _is_numeric(data, first) and _is_numeric(data, second)
     if numeric and len({*zip(xs, ys, strict=True)}) >= 4:
@@ -382,8 +397,9 @@ def _axis(data: ReportData, name: str) -> dict[str, Any]:
     return {"dtick": 1} if values and few_whole else {}
 
 
-def _axis_value(value: Any, data: ReportData, name: str) -> Any:
-    return value if _is_numeric(data, name) else _plain(_short(value))
+def _axis_values(trials: Sequence[TrialPoint], data: ReportData, name: str) -> list[Any]:
+    is_numeric = _is_numeric(data, name)
+    return [t.params[name] if is_numeric else _plain(_short(t.params[name])) for t in trials]
 
 
 def _short(value: Any) -> str:

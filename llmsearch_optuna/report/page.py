@@ -284,12 +284,13 @@ def _example_row(example: Example, data: ReportData) -> str:
 
 
 def _trials(data: ReportData) -> str:
-    means = [(safe(name), ' class="number"') for name in _means(data)]
+    names = _means(data)
+    means = [(safe(name), ' class="number"') for name in names]
     head = "".join(f"<th{c}>{h}</th>" for h, c in (("trial", ' class="number"'), ("ended", ""), (
         safe(data.metric), ' class="number"'), *means, ("rows", ' class="number"'),
         ("cut by length", ' class="number"'), ("seconds", ' class="number"'),
         ("decoding", ""), ("searched parameters", "")))  # fmt: skip
-    body = "".join(_trial_row(trial, data) for trial in data.trials)
+    body = "".join(_trial_row(trial, data, names) for trial in data.trials)
     return (
         f"<h2>Trials</h2>{_failures(data)}<details><summary>all {len(data.trials)} trials</summary>"
         f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
@@ -329,10 +330,10 @@ def _means(data: ReportData) -> list[str]:
     return list(dict.fromkeys(name for trial in data.trials for name in trial.means))
 
 
-def _trial_row(trial: TrialPoint, data: ReportData) -> str:
+def _trial_row(trial: TrialPoint, data: ReportData, means: Sequence[str]) -> str:
     value = "–" if trial.value is None else f"{trial.value:.4f}"
     role = "best" if trial.number == data.best_number else trial.role
-    cells = "".join(f'<td class="number">{_score(trial.means.get(name))}</td>' for name in _means(data))
+    cells = "".join(f'<td class="number">{_score(trial.means.get(name))}</td>' for name in means)
     cut = "–" if trial.cut is None else f"{trial.cut:.0%}"
     state = trial.state + (f", {role}" if role else "") + (f": {trial.reason}" if trial.reason else "")
     return (

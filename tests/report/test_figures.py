@@ -55,6 +55,47 @@ def test_contour_stars_the_best_trial_and_shades_numbers_only(report_data):
     assert [trace.type for trace in contour(report_data, ["branch", "num_beams"]).data] == ["scatter"]
 
 
+def test_every_curve_is_drawn_in_a_few_traces_and_ends_in_a_cross_where_it_was_pruned(report_data):
+    figure = FIGURES["learning_curves"](report_data)
+    drawn, crossed = {}, {}
+    for trace in figure.data:
+        for step, mean, text, opacity in zip(trace.x, trace.y, trace.text, trace.marker.opacity, strict=True):
+            if step is not None:
+                drawn.setdefault(text, []).append((step, mean))
+                crossed.setdefault(text, []).append(opacity)
+    expected = {f"trial {t.number}, {t.state}": t for t in report_data.trials if t.curve}
+    assert drawn == {text: list(t.curve) for text, t in expected.items()}
+    for text, t in expected.items():
+        assert crossed[text] == [0.0] * (len(t.curve) - 1) + [float(t.state == "pruned" or len(t.curve) == 1)]
+    assert {"best", "baseline"} <= {trace.name for trace in figure.data}
+
+
+@pytest.mark.parametrize("name", ["learning_curves", "slices", "contour", "history"])
+def test_a_figure_has_no_more_traces_and_looks_at_no_parameter_more_often_where_trials_are_many(name, report_data):
+    """Counted by how often a trial's parameters are read: once for a point, and not once more for every other."""
+
+    class Counted(dict):
+        reads = 0
+
+        def __getitem__(self, key):
+            Counted.reads += 1
+            return super().__getitem__(key)
+
+    def drawn(times):
+        Counted.reads = 0
+        trials = [
+            replace(t, number=t.number + 100 * n, params=Counted(t.params))
+            for n in range(times)
+            for t in report_data.trials
+        ]
+        figure = FIGURES[name](replace(report_data, trials=tuple(trials)))
+        return len(figure.data), Counted.reads
+
+    (traces, reads), (many_traces, many_reads) = drawn(1), drawn(8)
+    assert many_traces <= traces + 16  # those with a role are repeated with the trials
+    assert many_reads <= 8 * reads
+
+
 def test_slices_show_labels_for_categories(report_data):
     figure = slices(report_data, ["branch"])
     assert figure.layout.xaxis.type == "category"
