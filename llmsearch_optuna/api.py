@@ -12,7 +12,7 @@ from llmsearch_optuna.dashboard import StudyPageCallback, TrialNoteCallback
 from llmsearch_optuna.optimize.check import Check, check_study
 from llmsearch_optuna.optimize.confirm import Confirmation, confirm_study
 from llmsearch_optuna.optimize.forecast import Forecast, forecast_study
-from llmsearch_optuna.optimize.prepare import prepare, stored_algorithm
+from llmsearch_optuna.optimize.prepare import prepare, stored_algorithm, stored_task
 from llmsearch_optuna.optimize.run import run_study
 from llmsearch_optuna.optimize.score import Score, score_params
 from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ForecastOptions, ScoreOptions, SearchOptions, takes
@@ -43,6 +43,7 @@ def search(
         tokenizer,
         options,
         algorithm_of=lambda name: stored_algorithm(options["storage"], options["study_name"] or name),
+        task_of=lambda name: stored_task(options["storage"], options["study_name"] or name),
     )
     with _shown(options["observer"], options["progress"]) as shown:
         return run_study(

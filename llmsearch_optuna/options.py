@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
+    from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption
     from llmsearch_optuna.progress import Callback
 
 
@@ -195,6 +196,16 @@ class TaskOptions(TypedDict, total=False):
             "extract_code, json_only, or several of them in a list.",
             more="Or a function of the text.",
             key=Key("data", type=str | list[str], example=["strip_reasoning", "first_line"]),
+        ),
+    ]
+    reasoning: Annotated[
+        "ReasoningOption",
+        Option(
+            "Between which two texts the model thinks, such as <think> and </think>: what stands there is kept apart "
+            "and not scored. By default those that its tokenizer and chat template have; false is for none.",
+            more="See docs/thinking.md.",
+            key=Key("data", type=Literal["auto"] | Literal[False] | list[str], example=["<think>", "</think>"]),
+            left_out="auto",
         ),
     ]
     max_prompt_tokens: Annotated[

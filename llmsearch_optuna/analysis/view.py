@@ -263,13 +263,16 @@ class StudyView:
     def completions(self, trial: int | None = None, part: Part = "search") -> pd.DataFrame:
         """One line a row and replicate: prompt, reference, completion, score, finish reason, tokens.
 
+        Where a model has thought before it answered, also its reasoning and the tokens of that.
+
         Args:
             trial: Its number; the winner by default.
             part: ``"search"`` or ``"holdout"`` (which only the winner and the baseline have).
         """
         number = self.best_trial.number if trial is None else self._trial(trial).number
         items = self.items
-        return pd.DataFrame(
+        records = self.records(number, part)
+        found = pd.DataFrame(
             [
                 {
                     "row": r.row,
@@ -282,12 +285,16 @@ class StudyView:
                     "tokens": len(r.token_ids),
                     "error": r.error,
                 }
-                for r in self.records(number, part)
+                for r in records
             ],
             columns=[
                 "row", "replicate", "prompt", "reference", "completion", "score", "finish_reason", "tokens", "error"
             ],
         )  # fmt: skip
+        if any(r.reasoning is not None for r in records):
+            found["reasoning"] = [r.reasoning for r in records]
+            found["reasoning_tokens"] = [r.reasoning_tokens for r in records]
+        return found
 
     def trials_dataframe(self) -> pd.DataFrame:
         """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, and parameters.

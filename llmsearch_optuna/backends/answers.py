@@ -7,9 +7,10 @@ import operator
 import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 from typing import Any, cast, get_args
 
-from llmsearch_optuna.engine.request import Completion, FinishReason
+from llmsearch_optuna.engine.request import Completion, FinishReason, Request
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error, short
 
 _BUSY_CODES = frozenset({408, 425, 429})
@@ -40,7 +41,33 @@ def checked_completion(given: Any) -> Completion:
     reason = getattr(given, "finish_reason", None) or "eos"
     if reason not in get_args(FinishReason):
         raise DecodingError(f"the engine returned finish_reason={short(reason)}; it must be 'eos', 'stop' or 'length'")
-    return Completion(text, _token_ids(given), cast(FinishReason, reason), _count(getattr(given, "prompt_tokens", 0)))
+    ids, prompt_tokens = _token_ids(given), _count(getattr(given, "prompt_tokens", 0), "prompt_tokens")
+    reasoning = getattr(given, "reasoning", None)
+    if reasoning is not None and not isinstance(reasoning, str):
+        raise DecodingError(f"the engine returned reasoning={short(reasoning)}; it must be a text or None")
+    thought = min(_count(getattr(given, "reasoning_tokens", 0), "reasoning_tokens"), len(ids))
+    return Completion(text, ids, cast(FinishReason, reason), prompt_tokens, reasoning, thought)
+
+
+def answer_apart(completion: Completion, request: Request) -> Completion:
+    """Return a completion with its reasoning apart, where whatever decoded it has left both in one text.
+
+    How many tokens were thought is known where the tokens are, or where the thought never ended; else it is 0.
+    """
+    span = request.reasoning
+    if span is None:
+        return completion
+    if completion.reasoning is None:
+        answer, reasoning = span.split_text(completion.text, opened=span.opened_by_text(request.prompt))
+        if reasoning is None:
+            return completion
+        completion = replace(completion, text=answer, reasoning=reasoning)
+    if completion.reasoning_tokens:
+        return completion
+    thought = span.tokens_of(completion.token_ids)
+    if thought is None:
+        thought = 0 if completion.text else len(completion.token_ids)
+    return replace(completion, reasoning_tokens=thought)
 
 
 def unavailable(error: BaseException) -> EngineUnavailableError | None:
@@ -102,8 +129,8 @@ def _token_ids(given: Any) -> tuple[int, ...]:
     return found
 
 
-def _count(given: Any) -> int:
+def _count(given: Any, name: str) -> int:
     try:
         return min(max(operator.index(given), 0), (1 << 31) - 1)
     except TypeError:
-        raise DecodingError(f"the engine returned prompt_tokens={short(given)}; it must be a whole number") from None
+        raise DecodingError(f"the engine returned {name}={short(given)}; it must be a whole number") from None

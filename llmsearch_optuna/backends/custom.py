@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from llmsearch_optuna.backends.answers import checked_completion, unavailable
+from llmsearch_optuna.backends.answers import answer_apart, checked_completion, unavailable
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, LlmsearchError, describe_error, short
@@ -23,7 +23,7 @@ def _checked(item: Any) -> Finished:
     if item.completion is None:
         return item
     try:
-        return Finished(item.request, checked_completion(item.completion))
+        return Finished(item.request, answer_apart(checked_completion(item.completion), item.request))
     except DecodingError as error:
         return Finished(item.request, None, error)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmsearch_optuna.backends.answers import checked_completion, unavailable
+from llmsearch_optuna.backends.answers import answer_apart, checked_completion, unavailable
 from llmsearch_optuna.backends.custom import CustomBackend
 from llmsearch_optuna.backends.protocol import TextGenerator
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
@@ -181,7 +181,7 @@ def params_of_replicate(request: Request) -> GenerationParams:
 
 def _finished(request: Request, answer: Any) -> Finished:
     try:
-        return Finished(request, checked_completion(answer))
+        return Finished(request, answer_apart(checked_completion(answer), request))
     except DecodingError as error:
         return Finished(request, None, error)
 

@@ -150,7 +150,11 @@ def print_score(found: Score, *, metric: str, completions: int, console: Console
         out.print()
         out.print(Text(f"row {row}{score}", style="bold"))
         out.print(Padding(_text(_clipped(str(found.references[row])), "dim"), (0, 0, 0, 2)))
-        out.print(Padding(_text(_clipped(found.completions[row].text)), (0, 0, 0, 2)))
+        completion = found.completions[row]
+        if completion.reasoning is not None:
+            thought = f"(thought for {completion.reasoning_tokens:,} tokens) {completion.reasoning}"
+            out.print(Padding(_text(_clipped(thought), "dim italic"), (0, 0, 0, 2)))
+        out.print(Padding(_text(_clipped(completion.text)), (0, 0, 0, 2)))
 
 
 def print_confirmation(found: Confirmation, *, console: Console | None = None) -> None:

@@ -13,6 +13,7 @@ from llmsearch_optuna.engine.batch_size import BatchLimit
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import Node
+from llmsearch_optuna.engine.completions import completion_of
 from llmsearch_optuna.engine.hf_generate import generate_plain
 from llmsearch_optuna.engine.input_batch import InputBatch
 from llmsearch_optuna.engine.memory import forget_traceback, is_out_of_memory
@@ -20,6 +21,7 @@ from llmsearch_optuna.engine.model_runner import ModelRunner
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, one_row_does_not_fit
 from llmsearch_optuna.engine.request import Completion, Request
 from llmsearch_optuna.engine.sampling.gumbel import row_key
+from llmsearch_optuna.engine.sampling.stop import Stopper
 from llmsearch_optuna.engine.scheduler import Batch, DecodeBatch, GenerateBatch, PrefillBatch, PrefixBatch, Scheduler
 from llmsearch_optuna.engine.stats import Counters
 from llmsearch_optuna.errors import DecodingError
@@ -137,7 +139,13 @@ class BatchRunner:
                 continue
             tokens, reason, text = result
             self._counters.generated(request.tag, len(tokens))
-            self._scheduler.complete(request, Completion(text, tokens, reason, len(ids)))
+            completion = Completion(text, tokens, reason, len(ids))
+            if request.reasoning is not None:
+                stopper = Stopper(request.params, self._tokenizer, self._tokenizer_decode_args)
+                before = () if self._runner.model.config.is_encoder_decoder else ids
+                state = request.reasoning.state(before, tokens)
+                completion = completion_of(stopper, tokens, reason, len(ids), state)
+            self._scheduler.complete(request, completion)
 
     def _guarded(self, work: Callable[[], None], rows: int, limit: BatchLimit) -> None:
         """Do one pass; when memory runs out, make room so that it can be repeated."""

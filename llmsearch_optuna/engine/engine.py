@@ -30,6 +30,7 @@ from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, reasoning_span
 from llmsearch_optuna.engine.sampling.stop import check_decode_args
 from llmsearch_optuna.engine.scheduler import Scheduler, estimated_rows
 from llmsearch_optuna.engine.sequence import SequenceFactory
@@ -261,12 +262,16 @@ class Engine(EngineBackend):
         """Tokens, computed and replayed, of the requests with one tag."""
         return self._counters.of(tag).snapshot()
 
-    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[str], params: Mapping[str, Any], *, reasoning: ReasoningOption = "auto"
+    ) -> list[Completion]:
         """Decode prompts (texts that are ready for the model) under one set of parameters.
 
         Args:
             prompts: Any number; equal prompts draw different noise.
             params: Generation parameters by name, over the model's own generation config.
+            reasoning: Between which two texts the model thinks: those of its tokenizer and chat template by default,
+                False for none. What stands there is in each completion's ``reasoning``, and not in its ``text``.
 
         Returns:
             One completion a prompt, in the order of the prompts.
@@ -275,10 +280,10 @@ class Engine(EngineBackend):
             DecodingError: For a prompt that could not be decoded.
         """
         complete = params if isinstance(params, GenerationParams) else GenerationParams.of(params, self.default_params)
-        tag, seen = object(), Counter[str]()
+        tag, seen, span = object(), Counter[str](), reasoning_span(reasoning, self.tokenizer)
         requests = []
         for row, prompt in enumerate(prompts):
-            requests.append(Request(tag, row, prompt, complete, occurrence=seen[prompt]))
+            requests.append(Request(tag, row, prompt, complete, occurrence=seen[prompt], reasoning=span))
             seen[prompt] += 1
         completions: dict[int, Completion] = {}
         others: list[Finished] = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.types import Chat
 from llmsearch_optuna.types import FinishReason as FinishReason
@@ -21,17 +22,29 @@ from llmsearch_optuna.types import FinishReason as FinishReason
 class Completion:
     """The text that followed one prompt.
 
+    What a thinking model thinks aloud (see `ReasoningSpan`) stands apart in ``reasoning``, and ``text`` is its answer:
+    empty where the completion ended while it still thought.
+
     Attributes:
         text: The decoded new tokens, cut before the stop string, without special tokens.
-        token_ids: Every new token, the ending one included.
+        token_ids: Every new token, the ending one and those of the reasoning included.
         finish_reason: ``"eos"``, ``"stop"`` (a stop string or stop token sequence) or ``"length"``.
         prompt_tokens: How many tokens the prompt had.
+        reasoning: What was thought, without its markers; None where there was no such span.
+        reasoning_tokens: How many of the tokens belong to it, generated markers included.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason = "eos"
     prompt_tokens: int = 0
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens belong to the answer, the ending one included."""
+        return len(self.token_ids) - self.reasoning_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class Request:
             special token itself, as text from most chat templates does.
         encode_args: What else the tokenizer is called with, such as ``{"truncation": True, "max_length": 512}``.
         chat: The prompt as messages, where the engine asked for them; ``prompt`` is then for people only.
+        reasoning: Between which markers the model thinks; None where all of its text is the answer.
     """
 
     tag: Hashable
@@ -60,6 +74,7 @@ class Request:
     add_special_tokens: bool | None = None
     encode_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     chat: Chat | None = field(default=None, hash=False)
+    reasoning: ReasoningSpan | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ matter whether those were computed for it, for another request, or a trial ago.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
 from llmsearch_optuna.engine.cache.score_arena import candidates_of
+from llmsearch_optuna.engine.completions import completion_of
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
 from llmsearch_optuna.engine.sampling.beam_search import Beams, BeamSearch
 from llmsearch_optuna.engine.sampling.candidates import Candidates
@@ -49,6 +50,8 @@ class TokenSequence:
         self.mirostat = MirostatState.of(request.params)
         self.step = 0
         self.reason: FinishReason | None = None
+        self.reasoning = None if request.reasoning is None else request.reasoning.state(tree.start)
+        self._stopper = stopper
         self._stop = stopper.start()
         self._node = tree.root
         self._node.acquire()
@@ -73,6 +76,8 @@ class TokenSequence:
         self.context.append(token)
         self.seen.add(token)
         self.step += 1
+        if self.reasoning is not None:
+            self.reasoning.push(token)
         self.reason = self._stop.push(token)
         child = self._node.child(token) if self.reason is None else None
         if child is not None:
@@ -87,8 +92,8 @@ class TokenSequence:
     def completion(self) -> Completion:
         """Return the finished text."""
         assert self.reason is not None
-        tokens = tuple(self.context[self.prompt_length :])
-        return Completion(self._stop.text(), tokens, self.reason, len(self.tree.prompt_ids))
+        tokens = self.context[self.prompt_length :]
+        return completion_of(self._stopper, tokens, self.reason, len(self.tree.prompt_ids), self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +185,11 @@ class BeamSequence:
     def completion(self) -> Completion:
         """Return the best hypothesis."""
         tokens, reason = self._beam.result()
-        text, _ = self._stopper.finish(tokens)
-        return Completion(text, tokens, reason, len(self.tree.prompt_ids))
+        span = self.request.reasoning
+        kept = self._stopper.replay(tokens).token_ids
+        reasoning = None if span is None else span.state(self.tree.start, kept)
+        made = completion_of(self._stopper, kept, reason, len(self.tree.prompt_ids), reasoning)
+        return replace(made, token_ids=tokens)
 
     def _candidates(self) -> dict[tuple[int, ...], Candidates]:
         known = {path: node.scores for path, node in self._nodes.items() if node.scores is not None}

@@ -211,6 +211,7 @@ def iter_requests_for(
             add_special_tokens=asked.add_special_tokens[row],
             encode_args=asked.encode_args,
             chat=asked.chat(row),
+            reasoning=task.reasoning,
         )
         for row in order
         for replicate in replicates

@@ -5,7 +5,7 @@ Nothing is stored or searched here; a forecast begins like a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,6 +87,7 @@ def prepare(
     options: ForecastOptions,
     *,
     algorithm_of: Callable[[str], int] = lambda _: ALGORITHM,
+    task_of: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
 ) -> Prepared:
     """Check the arguments of `search`, load the model, and plan.
 
@@ -97,6 +98,7 @@ def prepare(
         tokenizer: See `search`.
         options: Of `search` or `forecast`, those with defaults too.
         algorithm_of: The number of the rules by which a study goes, from its default name; see `ALGORITHM`.
+        task_of: What a study that was started says of its task, from its default name; see `stored_task`.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
@@ -116,6 +118,7 @@ def prepare(
     )
     served = resolve_engine(model, tokenizer, options)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
+    ready = ready.as_started(task_of(_default_name(ready, served)))
     algorithm = algorithm_of(_default_name(ready, served))
     if isinstance(pruner, PairedPruner) and algorithm < 2:
         pruner = replace(pruner, knows_failing_rows=False)
@@ -162,6 +165,17 @@ def stored_algorithm(storage: str | None, study_name: str) -> int:
     """
     found = stored_fingerprint(storage, study_name)
     return ALGORITHM if found is None else min(ALGORITHM, int(found.get("algorithm", ALGORITHM)))
+
+
+def stored_task(storage: str | None, study_name: str) -> Mapping[str, Any] | None:
+    """Return what the study of this name says of its task; None where there is no such study yet.
+
+    Args:
+        storage: See `search`.
+        study_name: The study's name.
+    """
+    found = stored_fingerprint(storage, study_name)
+    return None if found is None else dict(found.get("data", {}))
 
 
 def _default_name(task: PreparedTask, served: ResolvedEngine) -> str:

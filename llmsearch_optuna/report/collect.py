@@ -260,6 +260,8 @@ def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
             best_text=first[row].text or "",
             baseline_score=base[row].score,
             best_score=first[row].score,
+            baseline_reasoning=base[row].reasoning,
+            best_reasoning=first[row].reasoning,
         )
         for row in sorted(first.keys() & base.keys())
     )

@@ -76,7 +76,12 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One row, decoded with the defaults and with the best parameters. All texts are raw, as the model gave them."""
+    """One row, decoded with the defaults and with the best parameters. All texts are raw, as the model gave them.
+
+    Attributes:
+        baseline_reasoning: What the model thought before it answered; None where it did not.
+        best_reasoning: The same with the best parameters.
+    """
 
     row: int
     prompt: str
@@ -87,6 +92,8 @@ class Example:
     best_score: float | None
     baseline_prompt: str | None = None
     """Where it differs from the prompt that the best parameters answer."""
+    baseline_reasoning: str | None = None
+    best_reasoning: str | None = None
 
     @property
     def difference(self) -> float:

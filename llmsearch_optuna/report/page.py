@@ -278,9 +278,18 @@ def _example_row(example: Example, data: ReportData) -> str:
         f'<tr><td class="number"><b class="{colour}">{example.difference:+.3f}</b>'
         f'<span class="score">row {example.row}</span></td>'
         f"<td>{reference}{asked}</td>"
-        f'<td data-label="defaults">{_score(example.baseline_score)}<div class="text" dir="auto">{before}</div></td>'
-        f'<td data-label="best">{_score(example.best_score)}<div class="text" dir="auto">{after}</div></td></tr>'
+        f'<td data-label="defaults">{_score(example.baseline_score)}{_reasoning(example.baseline_reasoning)}'
+        f'<div class="text" dir="auto">{before}</div></td>'
+        f'<td data-label="best">{_score(example.best_score)}{_reasoning(example.best_reasoning)}'
+        f'<div class="text" dir="auto">{after}</div></td></tr>'
     )
+
+
+def _reasoning(text: str | None) -> str:
+    """What was thought before the answer, folded; empty where nothing was."""
+    if not text:
+        return ""
+    return f'<details><summary>reasoning</summary><div class="text" dir="auto">{safe(text)}</div></details>'
 
 
 def _trials(data: ReportData) -> str:

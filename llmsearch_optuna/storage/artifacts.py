@@ -61,6 +61,8 @@ def _line(record: RowRecord, task: PreparedTask, replicates: int) -> str:
         "tokens": len(record.token_ids),
         "prompt": prompt if len(prompt) <= _PROMPT_SHOWN else f"…{prompt[-_PROMPT_SHOWN:]}",
     }
+    if record.reasoning is not None:
+        shown |= {"reasoning": record.reasoning, "reasoning_tokens": record.reasoning_tokens}
     if replicates > 1:
         shown["replicate"] = record.replicate
     if record.error is not None:

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -48,6 +49,8 @@ class RowRecord:
     prompt_tokens: int = 0
     score: float | None = None
     error: str | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
     parts: Mapping[str, float] | None = field(default=None, compare=False)
     """Scores of the parts of a weighted metric, by name; only in the process that scored them."""
 
@@ -65,6 +68,8 @@ class RowRecord:
             tuple(completion.token_ids),
             completion.finish_reason,
             completion.prompt_tokens,
+            reasoning=None if completion.reasoning is None else _storable(completion.reasoning),
+            reasoning_tokens=completion.reasoning_tokens,
         )
 
     def scored(self, score: float, parts: Mapping[str, float] | None = None) -> RowRecord:
@@ -74,7 +79,14 @@ class RowRecord:
     @property
     def completion(self) -> Completion:
         """The completion as the engine gave it."""
-        return Completion(self.text or "", self.token_ids, self.finish_reason or "eos", self.prompt_tokens)  # type: ignore[arg-type]
+        return Completion(
+            self.text or "",
+            self.token_ids,
+            self.finish_reason or "eos",  # type: ignore[arg-type]
+            self.prompt_tokens,
+            self.reasoning,
+            self.reasoning_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +248,8 @@ class StudyRecords:
             "prompt_tokens": int(record.prompt_tokens),
             "score": None if record.score is None else float(record.score),
             "error": record.error,
+            "reasoning": record.reasoning,
+            "reasoning_tokens": None if record.reasoning is None else int(record.reasoning_tokens),
         }
         return values | {"checksum": schema.row_checksum(values)}
 
@@ -247,10 +261,16 @@ class StudyRecords:
         """Trial number -> all its records in this phase."""
         return self._select_rows(phase, None)
 
+    @cached_property
+    def _row_columns(self) -> list[Any]:
+        """What is read of rows; a column that an older database lacks, and that is only read, is null everywhere."""
+        there = {column["name"] for column in sa.inspect(self._engine).get_columns(schema.rows.name)}
+        wanted = [column for column in schema.rows.columns if column is not schema.rows.c.checksum]
+        return [column if column.name in there else sa.null().label(column.name) for column in wanted]
+
     def _select_rows(self, phase: Phase, number: int | None) -> dict[int, list[RowRecord]]:
         t = schema.rows
-        columns = [column for column in t.columns if column is not t.c.checksum]  # not there in older databases
-        query = sa.select(*columns).where(t.c.study == self._key, t.c.phase == phase)
+        query = sa.select(*self._row_columns).where(t.c.study == self._key, t.c.phase == phase)
         if number is not None:
             query = query.where(t.c.number == number)
         found: dict[int, list[RowRecord]] = defaultdict(list)
@@ -258,7 +278,18 @@ class StudyRecords:
             for r in connection.execute(query.order_by(t.c.number, t.c.row, t.c.replicate)):
                 ids = tuple(np.frombuffer(r.token_ids or b"", dtype="<u4").tolist())
                 found[r.number].append(
-                    RowRecord(r.row, r.replicate, r.text, ids, r.finish_reason, r.prompt_tokens or 0, r.score, r.error)
+                    RowRecord(
+                        r.row,
+                        r.replicate,
+                        r.text,
+                        ids,
+                        r.finish_reason,
+                        r.prompt_tokens or 0,
+                        r.score,
+                        r.error,
+                        r.reasoning,
+                        r.reasoning_tokens or 0,
+                    )
                 )
         return dict(found)
 

@@ -71,8 +71,14 @@ rows = sa.Table(
     sa.Column("score", sa.Double),
     sa.Column("error", sa.Text),
     sa.Column("checksum", sa.BigInteger),
+    sa.Column("reasoning", sa.Text),
+    sa.Column("reasoning_tokens", sa.Integer),
 )
-"""`checksum` (see `row_checksum`) is null in rows of the version before it."""
+"""`checksum` (see `row_checksum`) is null in rows of the version before it, and databases of versions before have none
+of `LATER_COLUMNS` until they are written to."""
+
+LATER_COLUMNS = {"checksum": "BIGINT", "reasoning": "TEXT", "reasoning_tokens": "INTEGER"}
+"""Columns of `rows` that were not there from the beginning, with their types."""
 
 workers = sa.Table(
     "llmsearch_workers",
@@ -119,18 +125,24 @@ batch_sizes = sa.Table(
 def create_tables(engine: sa.Engine) -> None:
     """Make what is not there yet of our tables and their columns."""
     metadata.create_all(engine)
-    if "checksum" not in {column["name"] for column in sa.inspect(engine).get_columns(rows.name)}:
-        with engine.begin() as connection:
-            connection.execute(sa.text(f"ALTER TABLE {rows.name} ADD COLUMN checksum BIGINT"))
+    there = {column["name"] for column in sa.inspect(engine).get_columns(rows.name)}
+    with engine.begin() as connection:
+        for name, kind in LATER_COLUMNS.items():
+            if name not in there:
+                connection.execute(sa.text(f"ALTER TABLE {rows.name} ADD COLUMN {name} {kind}"))
 
 
 def row_checksum(values: Mapping[str, Any]) -> int:
     """Return the checksum of a row of `rows`: of all its columns but the checksum itself.
 
+    Without reasoning it is that of the version that knew none.
+
     Args:
         values: Column -> value, as the database gives them.
     """
-    checked = [values[column.name] for column in rows.columns if column.name != "checksum"]
+    checked = [values[column.name] for column in rows.columns if column.name not in LATER_COLUMNS]
+    if values.get("reasoning") is not None:
+        checked += [values["reasoning"], values["reasoning_tokens"]]
     return zlib.crc32(repr([bytes(v) if isinstance(v, memoryview) else v for v in checked]).encode())
 
 

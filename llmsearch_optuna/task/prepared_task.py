@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
@@ -40,6 +41,8 @@ class PreparedTask:
         choices: What of the task a configuration chooses; prompts, occurrences, cut rows and chats are those of the
             first of each.
         variants: The same task under each of the combinations of what is chosen, in the order of `choices`.
+        reasoning: Between which markers the model thinks; None where all of its text is the answer.
+        finds_reasoning: Whether the markers are those of the model, and not the user's own.
     """
 
     name: str
@@ -57,6 +60,8 @@ class PreparedTask:
     chats: tuple[Chat | None, ...] = ()
     choices: TaskChoices = field(default_factory=TaskChoices)
     variants: tuple[PreparedTask, ...] = ()
+    reasoning: ReasoningSpan | None = None
+    finds_reasoning: bool = True
 
     def under(self, params: Mapping[str, Any]) -> PreparedTask:
         """Return the task as a configuration asks it: the same rows, with the prompts that it chooses.
@@ -66,6 +71,17 @@ class PreparedTask:
         """
         place = self.choices.place(params)
         return self.variants[place] if self.variants else self
+
+    def as_started(self, description: Mapping[str, Any] | None) -> PreparedTask:
+        """Return the task as a study was started with it: one that read no reasoning goes on without.
+
+        Args:
+            description: What the study says of its task; None where there is no such study.
+        """
+        if self.reasoning is None or not self.finds_reasoning or description is None or "reasoning" in description:
+            return self
+        kept = {name: value for name, value in self.description.items() if name != "reasoning"}
+        return replace(self, reasoning=None, description=kept)
 
     def chat(self, row: int) -> Chat | None:
         """Return a row's prompt as messages, where the engine asked for these."""

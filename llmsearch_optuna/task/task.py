@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, check_reasoning, reasoning_span
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
@@ -95,6 +96,9 @@ class Task:
             several metrics are weighted, a dict of them for each metric, by its name.
         chat_template_kwargs: Variables of the chat template, such as ``{"enable_thinking": [True, False]}``: a list
             is searched, any other value is fixed, as one of ``chat_template`` is.
+        reasoning: Between which two texts the model thinks, such as ``("<think>", "</think>")``; what stands there is
+            kept apart and not scored. By default (``"auto"``) they are those of the tokenizer and its chat template;
+            False is for none.
     """
 
     dataset: Any
@@ -113,6 +117,7 @@ class Task:
     limit: int | None = None
     metric_options: Mapping[str, Any] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
+    reasoning: ReasoningOption = None
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
@@ -120,6 +125,7 @@ class Task:
         postprocess_of(self.postprocess)
         check_chat_template(self.chat_template)
         check_limit(self.max_prompt_tokens)
+        check_reasoning(self.reasoning)
         check_encode_args(self.tokenizer_encode_args or {})
         if self.chat_template is False and self.chat_template_kwargs:
             raise InputError(
@@ -217,6 +223,7 @@ class Task:
                 prompts, cut = variant._prompts(prompter, rows, tokenizer, takes_messages, tokens)
             made.append(Variant(labels, tuple(prompts), cut))
         checked = metric.check(references, rows, direction=self.direction)
+        span = reasoning_span(self.reasoning, tokenizer)
         first, choices = made[0], self.choices
         if choices:
             check_told_apart(made)
@@ -232,8 +239,13 @@ class Task:
             distinct=same_in_any([variant.texts for variant in made]),
             cut_rows=first.cut_rows,
             encode_args=check_encode_args(self.tokenizer_encode_args or {}),
-            description=self.asked_with(choices.first)._description(first.prompts, references, rows, checked),
+            description={
+                **self.asked_with(choices.first)._description(first.prompts, references, rows, checked),
+                **({} if span is None else {"reasoning": span.description}),
+            },
             chats=first.chats,
+            reasoning=span,
+            finds_reasoning=self.reasoning in (None, "auto"),
         )
         if not choices:
             return prepared

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
+from llmsearch_optuna.backends.answers import answer_apart
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription, ParameterEnds, Repetition
 from llmsearch_optuna.backends.server.backoff import Backoff
 from llmsearch_optuna.backends.server.concurrency import ConcurrencyLimit
@@ -330,7 +331,7 @@ class ServerBackend(EngineBackend):
             return []
         if isinstance(outcome, Reply):
             self._count_reply(request, outcome)
-            return [Finished(request, self._counted(outcome))]
+            return [Finished(request, answer_apart(self._counted(outcome), request))]
         if outcome.kind == "never":
             return [Finished(request, None, DecodingError(f"the server says: {outcome.reason}"))]
         self._open[ticket] = request  # still not answered
@@ -344,7 +345,7 @@ class ServerBackend(EngineBackend):
             return reply.completion
         if self.tokenizer is not None:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return Completion(text, tuple(ids), reply.completion.finish_reason, reply.prompt_tokens)
+            return replace(reply.completion, token_ids=tuple(ids))
         if not self._warned_of_counts:
             self._warned_of_counts = True
             logger.warning(
@@ -352,7 +353,7 @@ class ServerBackend(EngineBackend):
                 "are counted here"
             )
         words = max(1, len(text.split()))
-        return Completion(text, (UNKNOWN_TOKEN_ID,) * words, reply.completion.finish_reason, reply.prompt_tokens)
+        return replace(reply.completion, token_ids=(UNKNOWN_TOKEN_ID,) * words)
 
     def _count_reply(self, request: Request, reply: Reply) -> None:
         generated = reply.completion_tokens or 0

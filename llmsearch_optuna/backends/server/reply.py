@@ -79,19 +79,23 @@ def read_reply(body: Any, *, max_new_tokens: int, beams: int = 1) -> Reply:
         raise _not_now("the answer has no message")
     text = _text(message)
     ids = _token_ids(choice)
+    reasoning = _reasoning(message)
     prompt_tokens, cached, counted = _usage(body, most=max_new_tokens, beams=beams, has_text=bool(text))
+    generated = len(ids) if ids is not None else counted or 0
     return Reply(
         completion=Completion(
             text,
             ids if ids is not None else (UNKNOWN_TOKEN_ID,) * (counted or 0),
             _finish_reason(choice),
             prompt_tokens,
+            reasoning,
+            _reasoning_tokens(body, generated) if reasoning is not None else 0,
         ),
         model=str(body.get("model") or ""),
         prompt_tokens=prompt_tokens,
         cached_tokens=cached,
         completion_tokens=len(ids) if ids is not None else counted,
-        has_reasoning=bool(message.get("reasoning_content") or message.get("reasoning")),
+        has_reasoning=bool(reasoning),
     )
 
 
@@ -120,6 +124,19 @@ def _text(message: Mapping[str, Any]) -> str:
         shown = [{"name": call.get("name"), "arguments": call.get("arguments")} for call in called]
         return json.dumps(shown, ensure_ascii=False)
     return ""
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """What the server says that the model thought, under either of the names that servers give it."""
+    found = [message.get(name) for name in ("reasoning_content", "reasoning")]
+    return next((text for text in found if isinstance(text, str) and text), None)
+
+
+def _reasoning_tokens(body: Mapping[str, Any], generated: int) -> int:
+    usage = body.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    counted = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
+    return min(counted or 0, generated)
 
 
 def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -21,7 +21,8 @@ from llmsearch_optuna.backends.vllm.sampling_arguments import (
     refusal,
 )
 from llmsearch_optuna.backends.vllm.step_engine import StepEngine, StepOutput, is_out_of_memory
-from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
+from llmsearch_optuna.engine.completions import completion_of
+from llmsearch_optuna.engine.request import Completion, Finished, FinishReason, Request, log_finished
 from llmsearch_optuna.engine.sampling.gumbel import row_key
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import Stopper, StopState, check_decode_args
@@ -36,7 +37,7 @@ class _Row:
     """A request that vLLM has."""
 
     request: Request
-    prompt_tokens: int
+    prompt: TokenIds
     stop: StopState
 
 
@@ -183,7 +184,7 @@ class VllmBackend(EngineBackend):
                     self._engine.add(
                         name, prompt, self._arguments(request, prompt), streams=_ends_by_text(request.params)
                     )
-                self._open[name] = _Row(request, len(prompt), self._stopper(request.params).start())
+                self._open[name] = _Row(request, prompt, self._stopper(request.params).start())
             except DecodingError as error:
                 self._done.append(Finished(request, None, error))
             self._queue.popleft()
@@ -210,9 +211,10 @@ class VllmBackend(EngineBackend):
             return None
         del self._open[output.request_id]
         reason = row.stop.reason or ("length" if output.finish_reason == "length" else "eos")
-        tokens = tuple(row.stop.token_ids)
-        self._done.append(Finished(row.request, Completion(row.stop.text(), tokens, reason, row.prompt_tokens)))
-        self._count(row.request, row.prompt_tokens, output.cached_tokens, len(tokens), len(tokens))
+        tokens, prompt_tokens = row.stop.token_ids, len(row.prompt)
+        completion = self._completion(row.request, row.prompt, tokens, reason)
+        self._done.append(Finished(row.request, completion))
+        self._count(row.request, prompt_tokens, output.cached_tokens, len(tokens), len(tokens))
         return output.request_id if output.finish_reason is None else None
 
     def _search_beams(self) -> None:
@@ -231,15 +233,21 @@ class VllmBackend(EngineBackend):
             with _told():
                 found = self._engine.beam_search(list(prompts.values()), beam_arguments(params))
             for place, tokens in zip(prompts, found, strict=True):
-                self._take_beam(batch[place], len(prompts[place]), tokens)
+                self._take_beam(batch[place], prompts[place], tokens)
         self._queue = deque(request for request in self._queue if id(request) not in taken)
 
-    def _take_beam(self, request: Request, prompt_tokens: int, tokens: tuple[int, ...]) -> None:
+    def _take_beam(self, request: Request, prompt: TokenIds, tokens: tuple[int, ...]) -> None:
         state = self._stopper(request.params).replay(tokens)
-        ids = tuple(state.token_ids)
-        completion = Completion(state.text(), ids, state.reason or "length", prompt_tokens)
+        ids = state.token_ids
+        completion = self._completion(request, prompt, ids, state.reason or "length")
         self._done.append(Finished(request, completion))
-        self._count(request, prompt_tokens, 0, len(ids), len(ids) * int(request.params["num_beams"]))
+        self._count(request, len(prompt), 0, len(ids), len(ids) * int(request.params["num_beams"]))
+
+    def _completion(
+        self, request: Request, prompt: TokenIds, tokens: Sequence[int], reason: FinishReason
+    ) -> Completion:
+        state = None if request.reasoning is None else request.reasoning.state(prompt, tokens)
+        return completion_of(self._stopper(request.params), tokens, reason, len(prompt), state)
 
     def _prompt(self, request: Request) -> TokenIds:
         """The token ids of a prompt.

@@ -1,0 +1,162 @@
+"""Searches of a thinking model: the answer is scored, the thought is kept, and older studies go on by their rules."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import FloatDistribution
+
+from llmsearch_optuna.api import score, search
+from llmsearch_optuna.engine.engine import Engine
+from llmsearch_optuna.engine.request import Completion
+from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.report.page import write_report
+from llmsearch_optuna.search_result import SearchResult, load_result
+from llmsearch_optuna.storage.salvage import salvage
+from tests.engine.thinking import thinking_model, thinking_tokenizer
+from tests.tiny import SENTENCES
+
+SPACE = {"max_new_tokens": 18, "do_sample": True, "top_k": 0, "temperature": 1.5}
+
+
+def length(predictions: Sequence[str], references: Sequence[Any]) -> list[float]:
+    return [float(len(text)) for text in predictions]
+
+
+def thinks(predictions: Sequence[str], references: Any, rows: Any, completions: Sequence[Completion]) -> list[float]:
+    return [float(c.reasoning_tokens + len(c.text)) for c in completions]
+
+
+def run(folder: Path, **changed: Any) -> SearchResult:
+    arguments: dict[str, Any] = {
+        "model": Engine(thinking_model(), thinking_tokenizer()),
+        "dataset": [{"q": f"{sentence[:12]} {n}", "a": "7"} for n in range(4) for sentence in SENTENCES],
+        "space": SPACE | {"temperature": FloatDistribution(0.8, 1.6)},
+        "prompt": "{q}",
+        "reference": "a",
+        "metric": length,
+        "chat_template": {"open_thinking": True},
+        "n_trials": 3,
+        "holdout": 0.2,
+        "storage": f"sqlite:///{folder}/s.db",
+        "study_name": "s",
+        "progress": False,
+    } | changed
+    return search(**arguments)
+
+
+def test_the_answer_is_scored_and_the_thought_is_kept(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    found = result.completions(1)
+    assert (found["score"] == found["completion"].str.len()).all()
+    thought = found[found["reasoning"].notna()]
+    assert len(thought) > 5
+    assert (thought["reasoning_tokens"] > 0).all()
+    assert (thought["reasoning_tokens"] <= thought["tokens"]).all()
+    read = load_result(f"sqlite:///{tmp_path}/s.db")
+    assert read.completions(1).equals(found)
+    page = write_report(read, tmp_path / "report.html").read_text()
+    assert "<summary>reasoning</summary>" in page
+    written = [
+        json.loads(line) for file in (tmp_path / "artifacts").iterdir() for line in file.read_text().splitlines()
+    ]
+    assert {"reasoning", "reasoning_tokens"} <= written[0].keys() | written[-1].keys()
+
+
+def test_a_metric_that_reads_completions_sees_the_thought(tmp_path: Path) -> None:
+    result = run(tmp_path, metric=thinks)
+    found = result.completions(1)
+    assert (found["score"] == found["reasoning_tokens"] + found["completion"].str.len()).all()
+
+
+def test_markers_can_be_given_or_left_out() -> None:
+    rows = [{"q": sentence[:20], "a": "7"} for sentence in SENTENCES]
+    engine = Engine(thinking_model(), thinking_tokenizer())
+    asked: dict[str, Any] = {"prompt": "{q}", "reference": "a", "metric": length}
+    auto, given, off, other = (
+        score(engine, rows, SPACE, **asked, **reasoning).completions
+        for reasoning in (
+            {},
+            {"reasoning": ("<think>", "</think>")},
+            {"reasoning": False},
+            {"reasoning": ("qu", "left")},
+        )
+    )
+    assert auto == given
+    assert any(completion.reasoning is not None for completion in auto)
+    assert all(completion.reasoning is None for completion in off)
+    assert [c.token_ids for c in auto] == [c.token_ids for c in off] == [c.token_ids for c in other]
+    assert [c.text for c in other] != [c.text for c in auto]
+
+
+def before_reasoning(database: Path) -> None:
+    """Make a database what the version before would have made of the study."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for column in ("reasoning", "reasoning_tokens"):
+            connection.execute(f"ALTER TABLE llmsearch_rows DROP COLUMN {column}")
+
+
+def facts(result: SearchResult) -> list[Any]:
+    return [
+        [(r.row, r.text, r.token_ids, r.score, r.reasoning) for r in result.records(t.number)] for t in result.trials
+    ]
+
+
+def test_a_study_from_before_goes_on_by_its_own_rules(tmp_path: Path) -> None:
+    for name in ("old", "whole"):
+        (tmp_path / name).mkdir()
+    whole = run(tmp_path / "whole", reasoning=False, n_trials=4)
+    run(tmp_path / "old", reasoning=False)
+    before_reasoning(tmp_path / "old" / "s.db")
+    resumed = run(tmp_path / "old", n_trials=4)
+    assert facts(resumed) == facts(whole)
+    with pytest.raises(StudyError, match="reasoning"):
+        run(tmp_path / "old", reasoning=("<think>", "</think>"))
+
+
+def test_databases_without_the_columns_are_read_and_salvaged(tmp_path: Path) -> None:
+    run(tmp_path, reasoning=False)
+    before_reasoning(tmp_path / "s.db")
+    read = load_result(f"sqlite:///{tmp_path}/s.db")
+    rows = facts(read)
+    assert rows[0]
+    assert "reasoning" not in read.completions(0).columns
+    read.opened.close()
+    assert salvage(tmp_path / "s.db", tmp_path / "new.db").lost == []
+    assert facts(load_result(f"sqlite:///{tmp_path}/new.db")) == rows
+
+
+def test_a_thought_that_was_damaged_is_found_by_its_checksum(tmp_path: Path) -> None:
+    run(tmp_path).opened.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as connection, connection:
+        changed = connection.execute(
+            "UPDATE llmsearch_rows SET reasoning = 'x' || reasoning WHERE reasoning != '' AND number = 1"
+        ).rowcount
+    assert changed > 0
+    found = salvage(tmp_path / "s.db", tmp_path / "new.db")
+    assert sum("a damaged row" in line for line in found.lost) == changed
+
+
+class Writer:
+    """An engine of the user's own, whose texts have both."""
+
+    name = "writer"
+    tokenizer = None
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[str]:
+        return [f"<think>{prompt[:3]}</think>\n{prompt[:5]}" for prompt in prompts]
+
+
+def test_texts_of_an_engine_without_tokens_are_split_by_given_markers() -> None:
+    rows = [{"q": sentence, "a": "7"} for sentence in SENTENCES]
+    asked: dict[str, Any] = {"prompt": "{q}", "reference": "a", "metric": length}
+    plain = score(Writer(), rows, {"max_new_tokens": 5}, **asked)
+    assert plain.completions[0].text.startswith("<think>")
+    split = score(Writer(), rows, {"max_new_tokens": 5}, reasoning=("<think>", "</think>"), **asked)
+    assert [(c.text, c.reasoning) for c in split.completions] == [(s[:5], s[:3]) for s in SENTENCES]
