@@ -251,7 +251,7 @@ def _with_tokens(start: str, end: str, tokenizer: Any) -> ReasoningSpan:
             raise InputError(f"reasoning: the tokenizer makes no tokens of the marker {text!r}; give another one")
     special = {int(token) for token in getattr(tokenizer, "all_special_ids", ())}
     special |= {i for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if getattr(t, "special", False)}
-    special.discard(getattr(tokenizer, "unk_token_id", None))  # type: ignore[arg-type]  # which any text may have
+    special.discard(getattr(tokenizer, "unk_token_id", None))  # which any text may have
     return ReasoningSpan(start, end, start_ids, end_ids, frozenset(special))
 
 
