@@ -160,3 +160,15 @@ def test_texts_of_an_engine_without_tokens_are_split_by_given_markers() -> None:
     assert plain.completions[0].text.startswith("<think>")
     split = score(Writer(), rows, {"max_new_tokens": 5}, reasoning=("<think>", "</think>"), **asked)
     assert [(c.text, c.reasoning) for c in split.completions] == [(s[:5], s[:3]) for s in SENTENCES]
+
+
+def test_whether_a_model_thinks_can_be_searched(tmp_path: Path) -> None:
+    """Prompts as choices, and spans, go together: where the template closes the span, all is answer."""
+    result = run(
+        tmp_path, chat_template=None, chat_template_kwargs={"open_thinking": [True, False]}, space=SPACE, n_trials=4
+    )
+    thoughts: dict[bool, set[bool]] = {}
+    for trial in result.trials:
+        opened = bool(json.loads(json.dumps(trial.user_attrs["params"]))["chat_template_kwargs.open_thinking"])
+        thoughts.setdefault(opened, set()).add(all(r.reasoning is not None for r in result.records(trial.number)))
+    assert thoughts == {True: {True}, False: {False}}
