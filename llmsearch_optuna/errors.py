@@ -22,9 +22,9 @@ class DecodingError(LlmsearchError, RuntimeError):
 
 
 class EngineUnavailableError(LlmsearchError, RuntimeError):
-    """What decodes does not answer for now (no connection, timeout, overload); the request itself is not at fault.
+    """What decodes or scores does not answer for now (no connection, timeout); the request itself is not at fault.
 
-    An engine raises it. Nothing about the row or the trial is stored: the study
+    An engine or a metric raises it. Nothing about the row or the trial is stored: the study
     ends with this message, and the same call goes on with it later.
 
     Args:
@@ -37,17 +37,22 @@ class EngineUnavailableError(LlmsearchError, RuntimeError):
         self.retry_after = retry_after
 
 
-FOREIGN_ERRORS = (Exception, SystemExit)
-"""What is caught around a user's own function: without SystemExit a metric that calls ``exit()`` would end the whole
-program, and nobody would be told."""
+_LONGEST_ERROR = 2000
 
 
 def describe_error(error: BaseException) -> str:
-    """``ValueError: what it says``, whatever a user's exception does when it is asked for its text."""
+    """``ValueError: what it says``, whatever a user's exception does when it is asked for its text.
+
+    It is cut where it is long, and what no database takes (halves of characters, NUL) stands in it as an escape.
+    """
     try:
         said = str(error)
-    except FOREIGN_ERRORS:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         said = "(its text cannot be made)"
+    said = said if len(said) <= _LONGEST_ERROR else said[: _LONGEST_ERROR - 1] + "…"
+    said = said.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
@@ -55,6 +60,8 @@ def short(value: object, length: int = 200) -> str:
     """Return a value as a message shows it, cut to ``length`` letters, whatever its ``repr`` does."""
     try:
         text = repr(value)
-    except FOREIGN_ERRORS:  # such as a number of more than 4300 digits
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # such as a number of more than 4300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= length else text[: length - 1] + "…"

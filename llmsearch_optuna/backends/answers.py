@@ -1,29 +1,18 @@
-"""What users' engines answer and raise, sorted: completions, rows that cannot be decoded, and engines that are away."""
+"""What users' engines answer: completions, or what is wrong with an answer."""
 
 from __future__ import annotations
 
-import errno
 import operator
-import urllib.error
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast, get_args
 
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
-from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error, short
+from llmsearch_optuna.errors import DecodingError, short
 
-_BUSY_CODES = frozenset({408, 425, 429})
-_AWAY = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
-# Of httpx, requests, urllib3, aiohttp, openai, ray and vllm, none of which need be installed.
-_AWAY_NAMES = frozenset(
-    {
-        *("APIConnectionError", "APITimeoutError", "RateLimitError", "InternalServerError", "ServiceUnavailableError"),
-        *("TransportError", "Timeout", "HTTPError.Timeout", "NewConnectionError", "MaxRetryError", "ProtocolError"),
-        *("ClientConnectionError", "ServerTimeoutError", "RayActorError", "WorkerCrashedError", "EngineDeadError"),
-        *("gaierror", "IncompleteRead", "RemoteDisconnected"),
-    }
-)
+
+MOST_TOKENS = 10_000_000
+"""Of a completion; token_ids may be a generator, and have no end."""
 
 
 def checked_completion(given: Any) -> Completion:
@@ -70,60 +59,14 @@ def answer_apart(completion: Completion, request: Request) -> Completion:
     return replace(completion, reasoning_tokens=thought)
 
 
-def unavailable(error: BaseException) -> EngineUnavailableError | None:
-    """Return what a user is told where an error says that the engine is away or busy for now; None for all others.
-
-    Connections that fail, timeouts, HTTP 408, 425, 429 and 5xx, and processes that have died are of this kind,
-    whichever library raises them, also where they are the cause of what was raised.
-    """
-    if isinstance(error, EngineUnavailableError):
-        return error
-    for cause in _causes(error):
-        if _is_away(cause):
-            after = getattr(cause, "retry_after", None)
-            return EngineUnavailableError(
-                f"the engine does not answer: {describe_error(error)}",
-                retry_after=float(after) if isinstance(after, int | float) else None,
-            )
-    return None
-
-
-def _is_away(error: BaseException) -> bool:
-    code = _status_code(error)
-    if code is not None:
-        return code in _BUSY_CODES or code >= 500
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, str):
-        return False
-    if isinstance(error, ConnectionError | TimeoutError | BrokenExecutor | EngineUnavailableError):
-        return True
-    return getattr(error, "errno", None) in _AWAY or any(kind.__name__ in _AWAY_NAMES for kind in type(error).__mro__)
-
-
-def _status_code(error: BaseException) -> int | None:
-    for holder in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status", "code"):
-            code = getattr(holder, name, None)
-            if isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600:
-                return code
-    return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        reason = getattr(found, "reason", None)  # urllib's own way of passing an error on
-        found = reason if isinstance(reason, BaseException) else found.__cause__
-
-
 def _token_ids(given: Any) -> tuple[int, ...]:
     ids = getattr(given, "token_ids", ())
     try:
-        found = tuple(operator.index(token) for token in (() if ids is None else ids))
+        found = tuple(operator.index(token) for token in islice(() if ids is None else ids, MOST_TOKENS + 1))
     except TypeError:
         raise DecodingError(f"the engine returned token_ids={short(ids)}; they must be whole numbers") from None
+    if len(found) > MOST_TOKENS:
+        raise DecodingError(f"the engine returned more than {MOST_TOKENS:,} token_ids for a prompt")
     if any(not 0 <= token < 1 << 32 for token in found):
         raise DecodingError(f"the engine returned token_ids={short(ids)}; a token's number is from 0 on")
     return found

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import logging
+import operator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from llmsearch_optuna.backends.answers import answer_apart, checked_completion, unavailable
+from llmsearch_optuna.backends.answers import answer_apart, checked_completion
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
 from llmsearch_optuna.engine.request import Finished, Request
-from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, LlmsearchError, describe_error, short
+from llmsearch_optuna.errors import DecodingError, InputError, LlmsearchError, describe_error, short
+from llmsearch_optuna.transient_errors import unavailable
+
+logger = logging.getLogger("llmsearch_optuna.backends.custom")
+
+MOST_NEEDLESS_RESULTS = 1000
+"""So many results that nobody asked for are left out of one answer; an answer may have no end."""
+
+_RequestName = tuple[Hashable, int, int]
 
 
 def is_request_handler(model: Any) -> bool:
     """Whether an object has the three methods that every backend has."""
     return all(callable(getattr(model, method, None)) for method in ("submit", "poll", "cancel"))
-
-
-def _checked(item: Any) -> Finished:
-    if not isinstance(item, Finished):
-        raise DecodingError(f"poll() of the engine returned {short(item)} where finished requests were expected")
-    if item.completion is None:
-        return item
-    try:
-        return Finished(item.request, answer_apart(checked_completion(item.completion), item.request))
-    except DecodingError as error:
-        return Finished(item.request, None, error)
 
 
 def is_text_generator(model: Any) -> bool:
@@ -41,6 +41,21 @@ def is_text_generator(model: Any) -> bool:
     return len(names) >= 2 or any(name in ("args", "kwargs") for name in names)
 
 
+def _name(request: Request) -> _RequestName:
+    return request.tag, request.row, request.replicate
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say in words what a user's object raises, and whether it is away or cannot decode."""
+    try:
+        yield
+    except (LlmsearchError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise unavailable(error) or DecodingError(f"{what} of the engine raised {describe_error(error)}") from error
+
+
 class CustomBackend(EngineBackend):
     """Gives a user's object the members of `EngineBackend` that it lacks.
 
@@ -52,34 +67,74 @@ class CustomBackend(EngineBackend):
 
     def __init__(self, custom: Any) -> None:
         self.custom = custom
+        self._open: dict[_RequestName, Request] = {}
+        self._has_warned = False
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
-        self.custom.submit(requests)
+        asked = list(requests)
+        self._open.update({_name(request): request for request in asked})
+        with _told("submit()"):
+            self.custom.submit(asked)
 
     def poll(self) -> list[Finished]:
         """Work until at least one request has ended and return all that have; empty when none is queued.
+
+        What nobody asked for, or was answered before, is left out.
 
         Raises:
             EngineUnavailableError: The object does not answer for now.
             DecodingError: It failed in another way, or returned what is no list of finished requests.
         """
-        try:
-            finished = list(self.custom.poll())
-        except LlmsearchError:
-            raise
-        except FOREIGN_ERRORS as error:
-            raise unavailable(error) or DecodingError(f"the engine raised {describe_error(error)}") from error
-        return [_checked(item) for item in finished]
+        if not self._open:
+            return []
+        most = len(self._open) + MOST_NEEDLESS_RESULTS
+        finished: list[Finished] = []
+        with _told("poll()"):
+            for number, item in enumerate(self.custom.poll()):
+                if number >= most:
+                    raise DecodingError(
+                        f"poll() of the engine returned more than {most} results, and {len(self._open)} are asked for"
+                    )
+                finished += self._taken(item)
+        return finished
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag, in flight or queued."""
-        self.custom.cancel(tag)
+        self._open = {name: request for name, request in self._open.items() if request.tag != tag}
+        with _told("cancel()"):
+            self.custom.cancel(tag)
+
+    def _taken(self, item: Any) -> list[Finished]:
+        """What an item answers: nothing where nobody asks for it any more."""
+        if not isinstance(item, Finished) or not isinstance(item.request, Request):
+            raise DecodingError(f"poll() of the engine returned {short(item)} where finished requests were expected")
+        asked = self._open.pop(_name(item.request), None)
+        if asked is None:
+            self._warn_once(item.request)
+            return []
+        if item.completion is None:
+            return [Finished(asked, None, item.error)]
+        try:
+            return [Finished(asked, answer_apart(checked_completion(item.completion), asked))]
+        except DecodingError as error:
+            return [Finished(asked, None, error)]
+
+    def _warn_once(self, request: Request) -> None:
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
+        logger.log(
+            level,
+            "the engine returned row %s of %s, which was answered before, cancelled or never asked for; such results "
+            "are left out, and further ones are logged at DEBUG",
+            request.row,
+            request.tag,
+        )
 
     def describe(self, tokenizer: Any = None) -> ModelDescription:
         """Describe the object by what it says of itself, or by the Hugging Face model that it holds."""
         shown = tokenizer if tokenizer is not None else self._member("tokenizer")
-        defaults = dict(self._member("default_params") or {})
+        defaults = self._default_params()
         model = self._member("model")
         if hasattr(model, "config"):
             from llmsearch_optuna.models.loader import load
@@ -92,6 +147,12 @@ class CustomBackend(EngineBackend):
             )
         return ModelDescription(str(self._member("name", type(self.custom).__name__)), self._own(), shown, defaults)
 
+    def _default_params(self) -> dict[str, Any]:
+        given = self._member("default_params")
+        if given is not None and not isinstance(given, Mapping):
+            raise InputError(f"the engine's default_params are {short(given)}; they must be a dict of parameters")
+        return dict(given or {})
+
     def _own(self) -> Mapping[str, Any]:
         """What the object says that its results depend on, else its class."""
         given = self._member("description")
@@ -100,18 +161,23 @@ class CustomBackend(EngineBackend):
     def refusal(self, params: Mapping[str, Any]) -> str | None:
         """What of these parameters the object says that it cannot apply."""
         refusal = self._member("refusal")
-        return refusal(params) if callable(refusal) else super().refusal(params)
+        if not callable(refusal):
+            return super().refusal(params)
+        with _told("refusal()"):
+            reason = refusal(params)
+        return None if reason is None else str(reason)
 
     @property
     def capacity(self) -> int:
         """How many requests it can make use of at the moment."""
-        return int(self._member("capacity", super().capacity))
+        return self._count("capacity", super().capacity, least=1)
 
     def expect(self, requests: Iterable[Request]) -> None:
         """Tell the object what will be asked for, where it wants to know."""
         expect = self._member("expect")
         if callable(expect):
-            expect(requests)
+            with _told("expect()"):
+                expect(requests)
 
     @property
     def stats(self) -> Any:
@@ -121,12 +187,15 @@ class CustomBackend(EngineBackend):
     def tag_stats(self, tag: Hashable) -> Any:
         """Its counters of one tag."""
         stats = self._member("tag_stats")
-        return stats(tag) if callable(stats) else super().tag_stats(tag)
+        if not callable(stats):
+            return super().tag_stats(tag)
+        with _told("tag_stats()"):
+            return stats(tag)
 
     @property
     def cache_budget(self) -> int:
         """Bytes that it may keep for later requests."""
-        return int(self._member("cache_budget", super().cache_budget))
+        return self._count("cache_budget", super().cache_budget, least=0)
 
     @property
     def device_name(self) -> str:
@@ -141,7 +210,22 @@ class CustomBackend(EngineBackend):
 
     def start_from(self, batch_sizes: Mapping[tuple[int, int], int]) -> None:
         """Begin with batch sizes that were learned before."""
-        self.custom.start_from(batch_sizes)
+        start_from = self._member("start_from")
+        if callable(start_from):
+            with _told("start_from()"):
+                start_from(batch_sizes)
 
     def _member(self, name: str, default: Any = None) -> Any:
-        return getattr(self.custom, name, default)
+        with _told(name):
+            return getattr(self.custom, name, default)
+
+    def _count(self, name: str, default: int, *, least: int) -> int:
+        """A member that is a whole number."""
+        given = self._member(name, default)
+        try:
+            found = operator.index(given)
+        except TypeError:
+            found = least - 1
+        if found < least:
+            raise InputError(f"the engine's {name} is {short(given)}; it must be a whole number from {least} on")
+        return found

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from llmsearch_optuna.backends.answers import answer_apart, checked_completion, unavailable
+from llmsearch_optuna.backends.answers import answer_apart, checked_completion
 from llmsearch_optuna.backends.custom import CustomBackend
 from llmsearch_optuna.backends.protocol import TextGenerator
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, EngineUnavailableError, describe_error, short
+from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import describe_callable
+from llmsearch_optuna.transient_errors import ask_patiently, unavailable
 
 logger = logging.getLogger("llmsearch_optuna.backends.function")
 
 BATCH_ROWS = 8
-
-WAITS_SECONDS = (1.0, 4.0, 15.0)
-"""How long to wait before an engine that does not answer is asked again, before the study ends."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ class FunctionEngine:
             DecodingError: It returned something else than texts.
         """
         texts = self.function(list(prompts), dict(params))
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise DecodingError(f"{self.name} must return a list with one text a prompt, but returned {texts!r:.200}")
-        texts = list(texts)
+        if not is_ordered(texts):
+            raise DecodingError(f"{self.name} must return a list with one text a prompt, but returned {short(texts)}")
+        texts = list(islice(texts, len(prompts) + 1))  # a generator may have no end
         strange = next((text for text in texts if not isinstance(text, str)), None)
         if strange is not None:
-            raise DecodingError(f"{self.name} must return texts, but one of them is {strange!r:.200}")
+            raise DecodingError(f"{self.name} must return texts, but one of them is {short(strange)}")
         return [Completion(text) for text in texts]
 
 
@@ -119,51 +118,37 @@ class FunctionBackend(CustomBackend):
     def _decode(self, batch: Sequence[Request]) -> list[Finished]:
         """Decode a batch; one that fails is decoded again in halves, so that a bad row fails alone."""
         try:
-            given = self._ask_patiently(batch)
+            given = ask_patiently(lambda: self._ask(batch), unavailable)
         except EngineUnavailableError:
             raise
         except _UnusableAnswerError as error:  # whose text is whose is not known, so no half could be trusted
             return [Finished(request, None, error) for request in batch]
-        except FOREIGN_ERRORS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if len(batch) == 1:
                 return [Finished(batch[0], None, _as_decoding_error(error))]
             middle = len(batch) // 2
             return self._decode(batch[:middle]) + self._decode(batch[middle:])
         return [_finished(request, answer) for request, answer in zip(batch, given, strict=True)]
 
-    def _ask_patiently(self, batch: Sequence[Request]) -> list[Any]:
-        """Ask; where the engine is away or busy, wait and ask again some times.
-
-        Raises:
-            EngineUnavailableError: It does not answer in the end either.
-        """
-        waits = list(WAITS_SECONDS)
-        while True:
-            try:
-                return self._ask(batch)
-            except FOREIGN_ERRORS as error:
-                away = unavailable(error)
-                if away is None:
-                    raise
-                if not waits:
-                    raise EngineUnavailableError(
-                        f"{away} (asked {len(WAITS_SECONDS) + 1} times). Nothing that was decoded is lost: give the "
-                        "same command again when it is back"
-                    ) from error
-                wait = max(waits.pop(0), away.retry_after or 0.0)
-                logger.warning("%s; asking again in %g s", away, wait)
-                time.sleep(wait)
-
     def _ask(self, batch: Sequence[Request]) -> list[Any]:
         answers = self.custom.generate([r.prompt for r in batch], params_of_replicate(batch[0]))
-        if isinstance(answers, str | bytes | Mapping) or not isinstance(answers, Iterable):
+        if not is_ordered(answers):
             raise _UnusableAnswerError(
                 f"the engine must return a list with one completion a prompt, not {short(answers)}"
             )
-        given = list(answers)
-        if len(given) != len(batch):
+        given = list(islice(answers, len(batch) + 1))  # a generator may have no end
+        if len(given) > len(batch):
+            raise _UnusableAnswerError(f"the engine returned more completions than the {len(batch)} prompts it got")
+        if len(given) < len(batch):
             raise _UnusableAnswerError(f"the engine returned {len(given)} completions for {len(batch)} prompts")
         return given
+
+
+def is_ordered(answers: Any) -> bool:
+    """Whether one of several answers is that to the first prompt: a set or a dict has no such order."""
+    return isinstance(answers, Iterable) and not isinstance(answers, str | bytes | Mapping | AbstractSet)
 
 
 class _UnusableAnswerError(DecodingError):
@@ -182,8 +167,10 @@ def params_of_replicate(request: Request) -> GenerationParams:
 def _finished(request: Request, answer: Any) -> Finished:
     try:
         return Finished(request, answer_apart(checked_completion(answer), request))
-    except DecodingError as error:
-        return Finished(request, None, error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an answer may be any object, and its attributes may raise
+        return Finished(request, None, _as_decoding_error(error))
 
 
 def _as_decoding_error(error: BaseException) -> DecodingError:

@@ -67,7 +67,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(_say(str(problem), 130 if _is_interruption(problem) else 1)) from None
         except (BrokenPipeError, typer.Exit):
             raise
-        except Exception as problem:
+        except BaseException as problem:  # SystemExit too: code of models and metrics may call exit()
             if os.environ.get(DEBUG_VARIABLE):
                 raise
             message = f"this should not have happened: {type(problem).__name__}: {problem}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import is_number, listed
+from llmsearch_optuna.metrics.own_copy import own_copy
 
 ScoreFunction = Callable[[Sequence[str], Sequence[Any], Sequence[Mapping[str, Any]], Sequence[Any]], Any]
 """``(predictions, references, rows, completions)`` to one score a row, or to one score of all."""
@@ -22,7 +23,7 @@ def adapted(function: Callable[..., Any]) -> ScoreFunction:
     if {"y_true", "y_pred"} <= names:
         return lambda predictions, references, rows, completions: function(
             y_true=[
-                reference if isinstance(reference, Mapping) else row
+                own_copy(reference if isinstance(reference, Mapping) else row)
                 for reference, row in zip(references, rows, strict=True)
             ],
             y_pred=list(predictions),
@@ -31,11 +32,11 @@ def adapted(function: Callable[..., Any]) -> ScoreFunction:
     if {"predictions", "references"} <= names:
         return lambda predictions, references, rows, completions: function(
             predictions=list(predictions),
-            references=list(references),
-            **({"rows": list(rows)} if "rows" in names else {}),
+            references=own_copy(list(references)),
+            **({"rows": own_copy(list(rows))} if "rows" in names else {}),
             **({"completions": list(completions)} if "completions" in names else {}),
         )
-    return lambda predictions, references, rows, completions: function(list(predictions), list(references))
+    return lambda predictions, references, rows, completions: function(list(predictions), own_copy(list(references)))
 
 
 def asks_for_completions(function: Callable[..., Any]) -> bool:
@@ -56,7 +57,7 @@ def computing(module: Any, *, key: str | None, per_row: bool | None, name: str) 
     options = _row_options(module)
 
     def compute(predictions: Sequence[str], references: Sequence[Any], rows: object, completions: object) -> Any:
-        results = module.compute(predictions=list(predictions), references=list(references), **options)
+        results = module.compute(predictions=list(predictions), references=own_copy(list(references)), **options)
         return _picked(results, key, name)
 
     def compute_each(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS
 from llmsearch_optuna.errors import short as short
 
 
@@ -23,7 +23,9 @@ def is_number(answer: Any) -> bool:
         float(answer)
     except OverflowError:  # a whole number beyond what a float holds: one number, and a wrong one
         return True
-    except FOREIGN_ERRORS:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return False
     return True
 
@@ -35,7 +37,9 @@ def listed(answer: Any) -> list[Any]:
 
 def count_of(answer: Any) -> int | None:
     """Return how many scores there are, or None when the answer is no list of scores."""
-    if isinstance(answer, str | bytes | Mapping) or is_number(answer) or not isinstance(answer, Iterable):
+    if isinstance(answer, str | bytes | Mapping | AbstractSet) or is_number(answer):
+        return None  # a set has no order, so nobody knows which score is whose
+    if not isinstance(answer, Iterable):
         return None
     return len(listed(answer)) if hasattr(answer, "__len__") else None
 

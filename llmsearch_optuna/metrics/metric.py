@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
+from llmsearch_optuna.errors import InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.metrics.adapters import adapted, asks_for_completions, computing
 from llmsearch_optuna.metrics.checks import short
@@ -106,7 +106,9 @@ class Metric(Scorer):
 def _processed(postprocess: Callable[[str], str], text: str) -> str:
     try:
         processed = postprocess(text)
-    except FOREIGN_ERRORS as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise RuntimeError(f"postprocess raised {describe_error(error)}") from error
     if not isinstance(processed, str):
         raise TypeError(f"postprocess must return a text, but returned {short(processed)}")

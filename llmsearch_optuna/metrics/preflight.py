@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
+from llmsearch_optuna.errors import InputError, describe_error
 from llmsearch_optuna.metrics import text_scores
 from llmsearch_optuna.metrics.checks import is_number, listed, short
 from llmsearch_optuna.metrics.factories import BUILT_IN
@@ -57,7 +57,9 @@ class Preflight:
             answer = scorer.function(predictions, tried, tried_rows, made_up_completions(predictions))
         except InputError:  # what was wrong is said already
             raise
-        except FOREIGN_ERRORS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise InputError(
                 f"metric {scorer.name!r} fails on the first two rows: {describe_error(error)}\n"
                 f"  predictions: {short(predictions)}\n  references: {short(tried)}\n"
@@ -157,7 +159,9 @@ def _own_score(scorer: Scorer, references: Sequence[Any], rows: Sequence[Mapping
     try:
         texts = [_as_prediction(reference) for reference in references]
         return _mean(scorer.function(texts, references, rows, made_up_completions(texts)))
-    except FOREIGN_ERRORS:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return None
 
 
@@ -168,7 +172,9 @@ def _check_rows(scorer: Scorer, references: Sequence[Any], rows: Sequence[Mappin
     for number, (reference, row) in enumerate(zip(references, rows, strict=True)):
         try:
             scorer.check_row(reference, row)
-        except FOREIGN_ERRORS as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise InputError(f"metric {scorer.name!r} cannot judge row {number}: {error}") from error
 
 
@@ -177,7 +183,9 @@ def _try_empty_text(scorer: Scorer, references: Sequence[Any], rows: Sequence[Ma
     try:
         answer = scorer.function(["", ""], references, rows, made_up_completions(["", ""]))
         problem = scorer.problem(answer, 2)
-    except FOREIGN_ERRORS as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         answer, problem = None, f"raises {describe_error(error)}"
     if problem is None:
         return _mean(answer)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS, DecodingError, InputError, describe_error
+from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError, describe_error
 from llmsearch_optuna.metrics.adapters import ScoreFunction
 from llmsearch_optuna.metrics.checks import bad_places, count_of, is_number, listed, score_problem, short
+from llmsearch_optuna.transient_errors import ask_patiently, unavailable
 
 if TYPE_CHECKING:
     from llmsearch_optuna.engine.request import Completion
@@ -103,6 +104,7 @@ class Scorer:
         Raises:
             InputError: It scores all rows at once, or reads completions, and there are none.
             MetricError: The function raised, returned a wrong number of scores, or no finite number within bounds.
+            EngineUnavailableError: A service that it asks is away for now.
         """
         if self.per_row is False:
             raise InputError(f"metric {self.name!r} scores all rows at once; it has no scores by row")
@@ -170,10 +172,20 @@ class Scorer:
             raise InputError(f"metric {self.name!r} reads how the texts were decoded; give completions=")
         decoded: Sequence[Any] = (None,) * len(answers) if answers.completions is None else answers.completions
         try:
-            return self.function(answers.predictions, answers.references, answers.rows, decoded)
-        except FOREIGN_ERRORS as error:
+            return ask_patiently(
+                lambda: self.function(answers.predictions, answers.references, answers.rows, decoded), self._unavailable
+            )
+        except (EngineUnavailableError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             culprits = self._culprits(answers, decoded)
             raise self._failure(f"raised {describe_error(error)}", culprits, answers) from error
+
+    def _unavailable(self, error: BaseException) -> EngineUnavailableError | None:
+        """Whether an error says that a service which the metric asks is away."""
+        if type(error) is TimeoutError:  # so end the metrics that run a row's code, and there the row is at fault
+            return None
+        return unavailable(error, f"what metric {self.name!r} asks")
 
     def _culprits(self, answers: Answers, completions: Sequence[Any]) -> list[int]:
         """Return the places on which the function fails alone; all of them when it fails only on the whole."""
@@ -182,7 +194,9 @@ class Scorer:
             one = slice(place, place + 1)
             try:
                 self.function(answers.predictions[one], answers.references[one], answers.rows[one], completions[one])
-            except FOREIGN_ERRORS:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 guilty.append(place)
         return guilty or list(range(len(answers)))
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, describe_error, short
 from llmsearch_optuna.progress.events import Callback, Event
 
 logger = logging.getLogger("llmsearch_optuna.progress.callback_list")
@@ -35,7 +35,8 @@ class CallbackList:
 class GuardedCallback:
     """A user's callback: its errors are logged, the first one as a warning, and do not end the study.
 
-    KeyboardInterrupt and SystemExit pass: they are how a study is stopped.
+    KeyboardInterrupt and SystemExit pass: they are how a study is stopped. Of the second a warning tells, since a
+    program that ends so says nothing itself.
 
     Args:
         callback: The user's object.
@@ -49,14 +50,22 @@ class GuardedCallback:
         """Call the user's callback with the event."""
         try:
             self._callback.on(event)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, SystemExit):
+                logger.warning("the callback %s ended the program: %s", self._name, describe_error(error))
+            raise
+        except BaseException as error:
             level = logging.DEBUG if self._has_failed else logging.WARNING
             self._has_failed = True
             logger.log(
                 level,
-                "the callback %s raised %s: %s on %s; the study goes on, and further errors of it are logged at DEBUG",
-                *(type(self._callback).__qualname__, type(error).__name__, error, type(event).__name__),
+                "the callback %s raised %s on %s; the study goes on, and further errors of it are logged at DEBUG",
+                *(self._name, describe_error(error), type(event).__name__),
             )
+
+    @property
+    def _name(self) -> str:
+        return type(self._callback).__qualname__
 
 
 def guard(callbacks: Sequence[Any]) -> list[GuardedCallback]:
@@ -69,8 +78,8 @@ def guard(callbacks: Sequence[Any]) -> list[GuardedCallback]:
         InputError: This is no sequence, or one of them has no such method.
     """
     if callable(getattr(callbacks, "on", None)) or not isinstance(callbacks, Sequence):
-        raise InputError(f"callbacks={callbacks!r} must be a list of objects with a method on(event)")
+        raise InputError(f"callbacks={short(callbacks)} must be a list of objects with a method on(event)")
     for place, callback in enumerate(callbacks):
         if isinstance(callback, type) or not callable(getattr(callback, "on", None)):
-            raise InputError(f"callbacks[{place}]={callback!r} must be an object with a method on(event)")
+            raise InputError(f"callbacks[{place}]={short(callback)} must be an object with a method on(event)")
     return [GuardedCallback(callback) for callback in callbacks]

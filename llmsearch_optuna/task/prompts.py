@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error, short
+from llmsearch_optuna.errors import InputError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import callable_name
+from llmsearch_optuna.metrics.own_copy import own_copy
 from llmsearch_optuna.task.dataset import missing_column
 from llmsearch_optuna.types import Chat
 
@@ -78,7 +79,9 @@ def chat_markers(tokenizer: Any) -> ChatMarkers | None:
                 [{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True
             )
         )
-    except FOREIGN_ERRORS:  # a template that wants other roles, or variables
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a template that wants other roles, or variables
         return None
     head = text.partition(_PROBE)[0] if _PROBE in text else ""
     special = {str(token) for token in getattr(tokenizer, "all_special_tokens", ()) if token}
@@ -100,7 +103,9 @@ def _end_of_answer(tokenizer: Any, special: set[str]) -> str | None:
     messages = [{"role": "user", "content": "text"}, {"role": "assistant", "content": _PROBE}]
     try:
         tail = str(tokenizer.apply_chat_template(messages, tokenize=False)).partition(_PROBE)[2]
-    except FOREIGN_ERRORS:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return None
     found = {tail.find(token): token for token in special if token in tail}
     return found[min(found)] if found else None
@@ -316,7 +321,7 @@ class _Function:
         self._name = name
 
     def content(self, row: Mapping[str, Any], tokenizer: Any) -> str | list[Message]:
-        return _called(lambda: self._function(dict(row)), self._name)
+        return _called(lambda: self._function(own_copy(row)), self._name)
 
 
 class _TokenizerFunction:
@@ -332,7 +337,8 @@ class _TokenizerFunction:
     def content(self, row: Mapping[str, Any], tokenizer: Any) -> list[Message] | ReadyPrompt:
         if tokenizer is None:
             raise InputError(f"{self._name} takes a tokenizer, and there is none; give tokenizer=")
-        columns = dict(row) if self._names is None else {name: row[name] for name in self._names if name in row}
+        given = row if self._names is None else {name: row[name] for name in self._names if name in row}
+        columns = own_copy(given)
         content = _called(lambda: self._function(tokenizer, **columns), self._name)
         if isinstance(content, list):
             return content
@@ -360,19 +366,23 @@ def _with_tokenizer(function: Callable[..., Any], columns: Sequence[str]) -> _To
 def _called(function: Callable[[], Any], name: str) -> str | list[Message]:
     try:
         content = function()
-    except FOREIGN_ERRORS as problem:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         raise InputError(f"{name} fails: {describe_error(problem)}") from problem
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):
         return _checked_messages(content, name)
-    raise InputError(f"{name} must return a text or a list of chat messages, but returned {content!r}")
+    raise InputError(f"{name} must return a text or a list of chat messages, but returned {short(content)}")
 
 
 def _checked_messages(messages: Sequence[Any], where: str) -> list[Message]:
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not _is_said(message):
-            raise InputError(f"{where}: {message!r} is no chat message such as {{'role': 'user', 'content': '...'}}")
+            raise InputError(
+                f"{where}: {short(message)} is no chat message such as {{'role': 'user', 'content': '...'}}"
+            )
     if not messages:
         raise InputError(f"{where}: the list of chat messages is empty")
     return [dict(message) for message in messages]  # with whatever else the chat template reads: names, tool calls

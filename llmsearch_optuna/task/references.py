@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llmsearch_optuna.errors import FOREIGN_ERRORS, InputError, describe_error
+from llmsearch_optuna.errors import InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name
+from llmsearch_optuna.metrics.own_copy import own_copy
 from llmsearch_optuna.task.dataset import Row, missing_column
 from llmsearch_optuna.task.prompts import is_empty
 
@@ -52,7 +53,10 @@ def _refuse_empty(names: Sequence[str], rows: Sequence[Row]) -> None:
 def _called_references(function: Callable[[Row], Any], rows: Sequence[Row]) -> Iterator[Any]:
     for number, row in enumerate(rows):
         try:
-            yield function(dict(row))
-        except FOREIGN_ERRORS as problem:
+            found = function(own_copy(row))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
             name = callable_name(function, "the reference function")
             raise InputError(f"row {number}: {name} fails: {describe_error(problem)}") from problem
+        yield found  # outside, or closing the generator would look like an error of the function

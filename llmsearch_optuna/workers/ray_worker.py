@@ -119,7 +119,7 @@ def work_on_node(errand: Errand, mailbox: Any) -> str | None:
             return INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as problem:
+    except BaseException as problem:
         return say(problem)
     finally:
         with contextlib.suppress(ray.exceptions.RayError):  # the mailbox is gone, and nobody can be told

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
 
-from llmsearch_optuna.errors import LlmsearchError
+from llmsearch_optuna.errors import LlmsearchError, describe_error
 from llmsearch_optuna.progress import Quiet
 
 RELAYED = ("llmsearch_optuna", "py.warnings")
@@ -55,14 +55,14 @@ def work(arguments: Mapping[str, Any], line: Connection) -> None:
         search(**arguments, observer=Quiet())
     except (StudyInterrupted, KeyboardInterrupt):
         _end_at_once(130)
-    except Exception as problem:
+    except BaseException as problem:  # SystemExit too: code of models and metrics may call exit()
         line.send(say(problem))
         sys.exit(1)
 
 
-def say(problem: Exception) -> str:
+def say(problem: BaseException) -> str:
     """What a user is told about an error."""
-    return str(problem) if isinstance(problem, LlmsearchError) else f"{type(problem).__name__}: {problem}"
+    return str(problem) if isinstance(problem, LlmsearchError) else describe_error(problem)
 
 
 def _end_at_once(code: int) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from llmsearch_optuna.backends import function
+from llmsearch_optuna import transient_errors
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import EngineUnavailableError, StudyError
 from llmsearch_optuna.search_result import load_result
@@ -38,7 +38,7 @@ class Away(TextEngine):
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function, "WAITS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(transient_errors, "WAITS_SECONDS", (0.0, 0.0))
 
 
 def test_a_short_outage_is_waited_for(tmp_path: Path) -> None:

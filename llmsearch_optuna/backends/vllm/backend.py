@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from llmsearch_optuna.backends.answers import unavailable
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription, ParameterEnds
 from llmsearch_optuna.backends.vllm.sampling_arguments import (
     PROCESSOR,
@@ -28,6 +27,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import Stopper, StopState, check_decode_args
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error
 from llmsearch_optuna.models.tokenization import Positions, TokenIds, encode
+from llmsearch_optuna.transient_errors import unavailable
 
 logger = logging.getLogger("llmsearch_optuna.vllm")
 

@@ -1,0 +1,129 @@
+"""Which errors say *not now*, and how often whoever raises them is asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import errno
+import urllib.error
+from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
+
+import pytest
+
+from llmsearch_optuna import transient_errors
+from llmsearch_optuna.errors import EngineUnavailableError
+from llmsearch_optuna.transient_errors import LONGEST_WAIT, ask_patiently, unavailable
+
+
+class APIConnectionError(Exception):
+    """As in openai's package."""
+
+
+class StatusError(Exception):
+    def __init__(self, code: int, *, on_response: bool = False) -> None:
+        super().__init__(f"HTTP {code}")
+        if on_response:
+            self.response = SimpleNamespace(status_code=code)
+        else:
+            self.status_code = code
+
+
+class Stop(BaseException):
+    """As trio's and anyio's Cancelled."""
+
+
+class Rude(Exception):
+    """Raises whatever is looked at."""
+
+    @property
+    def code(self) -> int:
+        raise RuntimeError("no")
+
+    status_code = response = errno = reason = retry_after = code
+
+    def __str__(self) -> str:
+        raise ValueError("no text either")
+
+
+def caused_by(cause: BaseException) -> RuntimeError:
+    error = RuntimeError("my client gave up")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError("nobody listens"),
+        TimeoutError(),
+        APIConnectionError("Connection error."),
+        StatusError(429),
+        StatusError(503, on_response=True),
+        urllib.error.URLError(ConnectionRefusedError("nobody")),
+        urllib.error.HTTPError("http://x", 502, "bad gateway", None, None),  # type: ignore[arg-type]
+        BrokenProcessPool("a worker died"),
+        OSError(errno.EHOSTUNREACH, "no route to host"),
+        caused_by(ConnectionResetError()),
+        EngineUnavailableError("said so itself"),
+        asyncio.CancelledError(),
+        concurrent.futures.CancelledError(),
+        GeneratorExit(),
+        Stop("the event loop ends"),
+    ],
+)
+def test_engines_that_are_away_are_known_by_what_they_raise(error: BaseException) -> None:
+    assert isinstance(unavailable(error), EngineUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("top_p"),
+        StatusError(400),
+        StatusError(404, on_response=True),
+        urllib.error.HTTPError("http://x", 422, "no", None, None),  # type: ignore[arg-type]
+        caused_by(KeyError("x")),
+        FileNotFoundError(errno.ENOENT, "no such file"),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        Rude(),
+    ],
+)
+def test_other_errors_are_about_the_request(error: BaseException) -> None:
+    assert unavailable(error) is None
+
+
+def test_what_the_server_asked_to_wait_is_kept() -> None:
+    error = StatusError(429)
+    error.retry_after = 7  # type: ignore[attr-defined]
+    found = unavailable(error)
+    assert found is not None
+    assert found.retry_after == 7.0
+
+
+@pytest.mark.parametrize("asked", [float("nan"), -1, 0, "soon", float("inf"), 10**400])
+def test_nobody_waits_for_ever(asked: object) -> None:
+    error = StatusError(429)
+    error.retry_after = asked  # type: ignore[attr-defined]
+    found = unavailable(error)
+    assert found is not None
+    assert found.retry_after is None or 0 < found.retry_after <= LONGEST_WAIT
+
+
+def test_who_is_away_is_asked_again_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transient_errors, "WAITS_SECONDS", (0.0, 0.0))
+    asked = []
+
+    def ask() -> str:
+        asked.append(None)
+        if len(asked) < 3:
+            raise asyncio.CancelledError
+        return "here"
+
+    assert ask_patiently(ask, unavailable) == "here"
+    asked[:] = [None] * -10
+    with pytest.raises(EngineUnavailableError, match="asked 3 times"):
+        ask_patiently(lambda: exec("raise ConnectionError"), unavailable)
+    with pytest.raises(KeyboardInterrupt):
+        ask_patiently(lambda: exec("raise KeyboardInterrupt"), unavailable)
