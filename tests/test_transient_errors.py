@@ -33,7 +33,7 @@ class Stop(BaseException):
     """As trio's and anyio's Cancelled."""
 
 
-class Rude(Exception):
+class RudeError(Exception):
     """Raises whatever is looked at."""
 
     @property
@@ -87,7 +87,7 @@ def test_engines_that_are_away_are_known_by_what_they_raise(error: BaseException
         FileNotFoundError(errno.ENOENT, "no such file"),
         SystemExit(3),
         KeyboardInterrupt(),
-        Rude(),
+        RudeError(),
     ],
 )
 def test_other_errors_are_about_the_request(error: BaseException) -> None:

@@ -10,7 +10,6 @@ from typing import Any, cast, get_args
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
 from llmsearch_optuna.errors import DecodingError, short
 
-
 MOST_TOKENS = 10_000_000
 """Of a completion; token_ids may be a generator, and have no end."""
 

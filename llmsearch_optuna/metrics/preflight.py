@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llmsearch_optuna.metrics.preflight")
 
-_EXACT = ("exact_match", "contains")
+_EXACT = ("exact_match", "contains", "f1")
 
 TRIED_REFERENCES = 64
 """So many references of a built-in metric are scored against themselves before a study."""
@@ -115,13 +115,20 @@ def _refuse_to_guess(scorer: Scorer, of_references: float, of_empty: float) -> N
 
 def _warn_of_floats(scorer: Scorer, references: Sequence[Any]) -> None:
     """Say where whole numbers became floats, as pandas makes them: texts such as 42 equal none of them."""
-    whole = [p for p, value in enumerate(references) if isinstance(value, float) and value.is_integer()]
-    if scorer.description.get("built_in") in _EXACT and whole and len(whole) == len(references):
+    values = [value for reference in references for value in _several(reference)]
+    whole = [value for value in values if isinstance(value, float) and value.is_integer()]
+    if scorer.description.get("built_in") in _EXACT and whole and len(whole) == len(values):
         _log.warning(
             "metric %r compares texts with references such as %r, which are floats; a text that says %d is not equal. "
             "Make them whole numbers or texts (reference=lambda row: str(int(row[...])))",
-            scorer.name, references[whole[0]], int(references[whole[0]]),
+            scorer.name, whole[0], int(whole[0]),
         )  # fmt: skip
+
+
+def _several(reference: Any) -> list[Any]:
+    """The references of a row; one where it has one."""
+    plain = plain_reference(reference)
+    return plain if isinstance(plain, list) else [plain]
 
 
 def _warn_of_lost_scripts(scorer: Scorer, references: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:

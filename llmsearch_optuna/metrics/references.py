@@ -55,13 +55,17 @@ def reference_texts(reference: Any) -> list[str]:
             f"this built-in metric compares with one text, but the reference has the columns {', '.join(reference)}; "
             "name one column, let a function pick the text (reference=lambda row: ...), or give a function as metric"
         )
+    if isinstance(reference, bytes):
+        raise TypeError(
+            f"the reference is {short(reference, 60)}, bytes and no text; decode them (reference=lambda row: ...)"
+        )
     if is_missing(reference):
         raise TypeError("there is no reference to compare with; give reference= (a column or a function of the row)")
     if isinstance(reference, list):
         if not reference:
             raise ValueError("the list of references is empty")
         for value in reference:
-            if isinstance(value, list | tuple | Mapping):
+            if isinstance(value, list | tuple | bytes | Mapping):
                 raise TypeError(f"one of several references is {short(value)}, which is no text")
         return [str(text) for text in reference]
     return [str(reference)]

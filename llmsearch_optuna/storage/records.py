@@ -18,6 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from llmsearch_optuna.engine.request import Completion, Finished
+from llmsearch_optuna.fingerprint.json_text import json_text
 from llmsearch_optuna.storage import schema
 
 Phase = Literal["search", "finalists", "holdout", "confirm"]
@@ -144,7 +145,7 @@ class StudyRecords:
                 "row": item.row,
                 "part": item.part,
                 "position": item.position,
-                "prompt": item.prompt,
+                "prompt": _storable(item.prompt),
                 "reference": _to_json(item.reference),
                 "columns": _to_json(dict(item.columns)),
                 "occurrence": item.occurrence,
@@ -380,11 +381,11 @@ def _storable(text: str) -> str:
 
 def as_stored(value: Any) -> str:
     """Return a text that is the same for what is in memory and for what was read back of it."""
-    return json.dumps(value, sort_keys=True, default=_plain)
+    return json_text(json.loads(_to_json(value)), sort_keys=True, default=_plain)
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    return json_text(value, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from llmsearch_optuna.fingerprint.json_text import json_text
 from llmsearch_optuna.metrics.references import plain_reference
 
 
@@ -15,7 +15,7 @@ def content_hash(values: Sequence[Any]) -> str:
     """Return the SHA-256 of values as JSON; what JSON does not know counts by its text, without addresses."""
     digest = hashlib.sha256()
     for value in values:
-        digest.update(json.dumps(value, sort_keys=True, default=_textual, ensure_ascii=False).encode())
+        digest.update(json_text(value, sort_keys=True, default=_textual).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

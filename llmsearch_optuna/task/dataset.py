@@ -5,19 +5,21 @@ Files, data frames, lists and datasets of the hub end up the same. What the colu
 
 from __future__ import annotations
 
-import bz2
+import contextlib
 import csv
 import difflib
 import glob
-import gzip
+import io
 import json
 import lzma
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
+from llmsearch_optuna.task.packed_files import only_name, open_bytes, open_text, unpacked_name
 
 Row = dict[str, Any]
 
@@ -31,7 +33,17 @@ _READ_AS = {
 }
 
 
-_OPENED_WITH: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNPACKED_ELSEWHERE = frozenset({".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".zst", ".lz4"})
+_READ_BY_PANDAS = {
+    ".xlsx": "read_excel",
+    ".xls": "read_excel",
+    ".ods": "read_excel",
+    ".feather": "read_feather",
+    ".orc": "read_orc",
+    ".pkl": "read_pickle",
+    ".xml": "read_xml",
+    ".txt": "read_csv",
+}
 _LONGEST_CELL = (1 << 31) - 1
 """The csv module's own limit is 131,072 letters."""
 
@@ -43,9 +55,9 @@ def read_rows(
 
     Args:
         dataset: A ``datasets.Dataset`` (or a dict of them with ``split``), a list of dicts, a pandas DataFrame, the
-            path of a .jsonl, .json, .csv, .tsv or .parquet file (also packed: .gz, .bz2, .xz), of a folder of such
-            files or of one that ``save_to_disk`` wrote, a pattern such as ``data/*.jsonl``, or the name of a dataset on
-            the Hugging Face hub. Cells of a .csv are texts, as they stand in the file.
+            path of a .jsonl, .json, .csv, .tsv or .parquet file (also packed: .gz, .bz2, .xz, .zip), of a folder of
+            such files or of one that ``save_to_disk`` wrote, a pattern such as ``data/*.jsonl``, or the name of a
+            dataset on the Hugging Face hub. Cells of a .csv are texts, as they stand in the file.
         split: Which split of a dataset that has several.
         subset: Which configuration of a hub dataset that has several (gsm8k's ``main``).
         limit: Keep only the first so many rows.
@@ -53,8 +65,8 @@ def read_rows(
     Raises:
         InputError: There is no such file or dataset, it cannot be read, or it has no rows.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} must be at least 1")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit={short(limit)} must be a whole number from 1 on")
     found = _load(dataset, split, subset) if isinstance(dataset, str | Path) else dataset
     rows = _listed(_one_split(found, split))
     if limit is not None:
@@ -68,8 +80,7 @@ def dataset_name(dataset: Any) -> str:
     """Return a short name for a dataset: the file's or the hub's, ``"data"`` where it has none."""
     if isinstance(dataset, str | Path):
         path = Path(dataset)
-        packed = path.suffix.lower() in _OPENED_WITH and _kind_of(path) is not None
-        path = path.with_suffix("") if packed else path
+        path = unpacked_name(path) if _kind_of(path) is not None else path
         return path.stem if path.suffix in _READ_AS else path.name
     known = getattr(getattr(dataset, "info", None), "dataset_name", None)
     return str(known) if known else "data"
@@ -84,11 +95,17 @@ def missing_column(name: str, columns: Iterable[str], where: str) -> InputError:
 
 
 def _load(dataset: str | Path, split: str | None, subset: str | None) -> Any:
-    path = Path(dataset).expanduser()
-    if path.is_dir():
+    if not str(dataset).strip():
+        raise InputError(f"dataset={str(dataset)!r} names no file and no dataset")
+    try:
+        path = Path(dataset).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError, RuntimeError) as problem:  # too long for a name, ~ of nobody
+        raise InputError(f"dataset={short(str(dataset))} cannot be looked for: {problem}") from None
+    if is_folder:
         return _from_folder(path)
-    is_pattern = glob.has_magic(str(path)) and not path.is_file()
-    if not is_pattern and (path.is_file() or _kind_of(path) is not None):
+    is_pattern = glob.has_magic(str(path)) and not is_file
+    if not is_pattern and (is_file or _kind_of(path) is not None):
         return _read_file(path)
     if is_pattern:
         return _read_files([Path(found) for found in sorted(glob.glob(str(path), recursive=True))], str(path))
@@ -97,22 +114,54 @@ def _load(dataset: str | Path, split: str | None, subset: str | None) -> Any:
 
 def _kind_of(path: Path) -> str | None:
     """How a file is read, by its name: ``rows.jsonl.gz`` as ``rows.jsonl``; None where that is not known."""
-    name = path.with_suffix("") if path.suffix.lower() in _OPENED_WITH else path
-    return _READ_AS.get(name.suffix.lower())
+    return _READ_AS.get(unpacked_name(path).suffix.lower())
 
 
 def _read_file(path: Path) -> Any:
-    kind = _kind_of(path)
-    if kind is None:
-        raise InputError(
-            f"{path} is no file that can be read as rows; give one of {', '.join(_READ_AS)}, also with .gz"
-        )
-    if not path.is_file():
+    if not path.is_file() and _kind_of(path) is not None:
         raise InputError(f"there is no file {path} (looked for from {Path.cwd()})")
-    try:
+    with _read_errors(path):
+        kind = _kind_of(path) or _kind_in_zip(path)
+        if kind is None:
+            raise InputError(f"{path} is no file that can be read as rows; {_what_reads(path)}")
         return {"lines": _read_lines, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}[kind](path)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error, lzma.LZMAError) as problem:
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Say in words what files of any kind raise, and what to do where they are in another encoding."""
+    try:
+        yield
+    except UnicodeDecodeError as problem:
+        raise InputError(
+            f"{path} cannot be read: {_shown_byte(problem)} is no UTF-8, and nothing says what it is instead. Where it "
+            f"came from Excel or an old program: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
+        ) from problem
+    except (OSError, EOFError, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as problem:
         raise InputError(f"{path} cannot be read: {problem}") from problem
+    except (NotImplementedError, RuntimeError) as problem:  # a zip with a password, or packed in an unknown way
+        raise InputError(f"{path} cannot be unpacked: {problem}; unpack it, and give the file in it") from problem
+
+
+def _shown_byte(problem: UnicodeDecodeError) -> str:
+    return f"the byte 0x{problem.object[problem.start]:02x}"
+
+
+def _what_reads(path: Path) -> str:
+    """What to do with a file of another kind."""
+    suffix = path.suffix.lower()
+    if suffix in _UNPACKED_ELSEWHERE or path.with_suffix("").suffix.lower() == ".tar":
+        return "it is an archive: unpack it, and give the file or the folder in it"
+    if suffix in _READ_BY_PANDAS:
+        return f"give what pandas reads of it: dataset=pandas.{_READ_BY_PANDAS[suffix]}({path.name!r}, ...)"
+    return f"give one of {', '.join(_READ_AS)}, also with .gz or .zip"
+
+
+def _kind_in_zip(path: Path) -> str | None:
+    """How the only file in a zip is read; None where this is no zip."""
+    if path.suffix.lower() != ".zip":
+        return None
+    return _READ_AS.get(Path(only_name(path)).suffix.lower())
 
 
 def _read_files(paths: Sequence[Path], pattern: str) -> list[Any]:
@@ -130,13 +179,8 @@ def _from_folder(path: Path) -> Any:
     return _read_files(sorted(path.iterdir()), f"{path} is a folder, but not one that datasets' save_to_disk wrote")
 
 
-def _opened(path: Path, **options: Any) -> IO[str]:
-    opening = _OPENED_WITH.get(path.suffix.lower(), open)
-    return cast("IO[str]", opening(path, "rt", encoding="utf-8-sig", **options))
-
-
 def _read_lines(path: Path) -> list[Any]:
-    with _opened(path) as file:
+    with open_text(path) as file:
         return _rows_of_lines(file, path)
 
 
@@ -146,7 +190,7 @@ def _rows_of_lines(lines: Iterable[str], path: Path) -> list[Any]:
 
 def _read_json(path: Path) -> Any:
     """A list of objects, or one object a line, as `Dataset.to_json` writes into files of this name."""
-    with _opened(path) as file:
+    with open_text(path) as file:
         text = file.read()
     try:
         rows = json.loads(text)
@@ -181,11 +225,10 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    name = path.with_suffix("") if path.suffix.lower() in _OPENED_WITH else path
-    delimiter = "\t" if name.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if unpacked_name(path).suffix.lower() == ".tsv" else ","
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
-        with _opened(path, newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter)
             heading = list(reader.fieldnames or ())
             twice = sorted({column for column in heading if heading.count(column) > 1})
@@ -208,7 +251,10 @@ def _read_parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet  # type: ignore[import-untyped]
 
-        return pyarrow.parquet.read_table(path).to_pylist()
+        if unpacked_name(path) == path:
+            return pyarrow.parquet.read_table(path).to_pylist()
+        with open_bytes(path) as file:
+            return pyarrow.parquet.read_table(io.BytesIO(file.read())).to_pylist()
     except pyarrow.ArrowException as problem:
         raise InputError(f"{path} cannot be read: {problem}") from problem
 
@@ -280,5 +326,5 @@ def _listed(found: Any) -> list[Row]:
         )
     for number, row in enumerate(found):
         if not isinstance(row, Mapping):
-            raise InputError(f"row {number} of the dataset is no dict but {row!r}")
+            raise InputError(f"row {number} of the dataset is no dict but {short(row)}")
     return [{str(name): value for name, value in row.items()} for row in found]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, check_reasoning, reasoning_span
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.postprocess import postprocess_of
@@ -121,7 +121,14 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
-            raise InputError(f"direction={self.direction!r} must be 'maximize' or 'minimize'")
+            raise InputError(f"direction={short(self.direction)} must be 'maximize' or 'minimize'")
+        for name in ("name", "system", "split", "subset"):
+            if not isinstance(given := getattr(self, name), str | None):
+                raise InputError(f"{name}={short(given)} must be a text")
+        if not isinstance(self.metric_options, Mapping | None) or not all(
+            isinstance(name, str) for name in self.metric_options or {}
+        ):
+            raise InputError(f"metric_options={short(self.metric_options)} must be a dict of options")
         postprocess_of(self.postprocess)
         check_chat_template(self.chat_template)
         check_limit(self.max_prompt_tokens)

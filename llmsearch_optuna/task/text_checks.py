@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from llmsearch_optuna.errors import InputError, short
@@ -41,7 +42,7 @@ def check_encodable(value: Any, where: str) -> None:
         for name, inner in value.items():
             check_encodable(name, where)
             check_encodable(inner, where)
-    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+    elif isinstance(value, Sequence | AbstractSet) and not isinstance(value, bytes | bytearray | range):
         for inner in value:
             check_encodable(inner, where)
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import urllib.error
-from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +10,7 @@ from hypothesis import strategies as st
 
 from llmsearch_optuna.backends.answers import checked_completion
 from llmsearch_optuna.engine.request import Completion
-from llmsearch_optuna.errors import DecodingError, EngineUnavailableError
-from llmsearch_optuna.transient_errors import unavailable
+from llmsearch_optuna.errors import DecodingError
 
 
 @pytest.mark.parametrize(

@@ -52,16 +52,16 @@ def judged(folder: Path, judge: Judge, name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("after", "error", "kind"),
     [
-        (ConnectionRefusedError("nobody listens"), EngineUnavailableError),
-        (asyncio.CancelledError(), EngineUnavailableError),
-        (GeneratorExit(), EngineUnavailableError),
-        (Stop("the event loop ends"), EngineUnavailableError),
-        (KeyboardInterrupt(), StudyInterrupted),
+        (5, ConnectionRefusedError("nobody listens"), EngineUnavailableError),
+        (25, ConnectionRefusedError("nobody listens"), EngineUnavailableError),
+        (5, asyncio.CancelledError(), EngineUnavailableError),
+        (25, GeneratorExit(), EngineUnavailableError),
+        (5, Stop("the event loop ends"), EngineUnavailableError),
+        (25, KeyboardInterrupt(), StudyInterrupted),
     ],
 )
-@pytest.mark.parametrize("after", [5, 25])
 def test_a_metric_whose_service_is_away_ends_the_study_and_burns_nothing(
     tmp_path: Path, after: int, error: BaseException, kind: type[LlmsearchError]
 ) -> None:
