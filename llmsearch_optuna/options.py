@@ -471,11 +471,14 @@ class PlanOptions(ReplicateOptions, ConstraintOptions, total=False):
         ),
     ]
     holdout: Annotated[
-        float,
+        float | Literal["cross"],
         Option(
-            "Share of the distinct prompts that no trial sees; the verdict is made on them.",
+            'Share of the distinct prompts that no trial sees, for the verdict; or "cross": each half of the rows is '
+            "searched by itself, and its winner judged on the other half.",
             0.3,
-            limits=Limits(words="a share from 0 to below 1, such as 0.3", ge=0, lt=1, whole=False),
+            more='"cross" finds more where there are few rows; see docs/verdict.md. `n_trials` counts the trials of '
+            "both halves, each of which decodes half of the rows; the finalists of two halves take what that saves.",
+            limits=Limits(words='a share from 0 to below 1, such as 0.3, or "cross"', ge=0, lt=1, whole=False),
             key=Key("study"),
         ),
     ]

@@ -97,8 +97,8 @@ def compare_studies(results: Sequence[StudyView]) -> Comparison:
         if len(rows) >= FEWEST_ROWS:
             return _comparison(studies, rows, part)
     raise InputError(
-        f"the studies have no {FEWEST_ROWS} scored rows in common: they were split with other seeds or shares, or "
-        "their metric scores all rows at once"
+        f"the studies have no {FEWEST_ROWS} scored rows in common: they were split with other seeds or shares, "
+        'recommend winners of different halves of the rows (holdout="cross"), or their metric scores all rows at once'
     )
 
 

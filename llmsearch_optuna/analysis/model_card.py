@@ -46,11 +46,12 @@ def card_section(result: StudyView) -> str:
     params = GenerationParams.of(result.recommended_params)
     settings = result.settings
     rows = settings.get("rows", {})
+    judged = "judged in two halves, each by the other's winner" if settings.get("halves") else rows.get("holdout")
     facts = [
         ("metric", settings.get("metric")),
         ("data", settings.get("data")),
         ("trials", len(result.trials)),
-        ("rows searched / held out", f"{rows.get('search')} / {rows.get('holdout')}"),
+        ("rows searched / held out", f"{rows.get('search')} / {judged}"),
         ("verdict", "none yet" if verdict is None else verdict.headline),
     ]
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts)

@@ -19,7 +19,7 @@ from llmsearch_optuna.progress.time_left import LATEST, Interval, covered_second
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.records import Look, RowRecord, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
-from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of
+from llmsearch_optuna.storage.trials import best_complete, direction_of, half_of, params_of, rows_asked
 from llmsearch_optuna.types import Direction
 
 _RESUMED_AFTER_SECONDS = 5.0
@@ -50,16 +50,21 @@ def read_status(opened: OpenedStudy, n_trials: int) -> StudyStatus:
     begun = list(live_workers(opened.database, opened.key).values())
     counts = opened.records.row_counts("search")
     in_flight, direction = int(opened.records.fingerprint()["trials_in_flight"]), direction_of(opened.study)
-    total = len(opened.records.items("search"))
+    settings = opened.records.settings()
     running = tuple(
-        _running_trial(trial, total, so_far(opened, trial), incumbent_mean(trials, trial, in_flight, direction))
+        _running_trial(
+            trial,
+            rows_asked(trial, settings),
+            so_far(opened, trial),
+            incumbent_mean(trials, trial, in_flight, direction),
+        )
         for trial in trials
         if trial.state is TrialState.RUNNING and "params" in trial.user_attrs
     )
     left = None
     if begun and (per_trial := seconds_per_trial(_ended(trials, counts))):
         ended = sum(trial.state.is_finished() for trial in trials)
-        left = trials_left(n_trials, ended, (t.rows_done / total for t in running)) * per_trial or None
+        left = trials_left(n_trials, ended, (t.rows_done / t.rows_total for t in running)) * per_trial or None
     looks = opened.records.looks()
     stage = stage_of(opened, looks[-1], trials) if looks and looks[-1].verdict is None else None
     return StudyStatus(len(begun), running, work_of(trials, counts, begun), left, stage)
@@ -109,7 +114,9 @@ def incumbent_mean(
     trials: Sequence[FrozenTrial], trial: FrozenTrial, in_flight: int, direction: Direction
 ) -> float | None:
     """The mean, over the rows that a trial has done, of the best trial that it is compared with."""
-    incumbent = best_complete(trials[: max(0, trial.number - in_flight + 1)], direction)
+    # Of a study of two halves, trials of all rows did others by then: only those of the same half compare.
+    alike = [t for t in trials[: max(0, trial.number - in_flight + 1)] if half_of(t) == half_of(trial)]
+    incumbent = best_complete(alike, direction)
     seen = max(trial.intermediate_values, default=0)
     return None if incumbent is None else incumbent.intermediate_values.get(seen)
 

@@ -23,7 +23,15 @@ from llmsearch_optuna.stats.finalists import Selection, VarianceSplit, split_var
 from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
-from llmsearch_optuna.storage.trials import best_complete, direction_of, is_feasible, nearest, rows_counted, score_of
+from llmsearch_optuna.storage.trials import (
+    best_complete,
+    direction_of,
+    half_of,
+    is_feasible,
+    nearest,
+    rows_counted,
+    score_of,
+)
 from llmsearch_optuna.task.choices import TaskChoices
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
@@ -203,10 +211,29 @@ class StudyView:
             return f"no trial of {len(self.trials)} is complete. {_first_failure(self.trials) or ''}".strip()
         score = with_error(self.best_score, self.best_score_error)
         best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {score}"
-        baseline = score_of(self.trials[0])
+        baseline = self.baseline_score(half_of(self.best_trial))
         if baseline is not None:
             best += f" (baseline {baseline:.4f})"
-        return f"{best} on the search rows. {self.verdict.sentence if self.verdict else 'There is no verdict yet.'}"
+        rows = "the search rows" if half_of(self.best_trial) is None else "the half of the rows that it was searched on"
+        return f"{best} on {rows}. {self.verdict.sentence if self.verdict else 'There is no verdict yet.'}"
+
+    @cached_property
+    def halves(self) -> tuple[tuple[int, ...], ...]:
+        """Row numbers of the two halves that judge each other's winner, each in its order; empty for a holdout."""
+        return tuple(tuple(map(int, half)) for half in self.settings.get("halves", ()))
+
+    def baseline_score(self, half: int | None = None) -> float | None:
+        """The baseline's score on the search rows, or on one half of them; None where it has none.
+
+        Args:
+            half: 0 or 1, see `halves`; None for all rows.
+        """
+        value = score_of(self.trials[0]) if self.trials else None
+        if value is None or half is None:
+            return value
+        scores = self.row_scores(0)
+        known = [scores[row] for row in self.halves[half] if row in scores]
+        return mean(known) if known else None
 
     @cached_property
     def choices(self) -> TaskChoices:
@@ -267,7 +294,8 @@ class StudyView:
 
         Args:
             trial: Its number; the winner by default.
-            part: ``"search"`` or ``"holdout"`` (which only the winner and the baseline have).
+            part: ``"search"`` or ``"holdout"`` (which only winners and the baseline have; with ``holdout="cross"``
+                these are the rows that a winner was not chosen on).
         """
         number = self.best_trial.number if trial is None else self._trial(trial).number
         items = self.items
@@ -338,7 +366,7 @@ class StudyView:
         Raises:
             InputError: The metric cannot be used.
         """
-        items = [item for item in self.items.values() if item.part == part]
+        items = [item for item in self.items.values() if item.part == part or self.halves]
         other = Metric.of(metric).check([i.reference for i in items], [i.columns for i in items])
         lines = []
         for t in self.trials:
@@ -375,7 +403,7 @@ class StudyView:
     @cached_property
     def _search_records(self) -> dict[int, list[RowRecord]]:
         return {
-            number: self._ordered(records, _rows_counted(self.trials[number]))
+            number: self._ordered(records, _rows_counted(self.trials[number]), half_of(self.trials[number]))
             for number, records in self.opened.records.all_rows("search").items()
             if number < len(self.trials)
         }
@@ -384,11 +412,17 @@ class StudyView:
     def _holdout_records(self) -> dict[int, list[RowRecord]]:
         return {number: self._ordered(rs, None) for number, rs in self.opened.records.all_rows("holdout").items()}
 
-    def _ordered(self, records: Sequence[RowRecord], count: int | None) -> list[RowRecord]:
-        items = self.items
+    def _ordered(self, records: Sequence[RowRecord], count: int | None, half: int | None = None) -> list[RowRecord]:
+        places = self._places(half)
         set_aside = self.set_aside
-        known = [r for r in records if r.row not in set_aside and (count is None or items[r.row].position < count)]
-        return sorted(known, key=lambda r: (items[r.row].position, r.replicate))
+        known = [r for r in records if r.row not in set_aside and (count is None or places[r.row] < count)]
+        return sorted(known, key=lambda r: (places[r.row], r.replicate))
+
+    def _places(self, half: int | None) -> Mapping[int, int]:
+        """Row number -> place in the order in which a trial takes the rows."""
+        if half is None:
+            return {row: item.position for row, item in self.items.items()}
+        return {row: place for place, row in enumerate(self.halves[half])}
 
     def _value(self, metric: Metric, records: Sequence[RowRecord]) -> float:
         references = [self.items[r.row].reference for r in records]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from llmsearch_optuna.space.branch import Branch
-    from llmsearch_optuna.study_file.model import PrunerSection, StudyFile
+    from llmsearch_optuna.study_file.model import PrunerSection, StudyFile, StudySection
 
 _PROMPT_SHOWN = 120
 
@@ -45,8 +45,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         (
             "search",
             f"sampler {study.sampler}, pruner {_pruner(study.pruner)}, holdout {study.holdout}, seed {study.seed}, "
-            f"{study.trials_in_flight} trials in flight, "
-            f"at most {study.search_rows:,} rows searched and {study.holdout_rows:,} others held out in stages",
+            f"{study.trials_in_flight} trials in flight, {_rows(study)}",
         ),
     ]
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -56,6 +55,12 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         table.add_row(name, Text(printable(value)))
     console.print(table)
     check_space(file)
+
+
+def _rows(study: StudySection) -> str:
+    if study.holdout == "cross":
+        return "all rows searched in two halves that judge each other's winner"
+    return f"at most {study.search_rows:,} rows searched and {study.holdout_rows:,} others held out in stages"
 
 
 def _baseline(given: str | dict[str, Any]) -> str:

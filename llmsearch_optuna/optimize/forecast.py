@@ -33,6 +33,7 @@ from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter
 from llmsearch_optuna.optimize.trial_queue import first_candidate
 from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.space.space import Space
+from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL
 from llmsearch_optuna.stats.power import Power, minimum_detectable
 from llmsearch_optuna.storage.records import Phase, RowRecord
 
@@ -205,12 +206,13 @@ def _points(space: Space, defaults: Mapping[str, Any]) -> list[GenerationParams]
 def _trials(
     plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], n_trials: int, *, prunes: bool
 ) -> _Volume:
-    always = [params for params in (plan.baseline, plan.greedy) if params is not None][:n_trials]
+    tried = [c.generation for c in plan.try_first] if plan.halves is not None else []
+    always = [params for params in (plan.baseline, plan.greedy, *tried) if params is not None][:n_trials]
     rows = len(plan.rows.order)
     volume = _nothing()
     for params in always:
         volume += _volume([params], lengths, Range(rows, rows), plan.rows.replicates)
-    left = (n_trials - len(always)) * rows
+    left = (n_trials - len(always)) * (rows if plan.halves is None else rows / 2)
     return volume + _volume(
         searched, lengths, Range(left * (LEAST_ROWS if prunes else 1.0), left), plan.rows.replicates
     )
@@ -221,6 +223,8 @@ def _verdict(
 ) -> _Volume:
     """Finalists that sample are decoded again, winner and baseline on the holdout; nothing where the baseline wins."""
     sampling = [params for params in searched if is_random(params)]
+    if plan.halves is not None:
+        return _crossed_verdict(plan, lengths, searched, replicates, finalists)
     held, held_replicates = Range(0, len(plan.holdout)), plan.most_replicates(replicates)
     again = Range(0, finalists * len(plan.rows.order) if sampling else 0)
     return (
@@ -228,6 +232,19 @@ def _verdict(
         + _volume(searched, lengths, held, held_replicates)
         + _volume([plan.baseline], lengths, held, held_replicates)
     )
+
+
+def _crossed_verdict(
+    plan: Plan, lengths: _Lengths, searched: Sequence[GenerationParams], replicates: int, finalists: int
+) -> _Volume:
+    """Finalists of each half that sample, and trials of all rows that do, once more; winners on the other half."""
+    rows = len(plan.rows.order)
+    sampling = [params for params in searched if is_random(params)]
+    volume = _volume(sampling or searched, lengths, Range(0, finalists * rows if sampling else 0), replicates)
+    for params in (plan.baseline, plan.greedy):
+        if params is not None and is_random(params):
+            volume += _volume([params], lengths, Range(rows, rows), replicates)
+    return volume + _volume(searched, lengths, Range(0, rows), replicates)
 
 
 def _volume(mix: Sequence[GenerationParams], lengths: _Lengths, rows: Range, replicates: int) -> _Volume:
@@ -423,12 +440,14 @@ def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> P
         return None
     if len(table) < 2:
         return None
-    return minimum_detectable(
+    found = minimum_detectable(
         table,
-        rows=len(plan.holdout),
-        prompts=len({plan.task.distinct[row] for row in plan.holdout}),
+        rows=len(plan.judged),
+        prompts=len({plan.task.distinct[row] for row in plan.judged}),
         replicates=plan.most_replicates(replicates),
         alpha=0.05 if plan.stages is None else plan.stages.planned.alpha,
+        unseen_level=None if plan.halves is None else UNSEEN_LEVEL,
         bounds=plan.task.metric.bounds,
         direction=plan.rows.direction,
     )
+    return replace(found, held_out=plan.halves is None)

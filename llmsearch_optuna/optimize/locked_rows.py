@@ -1,6 +1,7 @@
 """The rows on which a study's verdict was made, decoded once more: by another engine, or by the same one later.
 
-These rows are locked: no trial has seen them. What is decoded here is compared with what stands in the study, so data
+These rows are locked: no trial has seen them, or where halves of the rows judge each other, none of the half that chose
+the winner. What is decoded here is compared with what stands in the study, so data
 and metric must be the study's own.
 """
 
@@ -75,9 +76,9 @@ class LockedStudy:
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Their numbers, in the order in which they are locked."""
+        """Their numbers, in the study's permutation."""
         known = {r.row for r in self.records[0]}
-        return tuple(item.row for item in self.opened.records.items("holdout") if item.row in known)
+        return tuple(item.row for item in self.opened.records.items() if item.row in known)
 
     @property
     def seed(self) -> int:
@@ -205,7 +206,7 @@ def lock(
 
 
 def _check_data(study: LockedStudy, rows: Sequence[Any], references: Sequence[Any]) -> None:
-    items = {item.row: item for item in study.opened.records.items("holdout")}
+    items = {item.row: item for item in study.opened.records.items()}
     for number in study.rows:
         if number >= len(rows):
             raise InputError(

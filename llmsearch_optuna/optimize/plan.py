@@ -17,6 +17,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.baselines import Baselines, same_as
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.evaluation import SearchRows
+from llmsearch_optuna.optimize.halves import Halves
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
@@ -29,6 +30,7 @@ from llmsearch_optuna.optimize.space_points import inert_by_branch, inert_warnin
 from llmsearch_optuna.options import PlanOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
+from llmsearch_optuna.stats.crossed import FEWEST_PROMPTS
 from llmsearch_optuna.stats.group_sequential import StageDesign
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
@@ -38,6 +40,9 @@ from llmsearch_optuna.task.prompts import chat_markers
 from llmsearch_optuna.task.split import Split, assign_folds, split_rows, split_with_reserve
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
+
+CROSS = "cross"
+"""As a holdout: two halves of the rows judge each other's winner."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Plan:
             decoded in stages; None where it is not.
         split_note: Why not all rows are searched, in words; empty where they are.
         baselines: All baselines that have a name, the one in use too.
+        halves: Where two halves of the rows are searched apart and judge each other's winner; None for a holdout.
     """
 
     task: PreparedTask
@@ -68,6 +74,17 @@ class Plan:
     reserve_budget: int | None = None
     split_note: str = ""
     baselines: Mapping[str, GenerationParams] = field(default_factory=dict)
+    halves: Halves | None = None
+
+    def rows_of(self, number: int) -> SearchRows:
+        """The rows that a trial is run on."""
+        half = None if self.halves is None else self.halves.of_trial(number)
+        return self.rows if self.halves is None or half is None else self.halves.parts[half]
+
+    @property
+    def judged(self) -> tuple[int, ...]:
+        """Row numbers on which the verdict is made: those held out, or where halves judge each other, all."""
+        return self.holdout if self.halves is None else self.rows.order
 
     @property
     def stages(self) -> StageDesign | None:
@@ -102,6 +119,7 @@ class Plan:
                 "n_trials": n_trials,
                 "seed": seed,
                 "rows": {"search": len(self.rows.order), "holdout": len(self.holdout)},
+                **({} if self.halves is None else {"halves": [part.order for part in self.halves.parts]}),
                 "replicates": self.rows.replicates,
                 "baseline": self.baseline.canonical,
                 "baseline_note": self.baseline_note,
@@ -194,7 +212,11 @@ def make_plan(
         compares_all=options["verdict_against"] == "all",
         **({"first_step": pruner.min_rows, "step_size": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
-    if options["holdout"] and not held_out:
+    halves = None
+    if options["holdout"] == CROSS:
+        halves = Halves.of(rows, shared=1 + (greedy != first) + len(named), seed=seed)
+        check_crossed(options, rows)
+    elif options["holdout"] and not held_out:
         logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
     constraints.refuse_what_cannot_be_shown(len({task.distinct[row] for row in order}))
     prompts = len({task.distinct[row] for row in held_out})
@@ -215,12 +237,15 @@ def make_plan(
         note,
         named,
         options["holdout_rows"] if split.is_reserve else None,
-        split_note(rows, split) if split.is_reserve else "",
+        halves_note(halves) if halves is not None else split_note(rows, split) if split.is_reserve else "",
         all_named,
+        halves,
     )
 
 
 def _split(task: PreparedTask, options: PlanOptions, algorithm: int) -> Split:
+    if options["holdout"] == CROSS:
+        return Split(*split_rows(task.distinct, 0, options["seed"]))
     if algorithm < 3:
         return Split(*split_rows(task.distinct, options["holdout"], options["seed"]))
     return split_with_reserve(
@@ -229,6 +254,41 @@ def _split(task: PreparedTask, options: PlanOptions, algorithm: int) -> Split:
         options["seed"],
         search_rows=options["search_rows"],
         holdout_rows=options["holdout_rows"],
+    )
+
+
+def check_crossed(options: PlanOptions, rows: SearchRows) -> None:
+    """Refuse what has not been shown to work where two halves of the rows judge each other.
+
+    Raises:
+        InputError: Something of the study cannot be had together with it; says what.
+    """
+    prompts = len({rows.task.distinct[row] for row in rows.order})
+    if prompts < FEWEST_PROMPTS:
+        raise InputError(
+            f'holdout="cross" splits {prompts} different prompts into two halves; {FEWEST_PROMPTS} are the least'
+        )
+    sampler, pruner = options["sampler"], options["pruner"]
+    refused = {
+        f"sampler={type(sampler).__name__}: it would see the trials of both halves": not isinstance(sampler, str),
+        f"pruner={type(pruner).__name__}: it would see the trials of both halves": isinstance(
+            pruner, optuna.pruners.BasePruner
+        ),
+        "objectives= with more than the score": not rows.objectives.is_single,
+        "constraints=": bool(rows.constraints),
+        f"folds={options['folds']}": options["folds"] is not None,
+    }
+    for what, is_given in refused.items():
+        if is_given:
+            raise InputError(f'holdout="cross" does not go together with {what}; give a share, such as holdout=0.3')
+
+
+def halves_note(halves: Halves) -> str:
+    """Return how the rows are split and judged, in words for people."""
+    first, second = (len(part.order) for part in halves.parts)
+    return (
+        f"All {first + second:,} rows are searched and judged: in two halves of {first:,} and {second:,}, which share "
+        "no prompt. Each trial belongs to one half; the winner of each is judged on the other, which it has not seen."
     )
 
 

@@ -76,7 +76,7 @@ class Prepared:
         if not isinstance(self.suggester, GridSuggester):
             return DEFAULT_TRIALS
         first = {p.fingerprint for p in (self.plan.baseline, self.plan.greedy, *self.plan.try_first) if p is not None}
-        return len(first) + self.suggester.untried(first)
+        return len(first) + self.suggester.untried(first) * (1 if self.plan.halves is None else 2)
 
 
 def prepare(

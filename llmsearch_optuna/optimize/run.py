@@ -18,6 +18,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallback, PowerCallback, ThroughputCallback
 from llmsearch_optuna.optimize.draws import examine_draws, stored_draws
 from llmsearch_optuna.optimize.evaluation import requests_for
+from llmsearch_optuna.optimize.halves import HalfScores
 from llmsearch_optuna.optimize.loop import run_trials
 from llmsearch_optuna.optimize.plan import Plan, readable
 from llmsearch_optuna.optimize.prepare import Prepared
@@ -80,6 +81,11 @@ def run_study(
         raise InputError(
             f"max_cost={options['max_cost']!r} needs to know what tokens cost; give the server's price="
             "{'input': 0.5, 'output': 1.5}, of a million tokens"
+        )
+    if plan.halves is not None and options["margin"]:
+        raise InputError(
+            f'margin={options["margin"]} asks whether one setting is as good, and holdout="cross" judges two together; '
+            "give a share, such as holdout=0.3"
         )
     total = prepared.total_trials(options["n_trials"])
     deadline = None if options["timeout"] is None else time.monotonic() + options["timeout"]
@@ -211,6 +217,7 @@ def _trial_queue(
         max_tokens=options["max_tokens"],
         max_cost=options["max_cost"],
         try_first=prepared.plan.try_first,
+        halves=None if prepared.plan.halves is None else HalfScores(opened, prepared.plan.halves),
     )
 
 
@@ -226,7 +233,7 @@ def _trial_run(
     before = served.tag_stats(tag)  # an engine may have served other studies
     return TrialRun(
         job,
-        baseline.rows,
+        prepared.plan.rows_of(job.number),
         opened,
         claim,
         prepared.pruner,
@@ -241,11 +248,12 @@ def _trial_run(
 def _winner_selector(
     prepared: Prepared, options: StudyOptions, opened: OpenedStudy, session: Session, callback: events.Callback
 ) -> WinnerSelector:
+    set_aside, halves = stored_set_aside(opened), prepared.plan.halves
     return WinnerSelector(
         opened=opened,
         session=session,
         server=prepared.served.backend,
-        rows=prepared.plan.rows.without(stored_set_aside(opened)),
+        rows=prepared.plan.rows.without(set_aside),
         holdout=prepared.plan.holdout,
         replicates=options["holdout_replicates"],
         reserve_budget=prepared.plan.reserve_budget,
@@ -256,6 +264,7 @@ def _winner_selector(
         baselines=prepared.plan.baselines if options["verdict_against"] == "all" else {},
         seed=options["seed"],
         callback=callback,
+        halves=None if halves is None else halves.without(set_aside),
     )
 
 

@@ -20,7 +20,9 @@ from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.baselines import trial_name
+from llmsearch_optuna.optimize.crossed_look import CrossedLook
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
+from llmsearch_optuna.optimize.halves import HalfScores, Halves
 from llmsearch_optuna.optimize.holdout import StagePlan, TokenCosts, plan_stages
 from llmsearch_optuna.optimize.holdout_look import HoldoutLook
 from llmsearch_optuna.optimize.loop import gather
@@ -60,6 +62,7 @@ class WinnerSelector:
         seed: Of the sampled permutations.
         callback: Gets an event when the holdout is decoded.
         baselines: Named ones that the winner is compared with besides; empty where only the one in use counts.
+        halves: Where two halves of the rows judge each other's winner; None where there is a holdout.
     """
 
     opened: OpenedStudy
@@ -76,6 +79,7 @@ class WinnerSelector:
     seed: int
     callback: progress.Callback
     baselines: Mapping[str, GenerationParams] = field(default_factory=dict)
+    halves: Halves | None = None
 
     def select(self) -> None:
         """Store the winner and the verdict; does nothing where the study has not changed since the last one.
@@ -103,17 +107,36 @@ class WinnerSelector:
             last = self._finish(last, trials, claim)
         if last is not None and last.trials == len(trials):
             return
-        feasible = {number: value for number, value in values.items() if is_feasible(trials[number])}
-        selection = self._select(trials, feasible, claim) if feasible else self._nearest(trials)
-        shown = selection.to_json()
-        if last is not None and last.winner == selection.winner:
-            self.opened.records.write_look(replace(last, trials=len(trials), selection=shown), fence=claim)
+        begun = self._begin(trials, values, claim)
+        if begun is None:
             return
-        stages = self._stages(selection.winner, trials)
-        number = 1 if last is None else last.look + 1
-        look = Look(number, selection.winner, len(trials), shown, stages=None if stages is None else stages.to_json())
+        if last is not None and last.winners == begun.winners:
+            again = replace(last, trials=len(trials), selection=begun.selection, halves=begun.halves)
+            self.opened.records.write_look(_with_selection_of(again, last.winner), fence=claim)
+            return
+        look = replace(begun, look=1 if last is None else last.look + 1)
         self.opened.records.write_look(look, fence=claim)
         self._finish(look, trials, claim)
+
+    def _begin(self, trials: Sequence[FrozenTrial], values: Mapping[int, float], claim: Claim) -> Look | None:
+        """Choose the winner, or one of each half; None where a half has nothing to choose from."""
+        if self.halves is not None:
+            return self._begin_crossed(self.halves, trials, claim)
+        feasible = {number: value for number, value in values.items() if is_feasible(trials[number])}
+        selection = self._select(trials, feasible, claim) if feasible else self._nearest(trials)
+        stages = self._stages(selection.winner, trials)
+        shown = None if stages is None else stages.to_json()
+        return Look(1, selection.winner, len(trials), selection.to_json(), stages=shown)
+
+    def _begin_crossed(self, halves: Halves, trials: Sequence[FrozenTrial], claim: Claim) -> Look | None:
+        selections = []
+        for half, rows in enumerate(halves.parts):
+            values = HalfScores(self.opened, halves).values(trials, half)
+            if not values:
+                logger.warning("no trial is complete on one half of the rows, so there is nothing to judge")
+                return None
+            selections.append(replace(self, rows=rows)._select(trials, values, claim).to_json())
+        return Look(1, selections[0]["winner"], len(trials), selections[0], halves=tuple(selections))
 
     def _claim(self) -> Claim:
         while (claim := self.session.claim(VERDICT_CLAIM)) is None:
@@ -197,8 +220,11 @@ class WinnerSelector:
 
     def _finish(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> Look:
         """Take the look that was begun, or say why there is none."""
-        verdict = self._holdout_look(look, trials, claim).verdict()
-        done = replace(look, verdict=verdict.to_json())
+        if self.halves is not None and look.halves is not None:
+            winner, verdict = self._crossed_look(self.halves, look, trials, claim).verdict()
+        else:
+            winner, verdict = look.winner, self._holdout_look(look, trials, claim).verdict()
+        done = _with_selection_of(replace(look, verdict=verdict.to_json()), winner)
         self.opened.records.write_look(done, fence=claim)
         return done
 
@@ -234,6 +260,22 @@ class WinnerSelector:
             return None
         return difference_variance(baseline, best)
 
+    def _crossed_look(self, halves: Halves, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> CrossedLook:
+        return CrossedLook(
+            opened=self.opened,
+            server=self.server,
+            rows=self.rows,
+            halves=halves,
+            replicates=self.replicates,
+            varies=self.varies,
+            seed=self.seed,
+            callback=self.callback,
+            baselines=self.baselines,
+            look=look,
+            trials=trials,
+            claim=claim,
+        )
+
     def _holdout_look(self, look: Look, trials: Sequence[FrozenTrial], claim: Claim) -> HoldoutLook:
         return HoldoutLook(
             opened=self.opened,
@@ -250,6 +292,14 @@ class WinnerSelector:
             trials=trials,
             claim=claim,
         )
+
+
+def _with_selection_of(look: Look, winner: int) -> Look:
+    """The look with this winner, and what its choice rested on."""
+    if look.halves is None:
+        return look
+    selection = next(half for half in look.halves if half["winner"] == winner)
+    return replace(look, winner=winner, selection=selection)
 
 
 def _is_baseline(role: str) -> bool:

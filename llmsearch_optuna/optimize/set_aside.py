@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
@@ -58,21 +58,21 @@ class BaselineRows:
         """Trial 0 has gone to another worker."""
         self._is_here = False
 
-    def set_aside(self, seen: int) -> frozenset[int] | None:
-        """Return which rows do not count; None where that is not known yet of each of the first rows.
+    def set_aside(self, rows: Sequence[int]) -> frozenset[int] | None:
+        """Return which rows do not count; None where that is not known yet of each of these.
 
         Args:
-            seen: How many rows of the permutation.
+            rows: Row numbers.
         """
         if not self._is_here and self._final is None and time.monotonic() - self._looked_at > LOOK_SECONDS:
             self._look_at_the_other_worker()
             self._looked_at = time.monotonic()
         if self._final is not None:
             return frozenset(self._final)
-        first = [(row, replicate) for row in self.rows.order[:seen] for replicate in range(self.replicates)]
-        if any(key not in self._errors for key in first):
+        asked = [(row, replicate) for row in rows for replicate in range(self.replicates)]
+        if any(key not in self._errors for key in asked):
             return None
-        return frozenset(row for row, replicate in first if self._errors[row, replicate] is not None)
+        return frozenset(row for row, replicate in asked if self._errors[row, replicate] is not None)
 
     def store(self, seen: int) -> None:
         """Store which of the first rows trial 0 could not decode, and say it where there are new ones."""

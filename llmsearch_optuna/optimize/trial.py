@@ -213,7 +213,7 @@ class TrialRun:
             new = self._keys(begun, seen)
             if any(key not in self._records for key in new):
                 return
-            set_aside = frozenset[int]() if self.baseline is None else self.baseline.set_aside(seen)
+            set_aside = frozenset[int]() if self.baseline is None else self.baseline.set_aside(self.rows.order[:seen])
             if set_aside is None:
                 return
             self._set_aside = set_aside

@@ -19,13 +19,14 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.baselines import ROLE
 from llmsearch_optuna.optimize.evaluation import SearchRows
+from llmsearch_optuna.optimize.halves import HalfScores
 from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, GridSuggester, Suggester, same_point, visible
 from llmsearch_optuna.optimize.trial import Role, TrialJob
 from llmsearch_optuna.space.space import Space, Suggestion
 from llmsearch_optuna.storage.leases import Claim, Session
 from llmsearch_optuna.storage.records import by_row
 from llmsearch_optuna.storage.study import OpenedStudy
-from llmsearch_optuna.storage.trials import best_complete, params_of
+from llmsearch_optuna.storage.trials import HALF, best_complete, params_of
 
 logger = logging.getLogger("llmsearch_optuna.optimize.trial_queue")
 
@@ -49,6 +50,8 @@ class TrialQueue:
         max_tokens: Generated tokens that the trials may take together, see `search`; None for no limit.
         max_cost: What the trials may cost together, see `search`; None for no limit.
         exhausted: Set when the space holds no configuration that is not known.
+        halves: Where two halves of the rows are searched apart: what the trials of each may know. None where all trials
+            are run on the same rows.
     """
 
     opened: OpenedStudy
@@ -65,9 +68,10 @@ class TrialQueue:
     max_cost: float | None = None
     try_first: Sequence[Candidate] = ()
     exhausted: bool = False
+    halves: HalfScores | None = None
     _taken: set[int] = field(default_factory=set)
     _seen: dict[int, FrozenTrial] = field(default_factory=dict)
-    _scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    _scores: dict[tuple[int, int | None], tuple[float, ...]] = field(default_factory=dict)
 
     def next(self, *, may_create: bool = True) -> tuple[TrialJob, Claim] | None:
         """The next trial that this worker may work on now, with its claim; None when there is none at the moment.
@@ -112,7 +116,9 @@ class TrialQueue:
         """How many configurations of a grid no trial has; 0 where the sampler is another one."""
         if not isinstance(self.suggester, GridSuggester):
             return 0
-        return self.suggester.untried({str(t.user_attrs.get("fingerprint")) for t in self.trials()})
+        trials = self.trials()
+        ends = [len(trials)] if self.halves is None else [len(trials), len(trials) + 1]  # one in each half
+        return sum(self.suggester.untried(self._fingerprints(trials, number)) for number in ends)
 
     def room(self) -> int:
         """How many trials this worker may have under way: its share of what the study may have."""
@@ -158,8 +164,11 @@ class TrialQueue:
             number, self.baseline, self.greedy, self.space, self.defaults, try_first=self.try_first
         )
         if candidate is None and self.suggester is not None:
-            known = {str(t.user_attrs.get("fingerprint")) for t in trials}
-            candidate = self.suggester.suggest(number, visible(trials, number, self.in_flight, self._seen), known)
+            seen = visible(trials, number, self.in_flight, self._seen)
+            known = self._fingerprints(trials, number)
+            if self.halves is not None and (half := self.halves.halves.of_trial(number)) is not None:
+                seen = self.halves.shown(dict(enumerate(seen)), half)
+            candidate = self.suggester.suggest(number, seen, known)
             if candidate is None:
                 self.exhausted = True
                 return None
@@ -174,7 +183,7 @@ class TrialQueue:
             state=TrialState.RUNNING,
             params=dict(candidate.params),
             distributions=dict(candidate.distributions),
-            user_attrs=_attributes(candidate, role),
+            user_attrs=_attributes(candidate, role, self._half(number)),
         )
         self.opened.study.add_trial(created)
         return self._job([*trials, created], number), claim
@@ -185,16 +194,21 @@ class TrialQueue:
             trials = self.trials()
         attributes = trials[number].user_attrs
         refusal = attributes.get("refusal")
-        incumbent = self._incumbent(trials[: max(0, number - self.in_flight + 1)])
-        same = (t.number for t in trials[:number] if t.user_attrs.get("fingerprint") == attributes["fingerprint"])
+        half = self._half(number)
+        incumbent = self._incumbent(trials[: max(0, number - self.in_flight + 1)], half)
+        same = (
+            t.number
+            for t in trials[:number]
+            if t.user_attrs.get("fingerprint") == attributes["fingerprint"] and self._half(t.number) == half
+        )
         return TrialJob(
             number=number,
             params=None if refusal is not None else params_of(trials[number]),
             role=attributes["role"],
             refusal=refusal,
             incumbent=None if incumbent is None else incumbent.number,
-            incumbent_scores=() if incumbent is None else self._row_scores(incumbent.number),
-            incumbent_running=() if incumbent is None else _running(incumbent),
+            incumbent_scores=() if incumbent is None else self._row_scores(incumbent.number, half),
+            incumbent_running=() if incumbent is None else self._running(incumbent, half),
             known_as=next(same, None),
             reported=frozenset(trials[number].intermediate_values),
         )
@@ -212,13 +226,36 @@ class TrialQueue:
         for name, value in sorted(_attributes(candidate, "searched").items(), key=lambda item: item[0] == "params"):
             trial.set_user_attr(name, value)
 
-    def _incumbent(self, settled: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        return best_complete(settled, self.rows.direction)
+    def _half(self, number: int) -> int | None:
+        return None if self.halves is None else self.halves.halves.of_trial(number)
 
-    def _row_scores(self, number: int) -> tuple[float, ...]:
-        if number not in self._scores:
-            self._scores[number] = tuple(by_row(self.opened.records.rows("search", number), self.rows.order))
-        return self._scores[number]
+    def _fingerprints(self, trials: Sequence[FrozenTrial], number: int) -> set[str]:
+        """Those of the trials before this one that are run on its rows."""
+        half = self._half(number)
+        return {
+            str(t.user_attrs.get("fingerprint"))
+            for t in trials
+            if half is None or self.halves is None or self.halves.halves.shows(t.number, half)
+        }
+
+    def _incumbent(self, settled: Sequence[FrozenTrial], half: int | None) -> FrozenTrial | None:
+        if half is None or self.halves is None:
+            return best_complete(settled, self.rows.direction)
+        values = self.halves.values(settled, half)
+        sign = -1.0 if self.rows.direction == "maximize" else 1.0
+        best = min(values, key=lambda number: (sign * values[number], number), default=None)
+        return None if best is None else settled[best]
+
+    def _row_scores(self, number: int, half: int | None) -> tuple[float, ...]:
+        if (number, half) not in self._scores:
+            rows = self.rows if half is None or self.halves is None else self.halves.halves.parts[half]
+            self._scores[number, half] = tuple(by_row(self.opened.records.rows("search", number), rows.order))
+        return self._scores[number, half]
+
+    def _running(self, trial: FrozenTrial, half: int | None) -> tuple[float, ...]:
+        if half is None or self.halves is None or self._half(trial.number) == half:
+            return tuple(value for _, value in sorted(trial.intermediate_values.items()))
+        return self.halves.running(trial.number, half)
 
 
 def first_candidate(
@@ -244,11 +281,7 @@ def first_candidate(
     return point or Candidate({}, {}, params.canonical, params), role
 
 
-def _running(trial: FrozenTrial) -> tuple[float, ...]:
-    return tuple(value for _, value in sorted(trial.intermediate_values.items()))
-
-
-def _attributes(candidate: Candidate, role: Role) -> dict[str, Any]:
+def _attributes(candidate: Candidate, role: Role, half: int | None = None) -> dict[str, Any]:
     """What a trial's page in the dashboard says about its configuration."""
     params = candidate.generation
     shown = dict(candidate.values) if params is None else params.canonical
@@ -258,6 +291,8 @@ def _attributes(candidate: Candidate, role: Role) -> dict[str, Any]:
         "fingerprint": candidate.fingerprint,
         "role": role,
     }
+    if half is not None:
+        found[HALF] = half
     if candidate.refusal is not None:
         found["refusal"] = candidate.refusal
     if params is not None and params.inert:

@@ -122,13 +122,15 @@ class TrialEnded:
 class VerdictStarted:
     """The winner is stored; it and the baseline are decoded on the holdout (`rows` rows, `replicates` times).
 
-    Of a reserve there is one such event a stage, and `rows` are those of all stages until its end.
+    Of a reserve there is one such event a stage, and `rows` are those of all stages until its end. With `halves` there
+    are two winners, each decoded on the half of the rows that it was not chosen on.
     """
 
     rows: int
     replicates: int
     stage: int = 1
     stages: int = 1
+    halves: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,8 @@ def short_time(seconds: float) -> str:
 
 def describe_verdict(event: VerdictStarted) -> str:
     """``stage 2 of 4, up to 500 held-out rows``: what is decoded for the verdict."""
+    if event.halves:
+        return f"{event.rows:,} rows, each by the winner of the other half"
     if event.stages == 1:
         return f"{event.rows:,} held-out rows"
     return f"stage {event.stage} of {event.stages}, up to {event.rows:,} held-out rows"

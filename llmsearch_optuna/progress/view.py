@@ -82,7 +82,7 @@ class View:
         line.append(f"  {self.ended}/{self.study.n_trials} trials", style="bold")
         line.append(f"   {short_time(seconds)} so far")
         if self.verdict is not None:
-            line.append("   deciding on the holdout")
+            line.append("   the halves judge each other" if self.verdict.halves else "   deciding on the holdout")
             if self.verdict.stages > 1:
                 line.append(f", stage {self.verdict.stage} of {self.verdict.stages}")
         elif seconds_left is not None and self.remaining:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 import sqlalchemy as sa
 from optuna.importance import PedAnovaImportanceEvaluator
@@ -27,8 +28,7 @@ from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored,
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
 from llmsearch_optuna.storage.records import RowRecord
-from llmsearch_optuna.storage.trials import rows_counted, score_of
-from llmsearch_optuna.types import Direction
+from llmsearch_optuna.storage.trials import half_of, rows_counted, score_of
 
 if TYPE_CHECKING:
     from llmsearch_optuna.analysis.view import StudyView
@@ -66,11 +66,12 @@ def collect(result: StudyView) -> ReportData:
         baseline_params=result.baseline_params,
         recommended_params={} if best is None else result.recommended_params,
         holdout=holdout_of(verdict),
+        halves=bool(result.halves),
         best_score_error=result.best_score_error,
         advice=None if best is None else result.advice,
         baseline_note=_notes(result, str(settings.get("baseline_note", ""))),
         power=result.power,
-        importances=_importances(finished, result.direction),
+        importances=_importances(finished, result),
         failures=result.failures,
         costs=_costs(engine_work(result.study.user_attrs), trials),
         objectives=tuple(map(label, result.objective_names[1:])),
@@ -161,12 +162,12 @@ def _sentence(result: StudyView, best: FrozenTrial | None, metric: str) -> str:
     return f"Trial {best.number} is the best so far, with {score} in {metric}; there is no verdict yet."
 
 
-def _importances(trials: Sequence[FrozenTrial], direction: Direction) -> dict[str, float]:
+def _importances(trials: Sequence[FrozenTrial], result: StudyView) -> dict[str, float]:
     """PED-ANOVA by parameter, each among the trials that have it; Optuna's own way drops those of branches.
 
     Most trials of a search are pruned, so they count as well, with their lead over the baseline on the rows they did.
     """
-    judged = _judged_against_baseline(trials, direction)
+    judged = _judged_against_baseline(trials, result)
     compared = judged.get_trials(deepcopy=False)
     found: dict[str, float] = {}
     for name in sorted({name for t in compared for name in t.params}):
@@ -182,13 +183,15 @@ def _importances(trials: Sequence[FrozenTrial], direction: Direction) -> dict[st
     return {name: value / total for name, value in sorted(found.items(), key=lambda item: -item[1])}
 
 
-def _judged_against_baseline(trials: Sequence[FrozenTrial], direction: Direction) -> optuna.Study:
+def _judged_against_baseline(trials: Sequence[FrozenTrial], result: StudyView) -> optuna.Study:
     """A study in memory whose values are leads over the baseline on the same rows; without a baseline, means."""
-    baseline = next((_means(t) for t in trials if t.number == 0), {})
+    on_all = next((_means(t) for t in trials if t.number == 0), {})
+    on_halves = _baseline_on_halves(result)
     with quiet_optuna():
-        study = optuna.create_study(direction=direction)
+        study = optuna.create_study(direction=result.direction)
     for trial in trials:
-        means = _means(trial)
+        means, half = _means(trial), half_of(trial)
+        baseline = on_all if half is None else on_halves[half]
         if not means or trial.state is TrialState.FAIL:
             continue
         step = max(means)
@@ -196,6 +199,21 @@ def _judged_against_baseline(trials: Sequence[FrozenTrial], direction: Direction
         if math.isfinite(lead):
             study.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=lead))
     return study
+
+
+def _baseline_on_halves(result: StudyView) -> list[dict[int, float]]:
+    """Rows seen of each half -> the baseline's mean over them."""
+    if not result.halves or not result.trials:
+        return []
+    scores = result.row_scores(0)
+    found = []
+    for half in result.halves:
+        known = np.array([scores.get(row, math.nan) for row in half])
+        counted = np.cumsum(~np.isnan(known))
+        sums = np.cumsum(np.nan_to_num(known))
+        places = np.flatnonzero(counted).tolist()
+        found.append({place + 1: float(sums[place] / counted[place]) for place in places})
+    return found
 
 
 def _means(trial: FrozenTrial) -> dict[int, float]:
@@ -247,6 +265,7 @@ def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
     if best is None or best.number == 0:
         return {}
     ours, theirs, source = result.records(best.number, "holdout"), result.records(0, "holdout"), "the holdout"
+    source = "the rows that it was not chosen on" if result.halves else source
     if not ours or not theirs:
         ours, theirs, source = result.records(best.number), result.records(0), "the search rows"
     first, base = _first_replicates(ours), _first_replicates(theirs)

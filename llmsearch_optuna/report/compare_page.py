@@ -16,7 +16,7 @@ from llmsearch_optuna.report.html_text import safe
 from llmsearch_optuna.report.page import document
 from llmsearch_optuna.stats.verdict import Verdict
 
-ROWS_OF = {"holdout": "rows that no trial of any of them saw", "search": "search rows, which flatter what was searched"}
+ROWS_OF = {"holdout": "rows that none of them was chosen on", "search": "search rows, which flatter what was searched"}
 COMPARED_ON = {"holdout": "what each recommends", "search": "the best trial of each"}
 """On search rows a study's best trial is compared even where it recommends its baseline."""
 _CALLED_ON = {"holdout": "recommended", "search": "best trial"}

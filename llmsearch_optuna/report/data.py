@@ -138,6 +138,7 @@ class ReportData:
         examples_from: Where the examples come from, as people say it: "the holdout" or "the search rows".
         front: Trial numbers of the front, worst score first; empty where the score is the only objective.
         objectives: What people call the objectives beside the score.
+        halves: Whether two halves of the rows were searched apart and judged each other's winner.
         first_prompt: A prompt as the model got it.
         recommended_task_options: What of the task is recommended, where it was searched: prompts and the like in full.
         rescored: The same completions by other metrics, where that was asked for.
@@ -160,6 +161,7 @@ class ReportData:
     baseline_params: Mapping[str, Any] = field(default_factory=dict)
     recommended_params: Mapping[str, Any] = field(default_factory=dict)
     holdout: Holdout | None = None
+    halves: bool = False
     best_score_error: float | None = None
     advice: str | None = None
     baseline_note: str = ""

@@ -53,7 +53,7 @@ def history(data: ReportData) -> go.Figure:
 
 def holdout_differences(data: ReportData) -> go.Figure:
     """Best minus baseline for every holdout row, sorted; the mean with its interval across it."""
-    figure = _figure(x="holdout rows, sorted", y=f"difference in {data.metric}")
+    figure = _figure(x="rows, sorted" if data.halves else "holdout rows, sorted", y=f"difference in {data.metric}")
     if data.holdout is None:
         return figure
     values = sorted(data.holdout.differences)

@@ -121,9 +121,10 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
     if data.holdout is not None:
         held = data.holdout
         wins, ties, losses = held.outcomes(minimize=data.minimize)
+        best, rows = ("winners", "unseen rows") if data.halves else ("best", "holdout")
         numbers = [
-            ("baseline, holdout", f"{held.baseline_mean:.4f}", data.metric),
-            ("best, holdout", f"{held.best_mean:.4f}", data.metric),
+            (f"baseline, {rows}", f"{held.baseline_mean:.4f}", data.metric),
+            (f"{best}, {rows}", f"{held.best_mean:.4f}", data.metric),
             ("difference", f"{held.difference:+.4f}", _interval(held)),
         ]
         if held.differences:
@@ -148,8 +149,9 @@ def _interval(held: Holdout) -> str:
 def _holdout(data: ReportData) -> str:
     if data.holdout is None or not data.holdout.differences:
         return ""
+    against = "the winners of two halves, each on rows that it was not chosen on"
     return (
-        "<h2>Baseline against best, on rows that no trial saw</h2>"
+        f"<h2>Baseline against {against if data.halves else 'best, on rows that no trial saw'}</h2>"
         f"<p>{safe(data.holdout.decoded)} Differences are taken row by row.</p>"
         + _figure("holdout_differences", "One bar a row: best minus baseline. The band is the interval of their mean.")
     )
@@ -165,7 +167,11 @@ def _search(data: ReportData, shown: list[str]) -> str:
         "rows_done": "How many rows each trial was given.",
     }
     figures = "".join(_figure(name, text) for name, text in parts.items() if name in shown)
-    return f"<h2>The search</h2>{_won_with(data)}{figures}"
+    apart = (
+        '<p class="soft">Trials take turns on two halves of the rows: scores of different halves are of different '
+        "rows, and only the baseline and what was tried first did all.</p>"
+    )
+    return f"<h2>The search</h2>{_won_with(data)}{apart if data.halves else ''}{figures}"
 
 
 def _won_with(data: ReportData) -> str:

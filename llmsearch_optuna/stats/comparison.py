@@ -47,6 +47,7 @@ def compare(
     seed: int = 0,
     margin: float | None = None,
     alpha: float = 0.05,
+    unseen_level: float | None = None,
     look: int = 1,
     optimism: Optimism | None = None,
     unscored: int = 0,
@@ -71,6 +72,7 @@ def compare(
         seed: Of the sampled permutations.
         margin: A loss below this is acceptable; None or 0 asks plainly whether the winner is better.
         alpha: The error rate of the two-sided test; the interval has 1 - alpha.
+        unseen_level: The one-sided level of Stringer's bound; `alpha` where it is None.
         look: Which look at this holdout it is.
         optimism: See `optimism`, carried along.
         unscored: Held-out rows that are missing here since they could not be scored, carried along.
@@ -94,16 +96,24 @@ def compare(
     largest_loss = float(np.max(sign * first)) - worst
     unseen = LargestLosses(float(np.mean(sign * first)) - worst, float(np.mean(sign * second)) - worst)
     if unit is None:
-        test = sign_flip_test(clusters, alpha=alpha, seed=seed).with_unseen_rows(clusters, unseen, alpha=alpha)
+        test = sign_flip_test(clusters, alpha=alpha, seed=seed)
+        test = test.with_unseen_rows(clusters, unseen, alpha=alpha, level=unseen_level)
     elif first.shape[1] == second.shape[1] == 1 and len(clusters) == len(first):
         test = _scaled(mcnemar_test(wins, losses, len(first), alpha=alpha), unit)
     else:
-        test = two_valued_test(clusters, unit, alpha=alpha, seed=seed).with_unseen_rows(clusters, unseen, alpha=alpha)
+        test = two_valued_test(clusters, unit, alpha=alpha, seed=seed)
+        test = test.with_unseen_rows(clusters, unseen, alpha=alpha, level=unseen_level)
     return judged(
         test,
         gain=clusters.mean,
         detectable=_detectable(
-            sign * first, sign * second, labels, unit, worst, planned or PlannedLook(len(clusters), alpha), seed
+            sign * first,
+            sign * second,
+            labels,
+            unit,
+            worst,
+            planned or PlannedLook(len(clusters), alpha, unseen_level),
+            seed,
         ),
         margin_p_value=margin_p_value(clusters, margin, largest_loss=largest_loss, seed=seed) if margin else None,
         means=(float(first.mean()), float(second.mean())),
@@ -136,7 +146,15 @@ def _detectable(
     if unit is None:
         weight = clusters / len(labels)
         ours, theirs = (np.asarray(weight * np.bincount(labels, side.mean(axis=1)), float) for side in (first, second))
-        return detectable_gain(ours, theirs, units=look.prompts, worst=worst, alpha=look.alpha, seed=seed)
+        return detectable_gain(
+            ours,
+            theirs,
+            units=look.prompts,
+            worst=worst,
+            alpha=look.alpha,
+            unseen_level=look.unseen_level,
+            seed=seed,
+        )
     answers = [(side - worst) / unit for side in (first, second)]
     if first.shape[1] == second.shape[1] == 1 and clusters == len(labels):
         return _scaled_gain(_detectable_answers(answers[0][:, 0], answers[1][:, 0], look), unit)

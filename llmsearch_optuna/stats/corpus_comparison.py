@@ -54,6 +54,7 @@ def compare_corpus(
     seed: int = 0,
     margin: float | None = None,
     alpha: float = 0.05,
+    unseen_level: float | None = None,
     look: int = 1,
     optimism: Optimism | None = None,
     unscored: int = 0,
@@ -116,7 +117,7 @@ def compare_corpus(
     ]
     unseen = _unseen_corpus_rows(sides[0], sides[1], bounds, sign)
     if unseen is not None:
-        test = test.with_unseen_rows(*unseen, alpha=alpha)
+        test = test.with_unseen_rows(*unseen, alpha=alpha, level=unseen_level)
     return judged(
         test,
         gain=gain,

@@ -55,10 +55,12 @@ class PlannedLook:
     Attributes:
         prompts: Different prompts.
         alpha: The two-sided level of its last stage.
+        unseen_level: The one-sided level of Stringer's bound; `alpha` where it is None.
     """
 
     prompts: int
     alpha: float
+    unseen_level: float | None = None
 
 
 def detectable_gain(
@@ -68,6 +70,7 @@ def detectable_gain(
     units: int,
     worst: float,
     alpha: float = 0.05,
+    unseen_level: float | None = None,
     power: float = POWER,
     seed: int = 0,
 ) -> float | None:
@@ -83,6 +86,7 @@ def detectable_gain(
         units: How many units the comparison will have.
         worst: The worst score there can be, gains positive.
         alpha: Of the two-sided test.
+        unseen_level: Of Stringer's bound, one-sided; `alpha` where it is None.
         power: The share of comparisons in which it is to be found.
         seed: Of the samples.
     """
@@ -99,7 +103,8 @@ def detectable_gain(
     levels = np.where(swapped, baseline[places], best[places]) - worst
     gains = 1 - proportional + proportional * levels / largest_loss if largest_loss > 0 else np.ones_like(drawn)
     found = np.maximum(
-        _flip_limits(drawn, gains, _flips(units, rng), alpha), _tail_limits(drawn, gains, largest_loss, alpha)
+        _flip_limits(drawn, gains, _flips(units, rng), alpha),
+        _tail_limits(drawn, gains, largest_loss, alpha if unseen_level is None else unseen_level),
     )
     few = (_HIDDEN_TAIL_OF_FEW * proportional - _WIDE_OF_FEW) / units
     return float(np.quantile(found, min(power + _HIDDEN_TAIL * proportional + few, 0.99)) / math.sqrt(more))

@@ -136,24 +136,29 @@ class PairedTest:
             high = min(high, 1e-6 * estimate)
         return replace(self, low=low, high=high)
 
-    def with_unseen_rows(self, clusters: Clusters, losses: LargestLosses, *, alpha: float) -> PairedTest:
+    def with_unseen_rows(
+        self, clusters: Clusters, losses: LargestLosses, *, alpha: float, level: float | None = None
+    ) -> PairedTest:
         """Return it with what rows that were not seen could hold: the more cautious of this test and Stringer's bound.
 
         Flipping signs assumes that differences scatter alike to both sides. A setting that gains a little on most
         rows and derails on few has no derailed row in many small samples, and was called better in 10 to 50 of 100
-        looks at 12 to 30 rows though it was worth nothing. The bound is taken at `alpha` one-sided.
+        looks at 12 to 30 rows though it was worth nothing.
 
         Args:
             clusters: Differences, gains positive.
             losses: The most that one more row could cost.
             alpha: 1 minus the confidence.
+            level: Of the bound, one-sided; `alpha` where it is None.
         """
-        low = mean_lower_bound(clusters.units, largest_loss=losses.winner, level=alpha)
-        high = -mean_lower_bound(-clusters.units, largest_loss=losses.baseline, level=alpha)
+        level = alpha if level is None else level
+        low = mean_lower_bound(clusters.units, largest_loss=losses.winner, level=level)
+        high = -mean_lower_bound(-clusters.units, largest_loss=losses.baseline, level=level)
         if clusters.mean >= 0:
             p_value = mean_above_p_value(clusters.units, largest_loss=losses.winner)
         else:
             p_value = mean_above_p_value(-clusters.units, largest_loss=losses.baseline)
+        p_value = min(1.0, p_value * alpha / level)
         bounded = p_value > self.p_value or low < self.low or high > self.high
         return PairedTest(
             max(self.p_value, p_value),

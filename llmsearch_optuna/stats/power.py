@@ -48,6 +48,7 @@ class Power:
         point: What one point is in the metric's unit.
         rows_needed: Points (1, 2, 5) -> rows, all different, that a paired comparison needs to find them.
         power: The share of cases in which it is found.
+        held_out: Whether these rows are held out; False where they are all rows, of which two halves judge each other.
     """
 
     rows: int
@@ -59,13 +60,15 @@ class Power:
     point: float
     rows_needed: dict[int, int]
     power: float
+    held_out: bool = True
 
     @property
     def text(self) -> str:
         """Two sentences for users, before the search."""
         needed = _rows_text(self.rows_needed)
         if self.prompts < FEWEST_CLUSTERS:
-            return f"{self._held} cannot show anything. {needed} (held out; the search needs its own)."
+            where = " (held out; the search needs its own)" if self.held_out else ""
+            return f"{self._held} cannot show anything. {needed}{where}."
         seen = f"correlation {self.correlation:.2f}, {'as seen' if self.observed else 'assumed'}"
         if self.paired is None:
             return (
@@ -79,7 +82,7 @@ class Power:
 
     @property
     def _held(self) -> str:
-        rows = f"{self.rows} held-out rows"
+        rows = f"{self.rows} held-out rows" if self.held_out else f"{self.rows} rows"
         return rows if self.prompts == self.rows else f"{rows} with {self.prompts} different prompts"
 
 
@@ -96,6 +99,7 @@ def minimum_detectable(
     points: tuple[int, ...] = (1, 2, 5),
     power: float = POWER,
     alpha: float = 0.05,
+    unseen_level: float | None = None,
 ) -> Power:
     """Say what a look at the holdout could find: the power of the test that the verdict will use.
 
@@ -114,6 +118,7 @@ def minimum_detectable(
         points: For which gains to say the rows needed.
         power: The share of true differences to be found.
         alpha: Of the two-sided test.
+        unseen_level: Of Stringer's bound, one-sided; `alpha` where it is None.
 
     Raises:
         InputError: There are fewer than two scores, or the correlation is not below 1.
@@ -139,7 +144,7 @@ def minimum_detectable(
     if np.all((table == low) | (table == high)):
         found = _of_shares((first - low) / (high - low), shared, high - low, direction, power, alpha)
     else:
-        found = _of_scores(first, second, bounds, direction, power, alpha)
+        found = _of_scores(first, second, bounds, direction, power, alpha, unseen_level)
     needed = {p: _rows_needed(found, p * point) for p in points} if point else {}
     return Power(
         rows=rows,
@@ -173,14 +178,28 @@ def _of_shares(right: Floats, shared: float, unit: float, direction: Direction, 
 
 
 def _of_scores(
-    first: Floats, second: Floats, bounds: Bounds | None, direction: Direction, power: float, alpha: float
+    first: Floats,
+    second: Floats,
+    bounds: Bounds | None,
+    direction: Direction,
+    power: float,
+    alpha: float,
+    unseen_level: float | None,
 ) -> _Found:
     sign = -1.0 if direction == "minimize" else 1.0
     seen = float(np.min(sign * np.concatenate([first, second])))
     worst = seen if bounds is None else sign * bounds[0 if sign > 0 else 1]
 
     def found(units: int) -> float | None:
-        return detectable_gain(sign * first, sign * second, units=units, worst=worst, alpha=alpha, power=power)
+        return detectable_gain(
+            sign * first,
+            sign * second,
+            units=units,
+            worst=worst,
+            alpha=alpha,
+            unseen_level=unseen_level,
+            power=power,
+        )
 
     return _scaled_beyond(MOST_SIMULATED, found)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmsearch_optuna.stats import verdict_text
 from llmsearch_optuna.stats.conditions import ConditionOutcome
+from llmsearch_optuna.stats.crossed import HalfOutcome
 from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.stats.optimism import Optimism
 from llmsearch_optuna.stats.paired_tests import PairedTest
@@ -56,11 +57,16 @@ class Verdict(VerdictNumbers):
         found["differences"] = tuple(values.get("differences", ()))
         found["conditions"] = tuple(ConditionOutcome(**condition) for condition in values.get("conditions", ()))
         found["baselines"] = tuple(BaselineComparison(**other) for other in values.get("baselines", ()))
+        found["halves"] = tuple(HalfOutcome(**half) for half in values.get("halves", ()))
         return in_words(cls(**found))
 
     def with_baselines(self, baselines: tuple[BaselineComparison, ...]) -> Verdict:
         """Return it with the winner's comparisons with all baselines."""
         return in_words(replace(self, baselines=baselines)) if baselines else self
+
+    def with_halves(self, halves: tuple[HalfOutcome, ...]) -> Verdict:
+        """Return it with what the winners of two halves did that judged each other."""
+        return in_words(replace(self, halves=halves))
 
     def with_conditions(self, conditions: tuple[ConditionOutcome, ...]) -> Verdict:
         """Return it with how the study's conditions stand on the held-out rows."""
@@ -103,6 +109,12 @@ def unscored_verdict(*, rows: int, direction: Direction = "maximize") -> Verdict
         "Nothing was compared, and the baseline stays recommended."
     )
     return Verdict(answer="no evidence", sentence=sentence, direction=direction, unscored=rows)
+
+
+def baseline_won_both(*, direction: Direction = "maximize") -> Verdict:
+    """Return the verdict of two halves that the baseline won both: there is nothing to compare it with."""
+    sentence = "No evidence: the baseline itself won the search on both halves, so there was nothing to judge."
+    return Verdict(answer="no evidence", sentence=sentence, direction=direction)
 
 
 def baseline_won(*, direction: Direction = "maximize", look: int = 1) -> Verdict:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmsearch_optuna.stats.conditions import ConditionOutcome
+from llmsearch_optuna.stats.crossed import HalfOutcome
 from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.types import Direction
 
@@ -58,6 +59,8 @@ class VerdictNumbers:
         stages: How many were planned.
         planned_prompts: Distinct prompts of all stages.
         stopped: Why it ended there; None while it goes on.
+        halves: Where two halves of the rows judged each other: what each half's winner did. The numbers above are
+            those of all rows then, each with the winner that had not seen it. Empty for a holdout.
     """
 
     answer: Answer
@@ -94,6 +97,7 @@ class VerdictNumbers:
     stages: int | None = None
     planned_prompts: int | None = None
     stopped: StopReason | None = None
+    halves: tuple[HalfOutcome, ...] = ()
 
     @property
     def recommends_winner(self) -> bool:

@@ -6,6 +6,7 @@ Numbers come in, sentences go out. What is not known of a look (of one made by a
 from __future__ import annotations
 
 from llmsearch_optuna.stats.conditions import ConditionOutcome
+from llmsearch_optuna.stats.crossed import HalfOutcome
 from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.stats.verdict_numbers import VerdictNumbers
 
@@ -25,21 +26,26 @@ def headline(v: VerdictNumbers) -> str:
     interval = f"{v.confidence:.0%} interval {low} to {high}"
     unheld = ", ".join(f"{c.name} {c.limit}" for c in v.conditions if c.winner != "holds")
     conditions = f" Not shown to hold: {unheld}." if unheld else ""
-    return f"{head}: {v.difference:+.4g} ({interval}) on {v.rows} held-out rows.{conditions}"
+    rows = f"{v.rows} rows, none seen by its winner" if v.halves else f"{v.rows} held-out rows"
+    return f"{head}: {v.difference:+.4g} ({interval}) on {rows}.{conditions}"
 
 
 def notes(v: VerdictNumbers) -> str:
     """Return what has to be known beside the headline, in a few sentences."""
     if v.difference is None:
         return v.sentence.partition(". ")[2]
-    text = [f"The winner scores {v.winner_mean:.4g}, the baseline {v.baseline_mean:.4g} (p = {v.p_value:.2g})."]
+    who = "winners score" if v.halves else "winner scores"
+    text = [f"The {who} {v.winner_mean:.4g}, the baseline {v.baseline_mean:.4g} (p = {v.p_value:.2g})."]
+    if v.halves:
+        text.append(_halves(v.halves, v.recommends_winner))
     text += [_condition(condition) for condition in v.conditions]
     if v.conditions:
         text += _recommended(v)
     if v.baselines:
         text.append(_against_all(v.baselines))
     if v.unscored:
-        text.append(f"{v.unscored} of {v.rows + v.unscored} held-out rows could not be scored and do not count.")
+        rows = "rows" if v.halves else "held-out rows"
+        text.append(f"{v.unscored} of {v.rows + v.unscored} {rows} could not be scored and do not count.")
     if v.stage is not None and v.stages is not None and v.stages > 1:
         text.append(_ended(v, v.stage, v.stages))
     if v.answer == "no evidence":
@@ -51,6 +57,19 @@ def notes(v: VerdictNumbers) -> str:
     if v.look > 1:
         text.append(f"This was look number {v.look} at the same rows: chance had that many tries.")
     return " ".join(text)
+
+
+def _halves(halves: tuple[HalfOutcome, ...], recommends_winner: bool) -> str:
+    judged = ", ".join(f"trial {h.trial} {h.difference:+.4g} on {h.rows} rows" for h in halves)
+    text = f"Each half of the rows was searched by itself, and its winner judged on the other half: {judged}."
+    chosen = next((h for h in halves if h.is_chosen), None)
+    if chosen is None or not recommends_winner:
+        return text
+    if len({h.trial for h in halves}) == 1:
+        return f"{text} Both chose the same trial, and it is recommended."
+    return (
+        f"{text} Trial {chosen.trial} is recommended ({chosen.overall:+.4g} on all rows, those it was chosen on too)."
+    )
 
 
 def _against_all(baselines: tuple[BaselineComparison, ...]) -> str:
@@ -86,9 +105,10 @@ def decoded(v: VerdictNumbers) -> str:
     baseline, winner = v.baseline_replicates, v.winner_replicates
     if baseline is None or winner is None:
         return "Both were decoded once." if v.replicates == 1 else f"What is sampled was decoded {v.replicates} times."
+    who = "winners" if v.halves else "winner"
     if baseline == winner:
         return f"Both were decoded {_times(baseline)}."
-    return f"The baseline was decoded {_times(baseline)}, the winner {_times(winner)}."
+    return f"The baseline was decoded {_times(baseline)}, the {who} {_times(winner)}."
 
 
 def _ended(v: VerdictNumbers, stage: int, stages: int) -> str:

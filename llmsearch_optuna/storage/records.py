@@ -101,6 +101,8 @@ class Look:
         selection: What the choice rested on (scores of the finalists).
         verdict: The outcome, None while the look is under way.
         stages: How a reserve is decoded; None where all held-out rows are decoded at once.
+        halves: Where two halves of the rows judge each other: what the choice of each half's winner rested on. Then
+            `winner` is the one that may be recommended, and before the verdict the first half's. None for a holdout.
     """
 
     look: int
@@ -109,6 +111,12 @@ class Look:
     selection: dict[str, Any]
     verdict: dict[str, Any] | None = None
     stages: dict[str, Any] | None = None
+    halves: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def winners(self) -> tuple[int, ...]:
+        """Trial numbers of all that are judged: one, or one of each half."""
+        return (self.winner,) if self.halves is None else tuple(int(half["winner"]) for half in self.halves)
 
 
 class Fence(Protocol):
@@ -317,8 +325,8 @@ class StudyRecords:
             "look": look.look,
             "winner": look.winner,
             "trials": look.trials,
-            # Stages stand beside the finalists: a column of their own would part this from earlier databases.
-            "selection": _to_json(look.selection if look.stages is None else {**look.selection, "stages": look.stages}),
+            # These stand beside the finalists: columns of their own would part this from earlier databases.
+            "selection": _to_json(look.selection | _beside(look)),
             "verdict": None if look.verdict is None else _to_json(look.verdict),
         }
         with self._engine.begin() as connection:
@@ -370,8 +378,14 @@ class StudyRecords:
 
 def _look(r: Any) -> Look:
     selection = json.loads(r.selection)
-    stages = selection.pop("stages", None)
-    return Look(r.look, r.winner, r.trials, selection, None if r.verdict is None else json.loads(r.verdict), stages)
+    stages, halves = selection.pop("stages", None), selection.pop("halves", None)
+    verdict = None if r.verdict is None else json.loads(r.verdict)
+    return Look(r.look, r.winner, r.trials, selection, verdict, stages, None if halves is None else tuple(halves))
+
+
+def _beside(look: Look) -> dict[str, Any]:
+    found = {"stages": look.stages, "halves": look.halves}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _storable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -11,6 +12,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.types import Direction
+
+HALF = "half"
+"""The attribute of a trial that was run on one half of the rows, 0 or 1: see `search`, ``holdout="cross"``."""
+
+
+def half_of(trial: FrozenTrial) -> int | None:
+    """Which half of the rows a trial was run on; None where it was run on all search rows."""
+    found = trial.user_attrs.get(HALF)
+    return None if found is None else int(found)
+
+
+def rows_asked(trial: FrozenTrial, settings: Mapping[str, Any]) -> int:
+    """How many search rows a trial is to be run on.
+
+    Args:
+        trial: Of a study.
+        settings: The study's, see `StudyRecords.settings`.
+    """
+    half = half_of(trial)
+    return int(settings["rows"]["search"]) if half is None else len(settings["halves"][half])
 
 
 def params_of(trial: FrozenTrial) -> GenerationParams:

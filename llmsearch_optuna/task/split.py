@@ -41,7 +41,7 @@ def same_in_any(texts: Sequence[Sequence[str]]) -> tuple[int, ...]:
 
 
 def split_rows(
-    distinct_ids: Sequence[Hashable], holdout: float = 0.3, seed: int = 42
+    distinct_ids: Sequence[Hashable], holdout: float | str = 0.3, seed: int = 42
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Split the rows by distinct prompt, so that no prompt is on both sides.
 
@@ -54,8 +54,8 @@ def split_rows(
     Returns:
         The row numbers of the search in the study's one permutation, and those of the holdout in rising order.
     """
-    if not 0 <= holdout < 1:
-        raise InputError(f"holdout={holdout} must be a share from 0 to below 1, such as 0.3")
+    if isinstance(holdout, str) or not 0 <= holdout < 1:
+        raise InputError(f'holdout={holdout!r} must be a share from 0 to below 1, such as 0.3, or "cross"')
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed={seed!r} must be an integer from 0")
     locked = _locked_prompts(distinct_ids, holdout, seed)
@@ -81,7 +81,7 @@ class Split:
 
 
 def split_with_reserve(
-    distinct_ids: Sequence[Hashable], holdout: float, seed: int, *, search_rows: int, holdout_rows: int
+    distinct_ids: Sequence[Hashable], holdout: float | str, seed: int, *, search_rows: int, holdout_rows: int
 ) -> Split:
     """Split the rows as `split_rows` does, but search no more prompts than asked for: the others are the reserve.
 

@@ -22,7 +22,7 @@ from llmsearch_optuna.optimize.signals import resume_hint
 from llmsearch_optuna.options import SearchOptions
 from llmsearch_optuna.storage.leases import live_workers
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
-from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of, score_of
+from llmsearch_optuna.storage.trials import best_complete, direction_of, params_of, rows_asked, score_of
 
 _STATES: dict[TrialState, progress.TrialState] = {
     TrialState.COMPLETE: "complete",
@@ -164,7 +164,8 @@ class StudyWatcher:
         if number not in self._started:
             self._started.add(number)
             params, kind = attributes["params"], attributes["kind"]
-            self.observer.on(progress.TrialStarted(number=number, params=params, kind=kind, rows=self._rows))
+            rows = rows_asked(trial, self._study.records.settings())
+            self.observer.on(progress.TrialStarted(number=number, params=params, kind=kind, rows=rows))
         seen, mean = so_far(self._study, trial)
         has_new_rows = mean is not None and seen > self._rows_done.get(number, 0)
         if mean is not None and has_new_rows:
@@ -173,7 +174,7 @@ class StudyWatcher:
                 progress.RowsScored(
                     number=number,
                     rows_done=seen,
-                    rows_total=self._rows,
+                    rows_total=rows_asked(trial, self._study.records.settings()),
                     mean=mean,
                     incumbent_mean=incumbent_mean(
                         trials, trial, self.trials_in_flight, direction_of(self._study.study)
@@ -217,8 +218,9 @@ class StudyWatcher:
             self.observer.on(staged)
         if staged is not None or not is_new:
             return
-        rows = len(opened.records.items("holdout"))
-        if rows and looks[-1].winner:
-            drawn = any(stored_draws(opened).varies(params_of(trials[number])) for number in (0, looks[-1].winner))
+        halves = looks[-1].halves is not None
+        rows = len(opened.records.items(None if halves else "holdout"))
+        if rows and any(looks[-1].winners):
+            drawn = any(stored_draws(opened).varies(params_of(trials[number])) for number in (0, *looks[-1].winners))
             replicates = self.holdout_replicates if drawn else 1
-            self.observer.on(progress.VerdictStarted(rows=rows, replicates=replicates))
+            self.observer.on(progress.VerdictStarted(rows=rows, replicates=replicates, halves=halves))

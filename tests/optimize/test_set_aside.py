@@ -158,9 +158,9 @@ def test_the_baseline_of_another_worker_is_looked_at_once_ours_is_lost(tmp_path:
     plan = SearchRows(task=result.task, order=(0, 1), objectives=Objectives.of(("score",), "maximize"))
     baseline = BaselineRows(result.opened, plan, 1)
     baseline.take([])
-    assert baseline.set_aside(2) is None
+    assert baseline.set_aside(baseline.rows.order[:2]) is None
     baseline.lose()
-    assert baseline.set_aside(2) == frozenset()
+    assert baseline.set_aside(baseline.rows.order[:2]) == frozenset()
 
 
 def test_engines_of_functions_set_rows_aside_too(tmp_path: Path, broken: set[str]) -> None:
