@@ -130,6 +130,8 @@ class HalfScores:
             return trial
         value = self.value(trial, number, half)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        return create_trial(
+        shown = create_trial(
             state=state, value=value, params=dict(trial.params), distributions=dict(trial.distributions)
         )
+        shown.number = trial.number
+        return shown
