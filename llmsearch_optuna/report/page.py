@@ -121,10 +121,10 @@ def _numbers(data: ReportData) -> list[tuple[str, str, str]]:
     if data.holdout is not None:
         held = data.holdout
         wins, ties, losses = held.outcomes(minimize=data.minimize)
-        best, rows = ("winners", "unseen rows") if data.halves else ("best", "holdout")
+        who, rows = ("winners", "unseen rows") if data.halves else ("best", "holdout")
         numbers = [
             (f"baseline, {rows}", f"{held.baseline_mean:.4f}", data.metric),
-            (f"{best}, {rows}", f"{held.best_mean:.4f}", data.metric),
+            (f"{who}, {rows}", f"{held.best_mean:.4f}", data.metric),
             ("difference", f"{held.difference:+.4f}", _interval(held)),
         ]
         if held.differences:
