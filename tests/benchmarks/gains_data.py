@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -18,15 +19,38 @@ Row = dict[str, Any]
 
 FOLDER = Path(__file__).parents[2] / "studies" / "data"
 
-_FIRST_NAMES = """Maria James Aiko Omar Lena Pedro Ingrid Samuel Priya Tomas Chloe Hassan Nina Victor Zoe Bruno Elif
-Marcus Yara Felix Greta Ivan Joana Karim Lucia Mateo Noor Oskar Petra Rafael Sofia Theo Uma Walter Xenia Yusuf Anna Boris
-Clara Diego""".split()
-_LAST_NAMES = """Lopez Carter Tanaka Haddad Fischer Alves Berg Okoye Sharma Novak Martin Aziz Petrov Lang Rossi Costa Demir
-Hughes Silva Brandt Weber Sokolov Ramos Nasser Moretti Garcia Rahman Lind Kovacs Mendes""".split()
-_CITIES = """Porto Chicago Osaka Cairo Berlin Lisbon Oslo Lagos Mumbai Prague Paris Dubai Sofia Boston Rome Madrid Ankara
-Leeds Lima Vienna Zurich Warsaw Denver Dublin Athens Toronto Geneva Kyoto Milan Seville""".split()
-_JOBS = """nurse teacher engineer baker pilot lawyer gardener chef dentist plumber painter farmer librarian electrician
-carpenter journalist musician architect accountant photographer""".split()
+
+def _words(text: str) -> list[str]:
+    return re.split(r",\s+", text.strip())
+
+
+_FIRST_NAMES = _words(
+    """
+    Maria, James, Aiko, Omar, Lena, Pedro, Ingrid, Samuel, Priya, Tomas, Chloe, Hassan, Nina, Victor, Zoe,
+    Bruno, Elif, Marcus, Yara, Felix, Greta, Ivan, Joana, Karim, Lucia, Mateo, Noor, Oskar, Petra, Rafael,
+    Sofia, Theo, Uma, Walter, Xenia, Yusuf, Anna, Boris, Clara, Diego
+    """
+)
+_LAST_NAMES = _words(
+    """
+    Lopez, Carter, Tanaka, Haddad, Fischer, Alves, Berg, Okoye, Sharma, Novak, Martin, Aziz, Petrov, Lang,
+    Rossi, Costa, Demir, Hughes, Silva, Brandt, Weber, Sokolov, Ramos, Nasser, Moretti, Garcia, Rahman, Lind,
+    Kovacs, Mendes
+    """
+)
+_CITIES = _words(
+    """
+    Porto, Chicago, Osaka, Cairo, Berlin, Lisbon, Oslo, Lagos, Mumbai, Prague, Paris, Dubai, Sofia, Boston,
+    Rome, Madrid, Ankara, Leeds, Lima, Vienna, Zurich, Warsaw, Denver, Dublin, Athens, Toronto, Geneva, Kyoto,
+    Milan, Seville
+    """
+)
+_JOBS = _words(
+    """
+    nurse, teacher, engineer, baker, pilot, lawyer, gardener, chef, dentist, plumber, painter, farmer,
+    librarian, electrician, carpenter, journalist, musician, architect, accountant, photographer
+    """
+)
 _INTRODUCTIONS = (
     "{name}, {age}, is a {job} from {city}.",
     "{name} lives in {city} and works as a {job}. The last birthday was number {age}.",
@@ -36,15 +60,20 @@ _INTRODUCTIONS = (
     "In {city} we spoke to {name}, who is {age} and a {job}.",
 )
 
-_TOPICS = """rainbows, volcanoes, tides, earthquakes, vaccines, batteries, magnets, glaciers, hurricanes, coral reefs,
-black holes, comets, fossils, muscles, lungs, dreams, bridges, elevators, refrigerators, microwave ovens, airplanes,
-submarines, rockets, satellites, telescopes, microscopes, cameras, radios, telephones, printers, computers, search engines,
-passwords, credit cards, banks, taxes, stock markets, elections, courts, juries, constitutions, museums, libraries, schools,
-hospitals, farms, beehives, ant colonies, bird migrations, whale songs, spider webs, seeds, forests, deserts, rivers, lakes,
-mountains, islands, caves, beaches, clouds, seasons, planets, stars, galaxies, sound waves, atoms, molecules, acids, soaps,
-clocks, calendars, maps, compasses, languages, alphabets, poems, novels, songs, pianos, violins, drums, films, photographs,
-bicycles, trains, ships, cars, traffic lights, roads, tunnels, dams, windmills, solar panels, nuclear reactors, recycling plants,
-compost heaps, greenhouses, lighthouses, fountains""".replace("\n", " ").split(", ")
+_TOPICS = _words(
+    """
+    rainbows, volcanoes, tides, earthquakes, vaccines, batteries, magnets, glaciers, hurricanes, coral reefs,
+    black holes, comets, fossils, muscles, lungs, dreams, bridges, elevators, refrigerators, microwave ovens,
+    airplanes, submarines, rockets, satellites, telescopes, microscopes, cameras, radios, telephones, printers,
+    computers, search engines, passwords, credit cards, banks, taxes, stock markets, elections, courts, juries,
+    constitutions, museums, libraries, schools, hospitals, farms, beehives, ant colonies, bird migrations, whale
+    songs, spider webs, seeds, forests, deserts, rivers, lakes, mountains, islands, caves, beaches, clouds,
+    seasons, planets, stars, galaxies, sound waves, atoms, molecules, acids, soaps, clocks, calendars, maps,
+    compasses, languages, alphabets, poems, novels, songs, pianos, violins, drums, films, photographs, bicycles,
+    trains, ships, cars, traffic lights, roads, tunnels, dams, windmills, solar panels, nuclear reactors,
+    recycling plants, compost heaps, greenhouses, lighthouses, fountains
+    """
+)
 _QUESTIONS = (
     "Explain how {topic} work to a child.",
     "What should everyone know about {topic}?",
