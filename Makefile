@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-servers servers-table test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers servers-table test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-gains bench-regret bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -147,6 +147,12 @@ $(PEER_STAMP): constraints.txt
 		transformers==4.41.2 'numpy<2' 'pyarrow<18' datasets==2.19.2 'scikit-learn<1.6' psutil rouge_score==0.1.2
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llmsearch==0.1.0
 	@touch $@
+
+bench-gains: $(STAMP)  ## real models on real tasks, searched, and searched at random with as many tokens (hours; it goes on)
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.gains $(ARGS)
+
+bench-regret: $(STAMP)  ## ways to search compared by regret at equal tokens, on tables that were decoded once
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.regret $(ARGS)
 
 bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is none
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
