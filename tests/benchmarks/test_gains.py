@@ -1,4 +1,4 @@
-"""The generated data are what the generator gives, the studies can be run, and a search of a table pays for its rows."""
+"""The generated data are what the generator gives, the studies can be run, a search of a table pays for its rows."""
 
 from __future__ import annotations
 
