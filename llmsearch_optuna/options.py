@@ -108,7 +108,7 @@ class TaskOptions(TypedDict, total=False):
             more="See Task.",
             key=Key(
                 "data",
-                type="str | list[Message] | list[str] | list[list[Message]] | dict[str, str | list[Message]]",
+                type="str | list[Message | str | list[Message]] | dict[str, str | list[Message]]",
                 text='Template, such as "Summarize: {dialogue}", or chat messages: {role = …, content = …}. Several in '
                 "a list, or in a table by name, are searched.",
                 filled="Summarize the dialogue in one sentence.\n\n{dialogue}",

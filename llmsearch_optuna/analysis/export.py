@@ -52,7 +52,7 @@ def save_for(result: StudyView, program: str, folder: str | Path) -> list[Path]:
         config = save_generation_config(result, folder)
         return [config, config.parent / EVIDENCE]
     params = GenerationParams.of(result.recommended_params)
-    texts = files_for(program, params)
+    texts = files_for(program, params, result.recommended_task_options)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -71,8 +71,9 @@ def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:
     elsewhere = {name: value for name, value in params.canonical.items() if name in OWN_NAMES + SERVER_NAMES}
     return {
         "recommended_params": params.canonical,
+        **({"task_options": task_options} if (task_options := result.recommended_task_options) else {}),
         "not_in_generation_config": elsewhere,
-        "call": _call(params, elsewhere),
+        "call": _call(params.decoding, elsewhere),
         "verdict": None if verdict is None else verdict.to_json(),
         "confirmations": [found.to_json() for found in confirmations(result.opened)],
         "summary": result.summary,

@@ -15,7 +15,7 @@ from llmsearch_optuna.backends.server.dialect import DIALECTS, LLAMA_CPP, Dialec
 from llmsearch_optuna.backends.server.request_body import refusal, sampling_fields
 from llmsearch_optuna.engine.sampling.param_specs import NAMES_BESIDE_HUGGING_FACE
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 
 _MEANT_OTHERWISE = ("do_sample", "generation_seed")
 """Say how the others are meant, or belong to our own noise."""
@@ -89,7 +89,7 @@ _INSPECT = {
 }
 
 
-def files_for(program: str, params: GenerationParams) -> dict[str, str]:
+def files_for(program: str, params: GenerationParams, task_options: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return the files that tell a program to use these parameters: name -> text.
 
     >>> from llmsearch_optuna.engine.sampling.params import GenerationParams
@@ -100,27 +100,30 @@ def files_for(program: str, params: GenerationParams) -> dict[str, str]:
     Args:
         program: One of `PROGRAMS`.
         params: What to use.
+        task_options: What of the task was searched, as `search` takes it: prompt, system, chat_template_kwargs. It
+            stands where the program's files have a place for it.
 
     Raises:
         InputError: The program is unknown, or cannot be told some of the parameters; names them.
     """
     if program not in PROGRAMS:
         raise InputError(f"--for {program!r} is unknown; give one of {', '.join(PROGRAMS)}")
-    return PROGRAMS[program](params)
+    return PROGRAMS[program](params.decoding, task_options or {})
 
 
-def _vllm(params: GenerationParams) -> dict[str, str]:
+def _vllm(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
     fields = _request_fields(DIALECTS["vllm"], params)
+    asked = {**fields, **_template_kwargs(task_options)}
     config = {name: fields[name] for name in _VLLM_GENERATION_CONFIG}
     call = ["vllm", "serve", "MODEL", "--override-generation-config", json.dumps(config, sort_keys=True)]
-    return {"request.json": _json(fields), "serve.sh": _script(call)}
+    return {"request.json": _json(asked), "serve.sh": _script(call)}
 
 
-def _sglang(params: GenerationParams) -> dict[str, str]:
-    return {"request.json": _json(_request_fields(DIALECTS["sglang"], params))}
+def _sglang(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
+    return {"request.json": _json({**_request_fields(DIALECTS["sglang"], params), **_template_kwargs(task_options)})}
 
 
-def _llama_cpp(params: GenerationParams) -> dict[str, str]:
+def _llama_cpp(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
     fields = _request_fields(LLAMA_CPP, params)
     flags = [
         part
@@ -129,15 +132,18 @@ def _llama_cpp(params: GenerationParams) -> dict[str, str]:
         for value in (fields[name] if isinstance(fields[name], list) else [fields[name]])
         for part in (flag, str(value))
     ]
+    template_kwargs = _template_kwargs(task_options)
+    for value in template_kwargs.values():
+        flags += ["--chat-template-kwargs", json.dumps(value, sort_keys=True)]
     keys = {f"general.sampling.{key}": fields[name] for name, key in _GGUF_KEYS.items() if name in fields}
     return {
-        "request.json": _json(fields),
+        "request.json": _json({**fields, **template_kwargs}),
         "serve.sh": _script(["llama-server", "--model", "MODEL.gguf", *flags]),
         "gguf-metadata.json": _json(keys),
     }
 
 
-def _ollama(params: GenerationParams) -> dict[str, str]:
+def _ollama(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
     _refuse_others("ollama", params, _MODELFILE)
     values = {**_MODELFILE_NEUTRAL, **_renamed(params, _MODELFILE)}
     lines = ["FROM MODEL"]
@@ -146,25 +152,33 @@ def _ollama(params: GenerationParams) -> dict[str, str]:
             f"PARAMETER {name} {json.dumps(item) if isinstance(item, str) else item}"
             for item in (value if isinstance(value, list) else [value])
         ]
+    if isinstance(system := task_options.get("system"), str):
+        if '"""' in system or system.endswith('"'):
+            raise InputError(
+                "a Modelfile cannot hold a system message that has three quotation marks or ends with one: "
+                f"{short(system)}"
+            )
+        lines.append(f'SYSTEM """{system}"""')
     return {"Modelfile": "\n".join(lines) + "\n"}
 
 
-def _openai(params: GenerationParams) -> dict[str, str]:
+def _openai(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
     fields = _request_fields(DIALECTS["openai"], params)
+    messages = ",\n        ".join(json.dumps(message, ensure_ascii=False) for message in _messages(task_options))
     arguments = "".join(f"    {name}={value!r},\n" for name, value in fields.items())
     call = (
         "from openai import OpenAI\n\n"
         "client = OpenAI()\n"
         "completion = client.chat.completions.create(\n"
         '    model="MODEL",\n'
-        '    messages=[{"role": "user", "content": "PROMPT"}],\n'
+        f"    messages=[{messages}],\n"
         f"{arguments})\n"
         "print(completion.choices[0].message.content)\n"
     )
     return {"request.json": _json(fields), "request.py": call}
 
 
-def _lm_eval(params: GenerationParams) -> dict[str, str]:
+def _lm_eval(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
     _refuse_others(
         "lm-eval", params, [name for name in params if name == "stop" or name not in NAMES_BESIDE_HUGGING_FACE]
     )
@@ -173,24 +187,28 @@ def _lm_eval(params: GenerationParams) -> dict[str, str]:
     if "stop_strings" in values:
         values["until"] = values.pop("stop_strings")
     call = ["lm-eval", "run", "--model", "hf", "--model_args", "pretrained=MODEL", "--tasks", "TASK"]
+    if isinstance(system := task_options.get("system"), str):
+        call += ["--system_instruction", system]
     return {
         "gen_kwargs.json": _json(values),
         "evaluate.sh": _script([*call, "--gen_kwargs", json.dumps(values, sort_keys=True)]),
     }
 
 
-def _inspect(params: GenerationParams) -> dict[str, str]:
+def _inspect(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
     _refuse_others("inspect", params, [*_INSPECT, *(["top_k"] if params.get("top_k") == 0 else [])])
     values = {"temperature": 1.0, "top_p": 1.0, **_renamed(params, _INSPECT)}
     if values.get("top_k") == 0:
         del values["top_k"]
+    if isinstance(system := task_options.get("system"), str):
+        values["system_message"] = system
     return {
         "generate_config.json": _json(values),
         "evaluate.sh": _script(["inspect", "eval", "TASK", "--generate-config", "generate_config.json"]),
     }
 
 
-PROGRAMS: Mapping[str, Callable[[GenerationParams], dict[str, str]]] = {
+PROGRAMS: Mapping[str, Callable[[GenerationParams, Mapping[str, Any]], dict[str, str]]] = {
     "vllm": _vllm,
     "sglang": _sglang,
     "llama.cpp": _llama_cpp,
@@ -199,6 +217,17 @@ PROGRAMS: Mapping[str, Callable[[GenerationParams], dict[str, str]]] = {
     "lm-eval": _lm_eval,
     "inspect": _inspect,
 }
+
+
+def _template_kwargs(task_options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: task_options[name] for name in ("chat_template_kwargs",) if task_options.get(name)}
+
+
+def _messages(task_options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a chat begins with; ``PROMPT`` where no prompt was searched, and columns in braces where one was."""
+    prompt, system = task_options.get("prompt", "PROMPT"), task_options.get("system")
+    said = prompt if isinstance(prompt, list) else [{"role": "user", "content": str(prompt)}]
+    return said if system is None else [{"role": "system", "content": system}, *said]
 
 
 def _request_fields(dialect: Dialect, params: GenerationParams) -> dict[str, Any]:

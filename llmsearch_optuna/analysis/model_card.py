@@ -54,10 +54,12 @@ def card_section(result: StudyView) -> str:
         ("rows searched / held out", f"{rows.get('search')} / {judged}"),
         ("verdict", "none yet" if verdict is None else verdict.headline),
     ]
+    task_options = result.recommended_task_options
+    asked = f"With this of the task:\n\n```json\n{json.dumps(task_options, indent=2)}\n```\n\n" if task_options else ""
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts)
     return (
         f"{BEGIN}\n{TITLE}\n\n"
-        f"```json\n{json.dumps(params.canonical, indent=2)}\n```\n\n"
+        f"```json\n{json.dumps(params.canonical, indent=2)}\n```\n\n{asked}"
         f"| | |\n|---|---|\n{table}\n\n"
         f"Found with [llmsearch-optuna](https://pypi.org/project/llmsearch-optuna/).\n{END}\n"
     )

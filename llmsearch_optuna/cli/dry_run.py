@@ -24,7 +24,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     """Print what a study file comes to."""
     from llmsearch_optuna.optimize.prepare import DEFAULT_TRIALS
     from llmsearch_optuna.storage.address import StorageAddress
-    from llmsearch_optuna.study_file.model import check_space, metric_name
+    from llmsearch_optuna.study_file.model import check_choices, check_space, metric_name
 
     study, model, data = file.study, file.model, file.data
     whole_grid = study.n_trials is None and study.sampler == "grid"
@@ -39,7 +39,8 @@ def print_resolved(file: StudyFile, console: Console) -> None:
         ("study", f"{study.name}: {', '.join(budgets)}, stored in {stored}"),
         ("model", ", ".join([model.name or model.server, *loading, f"batch_size {model.batch_size}"])),
         ("data", ", ".join([str(data.path), *rows, f"{metric_name(file)} ({data.direction})"])),
-        ("prompt", _prompt(data.prompt)),
+        ("prompt", _prompt(data.model_dump()["prompt"])),
+        *((choice.name, f"{{{', '.join(map(str, choice.labels))}}}") for choice in check_choices(file)),
         *(("space" if place == 0 else "", branch) for place, branch in enumerate(map(_branch, _branches(file)))),
         ("baseline", _baseline(file.baseline) if file.baseline else "the model's generation config"),
         (

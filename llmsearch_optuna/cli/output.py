@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -62,7 +63,10 @@ def print_outcome(result: SearchResult, *, report: Path, console: Console | None
     out.print()
     winner = verdict is not None and verdict.recommends_winner
     out.print(Text("recommended: ").append("the best parameters" if winner else "the baseline", style="bold"))
-    out.print(Padding(_text(describe_params(result.recommended_params)), (0, 0, 1, 2)))
+    out.print(Padding(_text(describe_params(result.recommended_params)), (0, 0, 0, 2)))
+    for name, value in result.recommended_task_options.items():
+        out.print(Padding(_text(f"{name}: {_clipped(json.dumps(value, ensure_ascii=False), 300)}"), (0, 0, 0, 2)))
+    out.print()
     out.print(_places(result, report))
 
 

@@ -272,6 +272,7 @@ def outcome(result: SearchResult, report: Path | None = None) -> dict[str, Any]:
         "best_params": None if decided is None else decided.best_params,
         "baseline_params": result.baseline_params,
         "recommended_params": None if decided is None else decided.recommended_params,
+        "recommended_task_options": None if decided is None else decided.recommended_task_options,
         "verdict": None if verdict is None else verdict.to_json(),
         "failures": result.failures,
         "summary": result.summary,

@@ -44,7 +44,8 @@ def score(
     file = arguments.resolved(study, Changes(data=data, rows=rows, model=model))
     given = (_read_params(params) if params else {}) | dict(_name_and_value(text) for text in values or ())
     given_to_search = search_arguments(file)
-    base = Space.of(given_to_search["space"]).baseline_values({}, file.baseline)
+    first = given_to_search["dataset"].choices.first
+    base = Space.of(given_to_search["space"]).baseline_values(first, file.baseline)
     found = score_once(
         given_to_search["model"],
         given_to_search["dataset"],
@@ -78,7 +79,7 @@ _SPELLED = {"True": True, "False": False, "None": None}
 def _name_and_value(text: str) -> tuple[str, Any]:
     """``temperature=0.7`` as Python, JSON or TOML read it; all else is a text, whose escapes (``\\n``) are read."""
     name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
+    if not equals or not all(word.isidentifier() for word in name.split(".")):
         raise InputError(f"{text!r} is no parameter; write NAME=VALUE, such as temperature=0.7")
     if value in _SPELLED:
         return name, _SPELLED[value]

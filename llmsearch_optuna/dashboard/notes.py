@@ -50,6 +50,8 @@ def study_note(data: ReportData) -> str:
     lines += [f"- {name}: {inline(value)}" for name, value in facts.items() if value]
     if data.recommended_params:
         lines += ["", "Recommended parameters:", "", fenced(_json(data.recommended_params))]
+    if data.recommended_task_options:
+        lines += ["", "With this of the task:", "", fenced(_json(data.recommended_task_options))]
     if data.first_prompt:
         lines += ["", "The first prompt:", "", fenced(_visible(_tail(data.first_prompt, 600)))]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -352,19 +352,20 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
     """
     rows, served = prepared.plan.rows, prepared.served
     opening = enumerate(_opening(prepared, min(n_trials, in_flight)))
-    wanted = {_tag(number): params for number, params in opening if params is not None}
+    wanted = {number: params for number, params in opening if params is not None}
     requests = [
         request
-        for tag, params in wanted.items()
-        for request in rows.requests(params, tag, order=rows.order[: rows.steps[0]])
+        for number, params in wanted.items()
+        for request in rows.requests(params, _tag(number), order=rows.order[: rows.steps[0]])
     ]
+    params_of_tag: dict[Hashable, GenerationParams] = {_tag(number): params for number, params in wanted.items()}
     records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
     server = ThroughputMeter(served.backend, lambda: served.stats)
 
     def take(finished: Sequence[Finished]) -> None:
         for item in finished:
             if item.completion is not None:
-                records[item.request.params].append(RowRecord.of(item))
+                records[params_of_tag[item.request.tag]].append(RowRecord.of(item))
 
     decode_all(server, requests, take)
     return Probe(records, list(server.spans), int(served.stats.get("cache_bytes", 0)))

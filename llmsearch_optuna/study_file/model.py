@@ -34,6 +34,9 @@ from llmsearch_optuna.options import Inputs, SearchOptions, TaskOptions, every_o
 from llmsearch_optuna.redaction import redacted
 from llmsearch_optuna.study_file.locations import place, place_of_mention
 
+if TYPE_CHECKING:
+    from llmsearch_optuna.task.choices import TaskChoices
+
 DEMO = "demo"
 """As a model's or dataset's name: the bundled chat model, the bundled dialogues."""
 
@@ -230,6 +233,8 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         file = StudyFile.model_validate(values)
     except ValidationError as problem:
         raise InputError("\n".join(_explain(error, text, name) for error in _of_one_form(problem.errors()))) from None
+    with _placed(name, lambda said: place_of_mention(text, said, "data")):
+        check_choices(file)
     with _placed(name, lambda said: place_of_mention(text, said, "space")):
         check_space(file)
     with _placed(name, lambda said: place_of_mention(text, said, "baseline")):
@@ -269,18 +274,28 @@ def study_file_text(file: StudyFile) -> str:
     return tomli_w.dumps(file.model_dump(exclude_none=True))
 
 
+def check_choices(file: StudyFile) -> TaskChoices:
+    """Return what of the task is searched; raises InputError where prompts or messages cannot be told apart."""
+    from llmsearch_optuna.task.choices import TaskChoices
+
+    data = file.data.model_dump()
+    return TaskChoices.of(data["prompt"], data["system"], data["chat_template_kwargs"])
+
+
 def check_space(file: StudyFile) -> Any:
     """Return the file's space, ready for `search`; raises InputError where a name or a value is not allowed."""
     from llmsearch_optuna.space.space import Space
 
-    return Space.from_tables(file.space)
+    space = Space.from_tables(file.space)
+    space.with_choices(check_choices(file))
+    return space
 
 
 def check_baseline(file: StudyFile) -> None:
     """Raise InputError where a name or a value of the baseline is not allowed."""
     from llmsearch_optuna.optimize.baselines import Baselines
 
-    Baselines.of(file.baseline, file.baselines)
+    Baselines.of(file.baseline, file.baselines).labelled(check_choices(file))
     _check_values({} if isinstance(file.baseline, str) else file.baseline or {})
     for values in (file.baselines or {}).values():
         _check_values(values)
@@ -290,6 +305,7 @@ def check_try_first(file: StudyFile) -> None:
     """Raise InputError where a name or a value of what is to be tried first is not allowed."""
     for values in file.try_first or ():
         _check_values(values)
+        check_choices(file).labelled(values)
 
 
 def check_constraints(file: StudyFile) -> None:
@@ -383,17 +399,30 @@ def _changed(section: Any, **values: Any) -> Any:
 
 
 def _of_one_form(errors: Sequence[Any]) -> list[Any]:
-    """Without what is said only because a value might have been a table, or a table a value."""
-    return [
+    """Without what is said only because a value might have been a table, or a table a value.
+
+    Of a value that may have several forms the deepest errors count, each once.
+    """
+    kept = [
         error
         for error in errors
         if not (error["type"] == "literal_error" and isinstance(error["input"], dict))
         and not (error["type"] == "model_type" and isinstance(error["input"], str))
     ]
+    depth: dict[Any, int] = {}
+    for error in kept:
+        depth[error["loc"][:2]] = max(depth.get(error["loc"][:2], 0), len(_keys(error)))
+    found = {(*_keys(e), e["msg"]): e for e in reversed(kept) if len(_keys(e)) == depth[e["loc"][:2]]}
+    return list(reversed(found.values()))
+
+
+def _keys(error: Mapping[str, Any]) -> list[Any]:
+    """Where an error is in the file, without the forms that a value may have."""
+    return [key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in _UNION_MEMBERS))]
 
 
 def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
-    keys = [key for key in error["loc"] if not (isinstance(key, str) and ("[" in key or key in _UNION_MEMBERS))]
+    keys = _keys(error)
     where = f"{name}{place(text, keys)}: {'.'.join(str(key) for key in keys) or 'the file'}"
     if error["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
@@ -406,7 +435,7 @@ def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     return f"{where} = {redacted(repr(error['input']))}: {message[:1].lower()}{message[1:]}"
 
 
-_UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict", "PrunerSection"})
+_UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict", "PrunerSection", "Message"})
 
 
 def _known_keys(path: Sequence[Any]) -> list[str]:

@@ -256,9 +256,9 @@ class Task:
         )
         if not choices:
             return prepared
+        prepared = replace(prepared, choices=choices)
         return replace(
             prepared,
-            choices=choices,
             variants=tuple(variant.of(prepared) for variant in made),
             description={
                 **prepared.description,

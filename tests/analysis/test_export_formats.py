@@ -124,3 +124,42 @@ def test_an_unknown_program_is_refused_with_those_that_are_known() -> None:
 def test_greedy_is_greedy_everywhere(program: str) -> None:
     text = "".join(files_for(program, GenerationParams.of({"max_new_tokens": 8})).values())
     assert any(said in cleandoc(text) for said in ('"temperature": 0.0', "temperature 0.0", '"do_sample": false'))
+
+
+ASKED = {
+    "prompt": "Sum up: {text}",
+    "system": 'Be "brief",\nplease.',
+    "chat_template_kwargs": {"enable_thinking": False},
+}
+CHOSEN = {"prompt": "short", "system": "brief", "chat_template_kwargs.enable_thinking": False}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_was_chosen_of_the_task_changes_no_parameter(program: str) -> None:
+    plain, chosen = files_for(program, params()), files_for(program, params(**CHOSEN))
+    assert plain == chosen
+
+
+def test_what_was_chosen_of_the_task_stands_where_there_is_a_place() -> None:
+    files = {program: files_for(program, params(**CHOSEN), ASKED) for program in PROGRAMS}
+    for program in ("vllm", "sglang", "llama.cpp"):
+        assert json.loads(files[program]["request.json"])["chat_template_kwargs"] == {"enable_thinking": False}
+    serve = command(files["llama.cpp"]["serve.sh"])
+    assert json.loads(after(serve, "--chat-template-kwargs")) == {"enable_thinking": False}
+    assert files["ollama"]["Modelfile"].endswith('SYSTEM """Be "brief",\nplease."""\n')
+    assert json.loads(files["inspect"]["generate_config.json"])["system_message"] == ASKED["system"]
+    line = files["lm-eval"]["evaluate.sh"].removeprefix("#!/bin/sh\n")
+    assert after(shlex.split(line), "--system_instruction") == ASKED["system"]
+    (call,) = [
+        node for node in ast.walk(ast.parse(files["openai"]["request.py"]))
+        if isinstance(node, ast.keyword) and node.arg == "messages"
+    ]  # fmt: skip
+    assert ast.literal_eval(call.value) == [
+        {"role": "system", "content": ASKED["system"]}, {"role": "user", "content": ASKED["prompt"]}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("system", ['Say "yes"', 'Three """ marks'])
+def test_a_modelfile_refuses_a_message_that_it_cannot_hold(system: str) -> None:
+    with pytest.raises(InputError, match="a Modelfile cannot hold a system message"):
+        files_for("ollama", params(), {"system": system})
