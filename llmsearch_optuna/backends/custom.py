@@ -168,6 +168,11 @@ class CustomBackend(EngineBackend):
         return None if reason is None else str(reason)
 
     @property
+    def steers_thoughts(self) -> bool:
+        """Whether the object says that it ends thoughts itself."""
+        return bool(self._member("steers_thoughts", super().steers_thoughts))
+
+    @property
     def capacity(self) -> int:
         """How many requests it can make use of at the moment."""
         return self._count("capacity", super().capacity, least=1)

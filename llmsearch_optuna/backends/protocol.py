@@ -169,6 +169,14 @@ class EngineBackend(ABC):
         """Say what of these parameters the backend cannot apply; None where it applies all. Default: None."""
         return None
 
+    @property
+    def steers_thoughts(self) -> bool:
+        """Whether it ends thoughts itself (``thinking_budget``), for which it has to know where the model thinks.
+
+        Default: False, for a backend that hands this on.
+        """
+        return False
+
     def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> Sequence[str]:
         """Try what a new study searches on a few rows, and return what its owner should know. Default: nothing.
 

@@ -121,6 +121,7 @@ class BatchRunner:
                 [row_key(ids, request.occurrence, request.replicate) for request, ids in batch.requests],
                 self._tokenizer_decode_args,
                 self._encoder_cache,
+                first.reasoning,
             )
         except DecodingError as error:
             for request, _ in batch.requests:

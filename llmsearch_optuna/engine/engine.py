@@ -30,7 +30,7 @@ from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
-from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, reasoning_span
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, reasoning_span, unknown_span
 from llmsearch_optuna.engine.sampling.stop import check_decode_args
 from llmsearch_optuna.engine.scheduler import Scheduler, estimated_rows
 from llmsearch_optuna.engine.sequence import SequenceFactory
@@ -303,6 +303,11 @@ class Engine(EngineBackend):
             self._counters.forget(tag)
         return [completions[row] for row in range(len(requests))]
 
+    @property
+    def steers_thoughts(self) -> bool:
+        """Whether it ends thoughts itself: it does."""
+        return True
+
     def refusal(self, params: Mapping[str, Any]) -> str | None:
         """Say which of these parameters are none of an engine's; None where there is none."""
         if of_task := [name for name in params if is_of_task(name)]:
@@ -313,7 +318,8 @@ class Engine(EngineBackend):
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
         for request in requests:
-            if (reason := self.refusal(request.params)) is not None:
+            reason = self.refusal(request.params) or unknown_span(request.params, request.reasoning)
+            if reason is not None:
                 self._scheduler.fail(request, DecodingError(reason))
                 continue
             try:

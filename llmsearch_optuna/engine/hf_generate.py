@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from llmsearch_optuna.engine.request import FinishReason
     from llmsearch_optuna.engine.sampling.params import GenerationParams
+    from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 
 logger = logging.getLogger("llmsearch_optuna.engine")
 
@@ -65,6 +66,7 @@ def generate_plain(
     row_keys: Sequence[int],
     decode_args: Mapping[str, Any] | None = None,
     encoder_cache: EncoderCache | None = None,
+    reasoning: ReasoningSpan | None = None,
 ) -> list[PlainResult | DecodingError]:
     """Decode prompts through ``model.generate``, as if each were alone.
 
@@ -77,6 +79,7 @@ def generate_plain(
         row_keys: One for each prompt; seeds what draws random numbers.
         decode_args: What the tokenizer's ``decode`` is called with.
         encoder_cache: What an encoder made of prompts earlier, and takes what it makes now; None keeps nothing.
+        reasoning: Between which markers the model thinks; None where it does not.
 
     Returns:
         For each prompt its new tokens (the ending one included), why it ended, and the text; the error of a row whose
@@ -90,7 +93,7 @@ def generate_plain(
         raise DecodingError(reason)
     config = _generation_config(params)
     stopper = Stopper(params, tokenizer, decode_args)
-    call = _Call(model, tokenizer, params, config, decode_args or {}, encoder_cache or EncoderCache(0))
+    call = _Call(model, tokenizer, params, config, decode_args or {}, encoder_cache or EncoderCache(0), reasoning)
     results: list[PlainResult | DecodingError | None] = [None] * len(prompts_token_ids)
     with _without_own_defaults(call.holder):
         for rows in call.batches(prompts_token_ids):
@@ -134,6 +137,7 @@ class _Call:
         config: GenerationConfig,
         decode_args: Mapping[str, Any],
         encoder_cache: EncoderCache,
+        reasoning: ReasoningSpan | None,
     ) -> None:
         self.model: Any = model
         self.holder = _holder(model)
@@ -142,6 +146,7 @@ class _Call:
         self._config = config
         self._decode_args = decode_args
         self._encoder_cache = encoder_cache
+        self._reasoning = reasoning
         self._is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self._breakers = breakers_of(params, tokenizer)
         self._takes_mask = "attention_mask" in inspect.signature(self.holder.forward).parameters
@@ -184,7 +189,8 @@ class _Call:
                 decode_args=self._decode_args,
             )
             extra["stopping_criteria"] = StoppingCriteriaList([stop])
-        own = own_processors(self._params, self._breakers, [row_key] if self._draws else None, prompt_length=start)
+        keys = [row_key] if self._draws else None
+        own = own_processors(self._params, self._breakers, keys, prompt_length=start, reasoning=self._reasoning)
         numbers = NumbersOnly(len(prompts))
         extra["logits_processor"] = LogitsProcessorList([numbers, *own])
         if "token_healing" in self._params:

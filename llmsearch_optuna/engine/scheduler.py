@@ -285,7 +285,7 @@ class Scheduler:
         while (
             self._queue
             and len(batch) < most
-            and (self._queue[0][0].tag, self._queue[0][0].params) == (first.tag, first.params)
+            and _told(self._queue[0][0]) == _told(first)
             and self.generate_reason(*self._queue[0]) is not None
         ):
             batch.append(self._queue.popleft())
@@ -326,6 +326,11 @@ def estimated_rows(runner: ModelRunner, cache_budget: int) -> int:
         kept = cache_budget if config.is_encoder_decoder else 0  # of a decoder nothing is kept here
         fitting = rows_that_fit(free_bytes(device) - kept, per_token, runner.vocab_size)
     return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))
+
+
+def _told(request: Request) -> tuple[object, ...]:
+    """What requests of one call of ``model.generate`` have in common."""
+    return request.tag, request.params, request.reasoning
 
 
 def _is_ready(sequence: RunningSequence) -> bool:

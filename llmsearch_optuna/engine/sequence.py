@@ -135,6 +135,7 @@ class BeamSequence:
             stopper=stopper,
             vocab_size=vocab_size,
             dry_breakers=dry_breakers,
+            reasoning=request.reasoning,
         )
         self._nodes: dict[tuple[int, ...], Node] = {(): tree.root}
         tree.root.acquire()

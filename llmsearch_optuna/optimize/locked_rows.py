@@ -113,7 +113,7 @@ class LockedRows:
         params = self.study.params(number)
         if self.served.model.takes_messages:
             params = self._without_special_tokens(params)
-        if (problem := self.served.backend.refusal(params.decoding)) is not None:
+        if (problem := self.served.refusal(params.decoding, self.rows.task.reasoning)) is not None:
             raise InputError(f"{self.served.name} cannot decode with the parameters of trial {number}: {problem}")
         return params
 

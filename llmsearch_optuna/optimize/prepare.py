@@ -125,7 +125,7 @@ def prepare(
     plan = make_plan(
         ready, served, checked, pruner, options, algorithm, wanted.checked(ready), constraints.checked(ready)
     )
-    check_supported(checked, served, plan.baseline)
+    check_supported(checked, served, plan.baseline, reasoning=ready.reasoning)
     served.expect(requests_for(ready, plan.baseline, ("search", 0), order=expected_rows(ready), replicates=[0]))
     suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):

@@ -21,6 +21,8 @@ from llmsearch_optuna.backends.server import connect, is_address
 from llmsearch_optuna.backends.vllm import is_vllm, open_vllm
 from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan, unknown_span
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
@@ -75,6 +77,16 @@ class ResolvedEngine:
     def stats(self) -> Mapping[str, Any]:
         """The backend's counters; empty where it keeps none."""
         return _counters(self.backend.stats)
+
+    def refusal(self, params: GenerationParams, reasoning: ReasoningSpan | None) -> str | None:
+        """Say what of these parameters cannot be had here; None where all can.
+
+        Args:
+            params: One configuration, without what it says of the task.
+            reasoning: Between which markers the model thinks.
+        """
+        problem = self.backend.refusal(params)
+        return unknown_span(params, reasoning) if problem is None and self.backend.steers_thoughts else problem
 
     def tag_stats(self, tag: Hashable) -> Mapping[str, Any]:
         """The backend's counters for one trial; empty where it keeps none."""

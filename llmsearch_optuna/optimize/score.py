@@ -14,6 +14,7 @@ from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
+from llmsearch_optuna.engine.sampling.reasoning import reasoning_span
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.metrics.weighted import WeightedMetric
@@ -70,7 +71,8 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):
         logger.warning("%s", warning)
-    if (problem := served.backend.refusal(checked.decoding)) is not None:
+    span = reasoning_span(task.reasoning, served.tokenizer)
+    if (problem := served.refusal(checked.decoding, span)) is not None:
         raise InputError(problem)
     prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages).under(checked)
     prepared.check_lengths(served.prompt_tokens, served.positions, checked.max_new_tokens)

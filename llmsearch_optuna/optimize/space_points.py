@@ -11,24 +11,28 @@ import numpy as np
 from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.space.space import BRANCH, Space
 
 
-def check_supported(space: Space, served: ResolvedEngine, *configurations: GenerationParams) -> None:
+def check_supported(
+    space: Space, served: ResolvedEngine, *configurations: GenerationParams, reasoning: ReasoningSpan | None = None
+) -> None:
     """Make sure that what decodes can apply what is going to be tried.
 
     Args:
         space: What is searched.
         served: What decodes.
         configurations: Tried in any case: the baseline.
+        reasoning: Between which markers the model thinks.
 
     Raises:
         InputError: It cannot; names every such parameter, and who takes it.
     """
     points = [point for _, point in _points(space, served.defaults)]
-    problems = {served.backend.refusal(params.decoding): None for params in [*configurations, *points]}
+    problems = {served.refusal(params.decoding, reasoning): None for params in [*configurations, *points]}
     told = [problem for problem in problems if problem is not None]
     if told:
         raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")

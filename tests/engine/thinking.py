@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import AddedToken
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.engine.sampling.gumbel import gumbel, row_key
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 from tests.tiny import llama_config, make_tokenizer, random_llama
 
@@ -86,3 +89,47 @@ def opened_by_hand(prompt: Sequence[int], span: ReasoningSpan) -> bool:
 
 def ends_with(tokens: Sequence[int], marker: Sequence[int]) -> bool:
     return len(tokens) >= len(marker) and list(tokens[len(tokens) - len(marker) :]) == list(marker)
+
+
+def by_hand(model: Any, prompt: Sequence[int], params: GenerationParams, span: ReasoningSpan) -> tuple[int, ...]:
+    """One whole forward a token, and the definition of the budget; temperature, top_k and the repetition penalty."""
+    written: list[int] = []
+    while len(written) < params.max_new_tokens:
+        token = closing_by_hand(prompt, written, span, params.get("thinking_budget"))
+        if token is None:
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *written]])).logits[0, -1].float().numpy()
+            token = picked_by_hand(logits.copy(), prompt, written, params)
+        written.append(token)
+        if token in params.eos_token_ids:
+            break
+    return tuple(written)
+
+
+def closing_by_hand(
+    prompt: Sequence[int], written: Sequence[int], span: ReasoningSpan, budget: int | None
+) -> int | None:
+    """The first token of what is still missing of the end marker, once so many tokens have been thought."""
+    _, began, ended = span_by_hand(prompt, written, span)
+    if budget is None or began is None or ended is not None or len(written) - began < budget:
+        return None
+    thought = written[began:]
+    for size in range(1, len(span.end_ids) + 1):
+        missing = span.end_ids[-size:]
+        if ends_with([*thought, *missing], span.end_ids):
+            return missing[0]
+    raise AssertionError("a whole marker ends with itself")
+
+
+def picked_by_hand(scores: np.ndarray, prompt: Sequence[int], written: Sequence[int], params: Mapping[str, Any]) -> int:
+    if "repetition_penalty" in params:
+        penalty = np.float32(params["repetition_penalty"])
+        for token in {*prompt, *written}:
+            scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
+    if not params.get("do_sample"):
+        return int(np.argmax(scores))
+    scores = scores / np.float32(params.get("temperature", 1.0))
+    if size := params.get("top_k", 0):
+        scores[scores < np.sort(scores)[-size]] = -np.inf
+    noise = gumbel(params.get("generation_seed", 0), [row_key(prompt)], [len(written)], np.arange(len(scores))[None])[0]
+    return int(np.argmax(scores.astype(np.float64) + noise))

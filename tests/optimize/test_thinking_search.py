@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from llmsearch_optuna.api import score, search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
-from llmsearch_optuna.errors import StudyError
+from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.report.page import write_report
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.salvage import salvage
@@ -172,3 +172,28 @@ def test_whether_a_model_thinks_can_be_searched(tmp_path: Path) -> None:
         opened = bool(json.loads(json.dumps(trial.user_attrs["params"]))["chat_template_kwargs.open_thinking"])
         thoughts.setdefault(opened, set()).add(all(r.reasoning is not None for r in result.records(trial.number)))
     assert thoughts == {True: {True}, False: {False}}
+
+
+BUDGETS = {"max_new_tokens": 18, "thinking_budget": IntDistribution(0, 12, step=3)}
+
+
+def test_a_budget_can_be_searched_and_a_study_goes_on_with_it(tmp_path: Path) -> None:
+    for name in ("halves", "whole"):
+        (tmp_path / name).mkdir()
+    whole = run(tmp_path / "whole", space=BUDGETS, n_trials=5)
+    run(tmp_path / "halves", space=BUDGETS, n_trials=2)
+    assert facts(run(tmp_path / "halves", space=BUDGETS, n_trials=5)) == facts(whole)
+    budgets = {trial.number: trial.params["thinking_budget"] for trial in whole.trials if trial.params}
+    assert len(set(budgets.values())) > 1
+    for number, budget in budgets.items():
+        assert all(record.reasoning_tokens <= budget + 1 for record in whole.records(number))
+        assert all(record.completion.answer_tokens > 0 for record in whole.records(number))
+
+
+def test_a_budget_without_markers_is_refused_before_the_first_trial(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="thinking_budget has to know between which tokens"):
+        run(tmp_path, space=BUDGETS, reasoning=False)
+    rows = [{"q": "How", "a": "7"}]
+    asked: dict[str, Any] = {"prompt": "{q}", "reference": "a", "metric": length, "reasoning": False}
+    with pytest.raises(InputError, match="thinking_budget has to know between which tokens"):
+        score(thinking_model(), rows, {"max_new_tokens": 9, "thinking_budget": 2}, thinking_tokenizer(), **asked)

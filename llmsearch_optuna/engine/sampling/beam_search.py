@@ -27,6 +27,7 @@ from llmsearch_optuna.engine.sampling.dry import Breakers
 from llmsearch_optuna.engine.sampling.gumbel import gumbel
 from llmsearch_optuna.engine.sampling.logits_processors import logits_processors_of
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan, ReasoningState
 from llmsearch_optuna.engine.sampling.row_scores import RowScores
 from llmsearch_optuna.engine.sampling.sampler import supports
 from llmsearch_optuna.errors import DecodingError
@@ -91,6 +92,7 @@ class _BeamRow:
     prompt_length: int
     seen: Ints
     dry_breakers: Breakers
+    reasoning: ReasoningState | None = None
 
 
 class BeamSearch:
@@ -107,6 +109,7 @@ class BeamSearch:
         stopper: Tells why a path is complete, beside an ending token or the length; None where nothing else stops.
         vocab_size: Number of logits.
         dry_breakers: The sequence breakers of DRY.
+        reasoning: Between which markers the model thinks.
 
     Raises:
         DecodingError: A parameter is in force that only ``model.generate`` applies.
@@ -121,6 +124,7 @@ class BeamSearch:
         stopper: Stopper | None = None,
         vocab_size: int,
         dry_breakers: Breakers | None = None,
+        reasoning: ReasoningSpan | None = None,
     ) -> None:
         reason = supports(params)
         if reason is not None:
@@ -136,6 +140,7 @@ class BeamSearch:
         self._stopper = stopper
         self._vocab_size = vocab_size
         self._dry_breakers: Breakers = {} if dry_breakers is None else dry_breakers
+        self._reasoning = reasoning if "thinking_budget" in params else None
         self._processors = logits_processors_of(params)
         self._prompt_seen = np.unique(np.asarray(prompt_token_ids, dtype=np.int64))
         self._prompt_length = len(prompt_token_ids)
@@ -237,7 +242,11 @@ class BeamSearch:
     def _row(self, beam: int) -> _BeamRow:
         context = self._beams.contexts[beam]
         seen = np.concatenate((self._prompt_seen, context[self._prompt_length :]))
-        return _BeamRow(cast("Sequence[int]", context), self._prompt_length, seen, self._dry_breakers)
+        reasoning = None
+        if self._reasoning is not None:
+            tokens = context.tolist()
+            reasoning = self._reasoning.state(tokens[: self._prompt_length], tokens[self._prompt_length :])
+        return _BeamRow(cast("Sequence[int]", context), self._prompt_length, seen, self._dry_breakers, reasoning)
 
     def _after_plainly(self, scores: Mapping[Path, Candidates]) -> Beams | None:
         """Without processors no beam can place more than its best `_keep` tokens, so the rest is never looked at."""

@@ -1,6 +1,6 @@
 """Truncations of our own that transformers lacks: tail-free, top-a and top-n-sigma sampling.
 
-See also `mirostat`, `penalties`, `dry` and `xtc`.
+See also `mirostat`, `penalties`, `dry`, `xtc` and `thinking_budget`.
 
 Ordinary logits processors, usable alone with ``model.generate(logits_processor=…)``. ``generate`` applies such
 processors before its own warpers, so they see the distribution at temperature 1; so does our engine.
@@ -19,6 +19,8 @@ from llmsearch_optuna.engine.sampling.dry import Breakers, Dry, DryLogitsProcess
 from llmsearch_optuna.engine.sampling.mirostat import MirostatLogitsWarper
 from llmsearch_optuna.engine.sampling.param_specs import check_value
 from llmsearch_optuna.engine.sampling.penalties import PresenceFrequencyLogitsProcessor
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
+from llmsearch_optuna.engine.sampling.thinking_budget import ThinkingBudgetLogitsProcessor
 from llmsearch_optuna.engine.sampling.xtc import DEFAULT_THRESHOLD, XTCLogitsWarper
 
 
@@ -125,6 +127,7 @@ def own_processors(
     breakers: Breakers | None = None,
     row_keys: Sequence[int] | None = None,
     prompt_length: int | None = None,
+    reasoning: ReasoningSpan | None = None,
 ) -> LogitsProcessorList:
     """The processors that ``model.generate(logits_processor=…)`` needs beside ``params.to_hugging_face()``.
 
@@ -133,6 +136,7 @@ def own_processors(
         breakers: The sequence breakers of DRY, see `breakers_of`.
         row_keys: Whose coins XTC throws, one for each prompt; None makes them of the prompts.
         prompt_length: Columns of ``input_ids`` before the first generated token; None lets the processors find out.
+        reasoning: Between which markers the model thinks; what ``thinking_budget`` needs to know.
     """
     processors = LogitsProcessorList()
     presence, frequency = params.get("presence_penalty", 0.0), params.get("frequency_penalty", 0.0)
@@ -153,4 +157,6 @@ def own_processors(
         if (probability := params.get("xtc_probability")) is not None:
             threshold, seed = params.get("xtc_threshold", DEFAULT_THRESHOLD), params.get("generation_seed", 0)
             processors.append(XTCLogitsWarper(probability, threshold, seed, row_keys, prompt_length))
+    if (budget := params.get("thinking_budget")) is not None and reasoning is not None:
+        processors.append(ThinkingBudgetLogitsProcessor(budget, reasoning, prompt_length))
     return processors

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llmsearch_optuna.engine.sampling.dry import Dry, DryPenalty
 from llmsearch_optuna.engine.sampling.penalties import PresenceFrequencyPenalty
 from llmsearch_optuna.engine.sampling.row_scores import ProcessedRow, RowScores
+from llmsearch_optuna.engine.sampling.thinking_budget import ThinkingBudget
 
 LogitsProcessor = Callable[[RowScores, ProcessedRow], None]
 
@@ -53,6 +54,8 @@ def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ..
         processors.append(PresenceFrequencyPenalty(presence, frequency))
     if (dry := Dry.of(params)) is not None:
         processors.append(DryPenalty(dry))
+    if (budget := params.get("thinking_budget")) is not None:
+        processors.append(ThinkingBudget(budget))
     return tuple(processors)
 
 

@@ -27,7 +27,7 @@ returned.
 OWN_NAMES = (
     *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
     *("frequency_penalty", "generation_seed", "min_tokens", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
-    *("presence_penalty", "stop", "stop_token_sequences", "tfs", "top_a", "top_n_sigma"),
+    *("presence_penalty", "stop", "stop_token_sequences", "tfs", "thinking_budget", "top_a", "top_n_sigma"),
     *("xtc_probability", "xtc_threshold"),
 )
 SERVER_NAMES = ("reasoning_effort", "repeat_last_n", "response_format", "thinking_token_budget")
@@ -468,6 +468,8 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     ),
     "xtc_probability": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (0 switches it off)", 0.0),
     "xtc_threshold": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (left out it is 0.1)", 0.1),
+    # thinking models (see thinking_budget)
+    "thinking_budget": ParamSpec(_integer(0), "a number of tokens from 0"),
     # servers only
     "repeat_last_n": ParamSpec(_integer(0), "a number of tokens from 0"),
     "reasoning_effort": ParamSpec(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),

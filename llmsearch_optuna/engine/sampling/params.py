@@ -287,6 +287,8 @@ def _one_name(values: dict[str, Any]) -> dict[str, Any]:
             "min_tokens holds back stop strings and stop tokens in vLLM, too, which is not possible here. Give "
             "min_new_tokens, which holds back the end-of-sequence token, or leave the stops out."
         )
+    if values.get("thinking_budget") is not None and values.get("thinking_token_budget") is not None:
+        raise InputError("thinking_token_budget is a server's name for thinking_budget. Give only thinking_budget.")
     for other, name in _OTHER_NAMES.items():
         if other not in values:
             continue
@@ -386,6 +388,9 @@ def _drop_what_others_make_void(values: dict[str, Any]) -> None:
         values.pop("cache_config", None)
     if isinstance(values.get("cache_implementation"), _Unusable):
         del values["cache_implementation"]
+    budget = values.get("thinking_budget")
+    if isinstance(limit, int) and isinstance(budget, int) and budget >= limit:
+        del values["thinking_budget"]  # no thought is that long
     if values.get("dry_penalty_last_n") == 0:
         values.pop("dry_multiplier", None)
     if (values.get("xtc_threshold") or 0.0) > 0.5:  # two tokens cannot be as likely as that

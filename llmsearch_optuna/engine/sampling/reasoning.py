@@ -196,6 +196,25 @@ class ReasoningState:
         """How many tokens have been generated since the span began."""
         return 0 if self.began is None else self._length - self.began
 
+    def closing(self, budget: int) -> int | None:
+        """The token of the end marker with which a thought of this many tokens goes on; None where it is not over.
+
+        Where the thought ends with the beginning of the marker, the rest of it is enough.
+
+        >>> state = ReasoningSpan("<", ">", start_ids=(7,), end_ids=(8, 9)).state([], [7, 5])
+        >>> state.closing(2), state.closing(1)
+        (None, 8)
+
+        Args:
+            budget: How many tokens may be thought before the marker.
+        """
+        if not self.is_inside or self.inside < budget:
+            return None
+        end = self.span.end_ids
+        longest = min(len(end) - 1, self.inside)
+        known = next((size for size in range(longest, 0, -1) if self._ends_with(end[:size])), 0)
+        return end[known]
+
     @property
     def reasoning_tokens(self) -> int:
         """How many generated tokens belong to the span, its markers included."""
@@ -228,6 +247,20 @@ def reasoning_span(given: ReasoningOption, tokenizer: Any = None) -> ReasoningSp
         return None if known is None else _with_tokens(known.start, known.end, tokenizer)
     start, end = given  # type: ignore[misc]  # checked
     return _with_tokens(start, end, tokenizer)
+
+
+def unknown_span(params: Mapping[str, Any], span: ReasoningSpan | None) -> str | None:
+    """Say which of these parameters have to know where the model thinks, where that is not known; else None."""
+    asking = [name for name in _ABOUT_THINKING if name in params]
+    if not asking or (span is not None and span.end_ids):
+        return None
+    return (
+        f"{', '.join(asking)} has to know between which tokens the model thinks, and its tokenizer and chat template "
+        'do not say: give reasoning=("<think>", "</think>"), or what the model writes'
+    )
+
+
+_ABOUT_THINKING = ("thinking_budget",)
 
 
 def check_reasoning(given: Any) -> None:
