@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (the first time takes some minutes)"
 	@$(PIP_INSTALL) $(TORCH)
-	@$(PIP_INSTALL) -e '.[bitsandbytes,dashboard,gguf,notebooks,peft,ray,server,test,dev]'
+	@$(PIP_INSTALL) -e '.[bitsandbytes,dashboard,gguf,lm-eval,notebooks,peft,ray,server,test,dev]'
 	@$(PIP_INSTALL) --no-deps $(BARE)
 	@touch $@
 

@@ -58,11 +58,14 @@ class Inputs(TypedDict):
         Any,
         Option(
             "Rows (a list of dicts, a DataFrame, a Dataset), a file, a hub id, or a Task.",
+            more="Or a task of another library, with its prompts, references and metric: ``lm_eval:gsm8k``, "
+            "``inspect:file.py@task``; see docs/tasks.md.",
             key=Key(
                 "data",
                 "path",
                 type=str,
-                text='A .jsonl, .json, .csv or .parquet file, or a hub id; "demo" is the bundled dialogues.',
+                text="A .jsonl, .json, .csv or .parquet file, a hub id, or a task (lm_eval:gsm8k); "
+                '"demo" is the bundled dialogues.',
                 filled="demo",
             ),
         ),
@@ -132,9 +135,8 @@ class TaskOptions(TypedDict, total=False):
                 "data",
                 type=str | dict[str, float],
                 text="Built-in metric: rouge1, rouge2, rougeL, bleu, chrf, exact_match, json_valid, …; or several with "
-                "their weights: {rouge1 = 1.0, json_valid = 0.5}.",
+                "their weights: {rouge1 = 1.0, json_valid = 0.5}. Tasks of lm-eval and inspect have their own.",
                 filled="rouge1",
-                is_required=True,
             ),
         ),
     ]

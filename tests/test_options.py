@@ -160,7 +160,7 @@ def test_the_task_takes_the_options_that_describe_it() -> None:
     from llmsearch_optuna.task.task import Task
 
     of_task = {field.name: field.default for field in fields(Task)}
-    assert set(of_task) - {"dataset", "name"} == set(declared(options.TaskOptions))
+    assert set(of_task) - {"dataset", "name", "generation"} == set(declared(options.TaskOptions))
     for name, option in declared(options.TaskOptions).items():
         assert of_task[name] in (option.default, option.left_out)
 

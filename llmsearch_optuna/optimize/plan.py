@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
@@ -226,7 +227,14 @@ def make_plan(
                 "%d held-out prompts cannot show that %s %s holds, even where every answer is right; it takes %d",
                 *(prompts, name, constraints.limits[name], needed),
             )
-    note = baseline_note(space, first, served.defaults, is_given=baseline is not None, name=baselines.name)
+    note = baseline_note(
+        space,
+        first,
+        served.defaults,
+        is_given=baseline is not None,
+        name=baselines.name,
+        of_task=task.description.get("generation", {}),
+    )
     all_named = {**({baselines.name: first} if baselines.name else {}), **beside}
     return Plan(
         task,
@@ -321,7 +329,13 @@ def _candidate_of(space: Space, defaults: Mapping[str, Any], params: GenerationP
 
 
 def baseline_note(
-    space: Space, baseline: GenerationParams, defaults: Mapping[str, Any], *, is_given: bool, name: str = ""
+    space: Space,
+    baseline: GenerationParams,
+    defaults: Mapping[str, Any],
+    *,
+    is_given: bool,
+    name: str = "",
+    of_task: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Return what the baseline is, and what the space fixes that it has not, in words for people.
 
@@ -331,9 +345,12 @@ def baseline_note(
         defaults: The model's generation configuration.
         is_given: Whether the user gave a baseline.
         name: What it is called, where it has a name.
+        of_task: What the task lays over the model's generation configuration.
     """
     given = f"{name!r} of baselines=" if name else "what baseline= says"
     origin = given if is_given else "the model's generation configuration"
+    if of_task and not is_given:
+        origin += f", with what the task says ({', '.join(f'{name}={value!r}' for name, value in of_task.items())})"
     text = f"The baseline is {origin}, up to {baseline.max_new_tokens} new tokens."
     try:
         fixed = GenerationParams.of({**baseline.canonical, **space.fixed}, defaults)

@@ -116,7 +116,7 @@ def prepare(
         metric=task.metric_name,
         postprocess=postprocess_of(task.postprocess),
     )
-    served = resolve_engine(model, tokenizer, options)
+    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
     ready = ready.as_started(task_of(_default_name(ready, served)))
     algorithm = algorithm_of(_default_name(ready, served))

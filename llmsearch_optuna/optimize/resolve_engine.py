@@ -8,7 +8,7 @@ engine.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -27,6 +27,9 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions
+
+_STOPS = frozenset({"stop", "stop_strings"})
+"""Two names of one parameter."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,14 @@ class ResolvedEngine:
     def tag_stats(self, tag: Hashable) -> Mapping[str, Any]:
         """The backend's counters for one trial; empty where it keeps none."""
         return _counters(self.backend.tag_stats(tag))
+
+    def with_defaults(self, generation: Mapping[str, Any] | None) -> ResolvedEngine:
+        """Return the same with generation parameters laid over the model's own, such as a task's stop strings."""
+        if not generation:
+            return self
+        said = {*generation, *(_STOPS if _STOPS & set(generation) else ())}
+        kept = {name: value for name, value in self.defaults.items() if name not in said}
+        return replace(self, model=replace(self.model, default_params={**kept, **generation}))
 
     def expect(self, requests: Iterable[Request]) -> None:
         """Tell the backend what it will be asked for in the long run."""

@@ -66,7 +66,7 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     task = Task.of(dataset, **part(TaskOptions, options))
     _refuse_space(params)
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
-    served = resolve_engine(model, tokenizer, options)
+    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
     checked = GenerationParams.of(task.choices.labelled(params), served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):

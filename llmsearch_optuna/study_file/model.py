@@ -339,10 +339,15 @@ def metric_name(file: StudyFile) -> str:
     """Return the metric's name for people.
 
     Raises:
-        InputError: There is no such metric, or it has no such options.
+        InputError: There is none, no such metric, or it has no such options.
     """
     from llmsearch_optuna.metrics.metric import Metric
+    from llmsearch_optuna.task.library_task import is_library_task
 
+    if file.data.metric is None:
+        if is_library_task(file.data.path):
+            return "the task's own"
+        raise InputError("data.metric is missing")
     return Metric.of(file.data.metric, options=file.data.metric_options).name
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsearch_optuna.study_file.model import StudyFile
+from llmsearch_optuna.task.library_task import LIBRARIES
 
 SCHEMA_NAME = "study.schema.json"
 PUBLISHED = Path(__file__).parent.parent / "data" / SCHEMA_NAME
@@ -26,6 +27,7 @@ def study_file_schema() -> dict[str, Any]:
     baseline["anyOf"] = [_ref("Fixed"), {"type": "string"}]
     found["properties"]["baselines"]["anyOf"] = [{"type": "object", "additionalProperties": _ref("Fixed")}]
     found["properties"]["try_first"]["anyOf"] = [{"type": "array", "items": _ref("Fixed")}]
+    found["$defs"]["DataSection"] |= {"if": _IS_NO_LIBRARY_TASK, "then": {"required": ["metric"]}}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "llmsearch-optuna study file"} | {
         key: value for key, value in plain(found).items() if key != "title"
     }
@@ -35,6 +37,9 @@ def schema_text() -> str:
     """Return the schema as its file has it."""
     return json.dumps(study_file_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
+
+_IS_NO_LIBRARY_TASK = {"properties": {"path": {"pattern": f"^(?!({'|'.join(LIBRARIES)}):)"}}}
+"""Other data come without a metric."""
 
 _SEARCHED: dict[str, Any] = {
     "description": "Searched: {low = 0.1, high = 1.2}, with log = true or step = …, or {choices = […]}.",

@@ -32,6 +32,7 @@ from llmsearch_optuna.task.choices import (
 )
 from llmsearch_optuna.task.content_hash import content_hash
 from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
+from llmsearch_optuna.task.library_task import is_library_task, read_library_task
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
 from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
@@ -65,7 +66,8 @@ class Task:
     ('2 + 2 = ?',)
 
     Attributes:
-        dataset: A datasets.Dataset, list of dicts, DataFrame, path to .jsonl/.json/.csv/.parquet, or hub name.
+        dataset: A datasets.Dataset, list of dicts, DataFrame, path to .jsonl/.json/.csv/.parquet, or hub name;
+            or a task of another library, such as ``"lm_eval:gsm8k"``, which has prompts, references and a metric.
         prompt: A template such as ``"Summarize: {dialogue}"``; ``callable(row)`` that returns a text or chat messages;
             ``callable(tokenizer, **columns)``, whose text is taken as ready for the model; or a list of chat
             messages whose contents are templates. None: the column ``prompt``. A list of several of these, or a dict
@@ -99,6 +101,8 @@ class Task:
         reasoning: Between which two texts the model thinks, such as ``("<think>", "</think>")``; what stands there is
             kept apart and not scored. By default (``"auto"``) they are those of the tokenizer and its chat template;
             False is for none.
+        generation: Generation parameters that the task is decoded with where nothing else is said, such as stop strings
+            that belong to its prompts: they are laid over the model's generation configuration.
     """
 
     dataset: Any
@@ -118,6 +122,7 @@ class Task:
     metric_options: Mapping[str, Any] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning: ReasoningOption = None
+    generation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
@@ -186,6 +191,8 @@ class Task:
         Raises:
             InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
         """
+        if is_library_task(self.dataset):
+            return self._of_library().read()
         rows = self._rows()
         columns = list(rows[0])
         self._metric()
@@ -194,6 +201,29 @@ class Task:
             with naming(labels):
                 make_prompter(variant.prompt, columns)
         return replace(self, dataset=list(rows), name=self.study_part, split=None, subset=None, limit=None)
+
+    def _of_library(self) -> Task:
+        """The task with what the library says; what the user says goes before it, but for the prompts."""
+        for name, value in (("prompt", self.prompt), ("split", self.split), ("subset", self.subset)):
+            if value is not None:
+                raise InputError(f"{name}={value!r} has no effect here: the task {self.dataset!r} says that itself")
+        if not isinstance(self.system, str | None):
+            raise InputError(f"system={self.system!r}: the prompts of {self.dataset!r} are made once; give one text")
+        says = self.chat_template_kwargs if self.chat_template is None else self.chat_template is not False
+        wraps = None if says is None else bool(says)
+        found = read_library_task(self.dataset, limit=self.limit, system=self.system, wraps=wraps)
+        of_metric = found.direction if self.metric is None else None
+        return replace(
+            self,
+            dataset=list(found.rows),
+            metric=self.metric or found.metric,
+            direction=self.direction or of_metric,
+            name=self.name or found.name,
+            system=None,
+            chat_template=(self.chat_template or True) if found.wraps else False,
+            generation={**found.generation, **(self.generation or {})},
+            limit=None,
+        )
 
     def prepare(
         self, tokenizer: Any = None, *, takes_messages: bool = False, tokens: PromptTokens | None = None
@@ -208,6 +238,8 @@ class Task:
         Raises:
             InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
         """
+        if is_library_task(self.dataset):
+            return self._of_library().prepare(tokenizer, takes_messages=takes_messages, tokens=tokens)
         rows = self._rows()
         columns = list(rows[0])
         check_rows_encodable(rows)
@@ -272,6 +304,8 @@ class Task:
 
         With a tokenizer the prompts are as the model will see them, and their tokens are counted.
         """
+        if is_library_task(self.dataset):
+            return self._of_library().preview(n, tokenizer)
         rows = self._rows()
         columns = list(rows[0])
         shown = rows[: max(n, 1)]
@@ -457,6 +491,8 @@ class Task:
         }
         if any(prompt.chat for prompt in prompts):
             described["messages"] = content_hash([prompt.chat and prompt.chat.messages for prompt in prompts])
+        if self.generation:
+            described["generation"] = dict(self.generation)
         if self.tokenizer_encode_args:
             described["tokenizer_encode_args"] = check_encode_args(self.tokenizer_encode_args)
         if "built_in" not in metric.description:  # a user's scorer may read any column

@@ -27,7 +27,7 @@ from tests.engine.architectures import make
 from tests.oracle import hf_generate
 from tests.synthetic import TextEngine, dataset, number_metric
 
-TASK = {field.name for field in fields(Task)} - {"dataset", "name"}
+TASK = {field.name for field in fields(Task)} - {"dataset", "name", "generation"}
 ENGINE = set(inspect.signature(Engine).parameters) - {"model", "tokenizer", "top"}
 LOADING = set(inspect.signature(load).parameters) - {"model", "tokenizer"}
 SERVER = set(ServerOptions.__annotations__) | {"vllm_args"}

@@ -16,7 +16,7 @@ from llmsearch_optuna.study_file.template import new_study_file, write_new_study
 from llmsearch_optuna.task.task import Task
 
 STUDIES = Path(__file__).parents[2] / "studies"
-ONLY_IN_PYTHON = {"callbacks", "observer", "progress"}
+ONLY_IN_PYTHON = {"callbacks", "generation", "observer", "progress"}
 """Functions, and what the command line decides itself."""
 
 RENAMED = {"limit": "rows", "dataset": "path", "study_name": "name", "model": "name"}
@@ -90,9 +90,10 @@ def test_every_key_reaches_search_or_the_task() -> None:
     file = parse_study_file(text)
     arguments = search_arguments(file)
     of_search = set(inspect.signature(search).parameters)
-    assert of_search - set(arguments) == ONLY_IN_PYTHON | (of_search & set(Task.__dataclass_fields__) - {"dataset"})
+    of_task = of_search & set(Task.__dataclass_fields__) - {"dataset"}
+    assert of_search - set(arguments) == (ONLY_IN_PYTHON & of_search) | of_task
     task = arguments["dataset"]
-    left_alone = {"name"}
+    left_alone = {"name", "generation"}
     unsaid = {name for name in Task.__dataclass_fields__ if getattr(task, name) is None} - left_alone
     assert unsaid == set()
     assert (arguments["tokenizer"], arguments["max_tokens"], arguments["margin"]) == (
@@ -120,3 +121,11 @@ def test_messages_and_template_variables_may_stand_in_a_file() -> None:
     task = search_arguments(parse_study_file(text.replace('name = "demo"', 'name = "m"')))["dataset"]
     assert task.prompt == [{"role": "system", "content": "Short."}, {"role": "user", "content": "{dialogue}"}]
     assert task.chat_template == {"enable_thinking": False}
+
+
+def test_a_task_of_another_library_needs_no_metric() -> None:
+    text = re.sub(r'^metric = "rouge1"\n', "", new_study_file("x"), flags=re.MULTILINE)
+    ready = re.sub(r'^path = "demo"', 'path = "lm_eval:gsm8k"', text, flags=re.MULTILINE)
+    assert accepts(ready)
+    assert not accepts(text)
+    assert search_arguments(parse_study_file(ready.replace('name = "demo"', 'name = "m"')))["dataset"].metric is None
