@@ -13,9 +13,10 @@ from llmsearch_optuna.backends.server.dialect import LLAMA_CPP
 from llmsearch_optuna.backends.server.probe import effects, repetition
 from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.search_result import SearchResult
 from tests.servers.parameters import ENDS, WARM, ends_of, questions
 from tests.servers.programs import NEEDS_LLAMA_CPP, llama_cpp
-from tests.servers.served_study import TASK, dialogues, interrupted, study, told
+from tests.servers.served_study import ROWS, TASK, dialogues, interrupted, study, told
 from tests.servers.server_process import ServerProcess
 
 pytestmark = NEEDS_LLAMA_CPP
@@ -56,24 +57,25 @@ def test_the_same_seed_gives_the_same_text_alone(two_slots: ServerProcess) -> No
     assert repeated.alone == repeated.rows
 
 
-def test_a_study_goes_on_after_kills_as_if_there_had_been_none(one_slot: ServerProcess, tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = study(one_slot.url, str(tmp_path / "whole"), concurrency=1)
-    assert all(trial.user_attrs["tokens"] > ROW_TOKENS for trial in whole.trials)
-    assert told(interrupted(one_slot, tmp_path / "parts", concurrency=1)) == told(whole)
+@pytest.fixture(scope="module")
+def whole(one_slot: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """The study, undisturbed."""
+    return study(one_slot.url, str(tmp_path_factory.mktemp("whole")), concurrency=1)
 
 
-ROW_TOKENS = 8
+def test_a_study_goes_on_after_kills_as_if_there_had_been_none(
+    one_slot: ServerProcess, whole: SearchResult, tmp_path: Path
+) -> None:
+    assert all(trial.user_attrs["tokens"] > ROWS for trial in whole.trials)
+    assert told(interrupted(one_slot, tmp_path, concurrency=1)) == told(whole)
 
 
-def test_the_verdict_elsewhere_and_later(one_slot: ServerProcess, tmp_path: Path) -> None:
-    result = study(one_slot.url, str(tmp_path), concurrency=1, constraints={"tokens": "<= 8"})
-    again = confirm(result, one_slot.url, dialogues(), **TASK, concurrency=1)
-    assert again.here.difference == result.verdict.difference
-    assert again.here.conditions == result.verdict.conditions != ()
-    later = check(result, one_slot.url, dialogues(), **TASK, concurrency=1)
+def test_the_verdict_elsewhere_and_later(one_slot: ServerProcess, whole: SearchResult) -> None:
+    again = confirm(whole, one_slot.url, dialogues(), **TASK, concurrency=1)
+    assert again.here.difference == whole.verdict.difference
+    assert again.here.conditions == whole.verdict.conditions != ()
+    later = check(whole, one_slot.url, dialogues(), **TASK, concurrency=1)
     assert (later.found.changed, later.is_worse) == (0, False)
-    other = confirm(result, str(demo_model_folder()), dialogues(), **TASK)
-    assert other.here.rows == result.verdict.rows
+    other = confirm(whole, str(demo_model_folder()), dialogues(), **TASK)
+    assert other.here.rows == whole.verdict.rows
     print(other.sentence)

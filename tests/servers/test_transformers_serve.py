@@ -12,6 +12,7 @@ from llmsearch_optuna import check, confirm
 from llmsearch_optuna.backends.server.backend import ServerBackend
 from llmsearch_optuna.backends.server.dialect import TRANSFORMERS
 from llmsearch_optuna.demo.model import demo_model_folder
+from llmsearch_optuna.search_result import SearchResult
 from tests.servers.programs import NEEDS_TRANSFORMERS_SERVE, transformers_serve
 from tests.servers.served_study import TASK, dialogues, interrupted, study, told
 from tests.servers.server_process import ServerProcess
@@ -30,11 +31,19 @@ def model() -> dict[str, Any]:
     return {"served_model": str(demo_model_folder())}
 
 
-def test_a_study_goes_on_after_kills_as_if_there_had_been_none(server: ServerProcess, tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = study(server.url, str(tmp_path / "whole"), **model())
-    assert told(interrupted(server, tmp_path / "parts", **model())) == told(whole)
+@pytest.fixture(scope="module")
+def whole(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """The study, undisturbed."""
+    return study(server.url, str(tmp_path_factory.mktemp("whole")), **model())
+
+
+def test_a_study_goes_on_after_kills_as_if_there_had_been_none(
+    server: ServerProcess, whole: SearchResult, tmp_path: Path
+) -> None:
+    assert told(interrupted(server, tmp_path, **model())) == told(whole)
+
+
+def test_the_verdict_later(server: ServerProcess, whole: SearchResult) -> None:
     again = confirm(whole, server.url, dialogues(), **TASK, **model())
     assert again.here.difference == whole.verdict.difference
     later = check(whole, server.url, dialogues(), **TASK, **model())
