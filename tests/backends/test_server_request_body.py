@@ -132,6 +132,12 @@ def test_messages_go_as_messages_and_text_as_text() -> None:
     assert asked.path == "/chat/completions"
     assert asked.body["messages"] == [{"role": "user", "content": "hi"}]
     assert asked.body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "tools" not in asked.body
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    with_tools = Chat(chat.messages, {"tools": tools})
+    asked = server_request(VLLM, "m", request(params(VLLM), chat=with_tools), None)
+    assert asked.body["tools"] == tools
+    assert "chat_template_kwargs" not in asked.body
     assert "add_generation_prompt" not in asked.body
     begun = Chat((*chat.messages, {"role": "assistant", "content": "Well"}))
     assert server_request(VLLM, "m", request(params(VLLM), chat=begun), None).body["continue_final_message"] is True

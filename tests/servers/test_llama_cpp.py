@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmsearch_optuna import check, confirm
+from llmsearch_optuna import check, confirm, score
+from llmsearch_optuna.analysis.export_formats import files_for
 from llmsearch_optuna.backends.server.backend import ServerBackend
 from llmsearch_optuna.backends.server.dialect import LLAMA_CPP
 from llmsearch_optuna.backends.server.probe import effects, repetition
@@ -55,6 +58,41 @@ def test_the_same_seed_gives_the_same_text_alone(two_slots: ServerProcess) -> No
     repeated = repetition(backend, questions(defaults), GenerationParams.of(WARM, defaults))
     print(repeated)
     assert repeated.alone == repeated.rows
+
+
+EXPORTED = {
+    **{"temperature": 0.7, "top_k": 12, "top_p": 0.8, "min_p": 0.02, "typical_p": 0.9, "top_n_sigma": 2.5},
+    **{"repetition_penalty": 1.2, "repeat_last_n": 33, "presence_penalty": 0.25, "frequency_penalty": -0.5},
+    **{"dry_multiplier": 0.5, "dry_base": 1.5, "dry_allowed_length": 3, "dry_penalty_last_n": 99},
+    **{"xtc_probability": 0.25, "xtc_threshold": 0.2, "mirostat_mode": 0, "stop": ["\n\n"]},
+}
+
+
+def test_the_server_applies_what_export_writes(two_slots: ServerProcess) -> None:
+    params = GenerationParams.of({"max_new_tokens": 3, "do_sample": True, **EXPORTED})
+    asked = json.loads(files_for("llama.cpp", params)["request.json"])
+    request = urllib.request.Request(
+        two_slots.url.replace("/v1", "/completion"),
+        json.dumps({"prompt": "Hello", **asked}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        applied = json.load(answer)["generation_settings"]
+    names = {LLAMA_CPP.fields[name]: value for name, value in EXPORTED.items()}
+    assert {name: applied[name] for name in names} == {name: pytest.approx(value) for name, value in names.items()}
+    assert applied["max_tokens"] == 3
+
+
+def test_tools_and_variables_of_the_template_reach_the_server(two_slots: ServerProcess) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    found = score(
+        two_slots.url,
+        dialogues(2),
+        {"max_new_tokens": 4},
+        **TASK,
+        chat_template_kwargs={"tools": [tool], "enable_thinking": False},
+    )
+    assert len(found.completions) == 2
 
 
 @pytest.fixture(scope="module")

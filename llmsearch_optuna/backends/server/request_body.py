@@ -49,8 +49,11 @@ def server_request(dialect: Dialect, model: str, request: Request, token_ids: Se
     body["messages"] = [dict(message) for message in request.chat.messages]
     if request.chat.messages[-1]["role"] == "assistant" and dialect.continues_messages:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
-    if request.chat.template_kwargs:
-        body["chat_template_kwargs"] = dict(request.chat.template_kwargs)
+    variables = dict(request.chat.template_kwargs)
+    if (tools := variables.pop("tools", None)) is not None:  # a variable of templates, and a field of the interface
+        body["tools"] = list(tools)
+    if variables:
+        body["chat_template_kwargs"] = variables
     return ServerRequest("/chat/completions", body)
 
 
