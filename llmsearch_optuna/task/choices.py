@@ -91,7 +91,7 @@ class TaskChoices:
             InputError: A list or a mapping is empty, or two values or names are the same.
         """
         found = [_choice(PROMPT, prompt) if _is_several_prompts(prompt) else None]
-        found.append(_choice(SYSTEM, system) if isinstance(system, Mapping) or _is_list(system) else None)
+        found.append(_choice(SYSTEM, system) if _is_several_messages(system) else None)
         for variable, values in _variables(chat_template_kwargs).items():
             if _is_list(values):
                 found.append(_variable(variable, list(values)))
@@ -222,7 +222,7 @@ def single_prompt(prompt: Any) -> Any:
 
 def single_system(system: Any) -> str | None:
     """Return the system message that is the only one of a list or mapping; None where it says that there is none."""
-    return _system(one_of(system)) if isinstance(system, Mapping) or _is_list(system) else system
+    return _system(one_of(system)) if _is_several_messages(system) else system
 
 
 def _is_several_prompts(prompt: Any) -> bool:
@@ -231,6 +231,14 @@ def _is_several_prompts(prompt: Any) -> bool:
             raise InputError(f"prompt={short(prompt, 80)} is one chat message; give a list of messages: [{{...}}]")
         return True
     return _is_list(prompt) and len(prompt) > 0 and not all(isinstance(item, Mapping) for item in prompt)
+
+
+def _is_several_messages(system: Any) -> bool:
+    if system is None or isinstance(system, str):
+        return False
+    if not isinstance(system, Mapping) and not _is_list(system):
+        raise InputError(f"system={short(system)} must be a text, or several of them in a list or in a dict by name")
+    return True
 
 
 def _is_list(value: Any) -> bool:

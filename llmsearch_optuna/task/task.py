@@ -127,7 +127,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
             raise InputError(f"direction={short(self.direction)} must be 'maximize' or 'minimize'")
-        for name in ("name", "system", "split", "subset"):
+        for name in ("name", "split", "subset"):
             if not isinstance(given := getattr(self, name), str | None):
                 raise InputError(f"{name}={short(given)} must be a text")
         if not isinstance(self.metric_options, Mapping | None) or not all(
