@@ -156,6 +156,32 @@ class TaskOptions(TypedDict, total=False):
             left_out="maximize",
         ),
     ]
+    aggregate: Annotated[
+        str | None,
+        Option(
+            "What the score of a row is made of where it has several samples: mean, pass (or pass@k, such as pass@1), "
+            "majority, or best, which needs a scorer.",
+            more="See docs/samples.md.",
+            key=Key("data", example="majority"),
+            left_out="mean",
+        ),
+    ]
+    scorer: Annotated[
+        Any,
+        Option(
+            'Which sample is the best, for aggregate = "best": a metric that needs no reference.',
+            more="Or a function of a completion's text; the highest score is the best.",
+            key=Key("data", type=str, example="json_valid"),
+        ),
+    ]
+    pass_score: Annotated[
+        float | None,
+        Option(
+            'The least score that passes, for aggregate = "pass"; 1 by default.',
+            limits=Limits(words="a number", whole=False),
+            key=Key("data", type=int | float, example=1.0),
+        ),
+    ]
     split: Annotated[str | None, Option("Split of a dataset that has several.", key=Key("data", example="validation"))]
     subset: Annotated[
         str | None, Option("Configuration of a hub dataset that has several.", key=Key("data", example="main"))
@@ -386,7 +412,23 @@ class ConstraintOptions(TypedDict, total=False):
     ]
 
 
-class PlanOptions(ReplicateOptions, ConstraintOptions, total=False):
+class DrawOptions(ReplicateOptions, total=False):
+    """How often a row is decoded, and how many completions are scored together."""
+
+    samples: Annotated[
+        int,
+        Option(
+            "How many completions of a row are drawn and scored together, as aggregate says, where something is "
+            "sampled.",
+            1,
+            more="Their tokens count together. A space may search samples like any parameter; see docs/samples.md.",
+            limits=Limits(words="a whole number from 1 to 1,024", ge=1, lt=1025),
+            key=Key("study"),
+        ),
+    ]
+
+
+class PlanOptions(DrawOptions, ConstraintOptions, total=False):
     """What a study is: these settle its trials."""
 
     n_trials: Annotated[
@@ -638,7 +680,7 @@ class ForecastOptions(TaskOptions, PlanOptions, ModelOptions, total=False):
     """Of `forecast`."""
 
 
-class ScoreOptions(TaskOptions, ReplicateOptions, ModelOptions, total=False):
+class ScoreOptions(TaskOptions, DrawOptions, ModelOptions, total=False):
     """Of `score`."""
 
     on_row: Annotated[Callable[[int, int], None] | None, Option("Called with (rows done, rows in all) as rows end.")]

@@ -73,7 +73,7 @@ def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:
         "recommended_params": params.canonical,
         **({"task_options": task_options} if (task_options := result.recommended_task_options) else {}),
         "not_in_generation_config": elsewhere,
-        "call": _call(params.decoding, elsewhere),
+        "call": _call(params.drawing, elsewhere),
         "verdict": None if verdict is None else verdict.to_json(),
         "confirmations": [found.to_json() for found in confirmations(result.opened)],
         "summary": result.summary,
@@ -87,8 +87,12 @@ def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:
 
 def _call(params: GenerationParams, elsewhere: Mapping[str, Any]) -> str:
     """The call that decodes with all recommended parameters, once the configuration is loaded."""
-    if not set(elsewhere) - {"generation_seed"}:
-        return "model.generate(**inputs)"
-    if set(elsewhere) <= {"stop", "generation_seed"}:
-        return f"model.generate(**inputs, stop_strings={list(params.stop)!r}, tokenizer=tokenizer)"
-    return f"llmsearch_optuna.Engine(model, tokenizer).generate(prompts, {params.canonical!r})"
+    drawn = f", num_return_sequences={params.samples}" if params.samples > 1 else ""
+    if not set(elsewhere) - {"generation_seed", "samples"}:
+        return f"model.generate(**inputs{drawn})"
+    if set(elsewhere) <= {"stop", "generation_seed", "samples"}:
+        return f"model.generate(**inputs{drawn}, stop_strings={list(params.stop)!r}, tokenizer=tokenizer)"
+    engine = "llmsearch_optuna.Engine(model, tokenizer)"
+    if params.samples > 1:
+        return f"llmsearch_optuna.score({engine}, data, {params.canonical!r}, ...)"
+    return f"{engine}.generate(prompts, {params.canonical!r})"

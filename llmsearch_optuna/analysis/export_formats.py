@@ -20,6 +20,9 @@ from llmsearch_optuna.errors import InputError, short
 _MEANT_OTHERWISE = ("do_sample", "generation_seed")
 """Say how the others are meant, or belong to our own noise."""
 
+_SEVERAL_CHOICES = ("vllm", "sglang", "openai")
+"""Dialects that take ``n``, the number of completions of a request."""
+
 _LLAMA_SERVER_FLAGS = {
     "max_tokens": "--predict",
     "temperature": "--temp",
@@ -110,7 +113,7 @@ def files_for(program: str, params: GenerationParams, task_options: Mapping[str,
     """
     if program not in PROGRAMS:
         raise InputError(f"--for {program!r} is unknown; give one of {', '.join(PROGRAMS)}")
-    return PROGRAMS[program](params.decoding, task_options or {})
+    return PROGRAMS[program](params.drawing, task_options or {})
 
 
 def _vllm(params: GenerationParams, task_options: Mapping[str, Any]) -> dict[str, str]:
@@ -233,9 +236,10 @@ def _messages(task_options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _request_fields(dialect: Dialect, params: GenerationParams) -> dict[str, Any]:
-    if (problem := refusal(dialect, params)) is not None:
+    asked = params.one_sample if dialect.name in _SEVERAL_CHOICES else params
+    if (problem := refusal(dialect, asked)) is not None:
         raise InputError(f"these parameters cannot be exported: {problem}")
-    return sampling_fields(dialect, params)
+    return {**sampling_fields(dialect, asked), **({"n": params.samples} if params.samples > 1 else {})}
 
 
 def _refuse_others(program: str, params: GenerationParams, names: Any) -> None:

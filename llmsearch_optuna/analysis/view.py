@@ -290,7 +290,8 @@ class StudyView:
     def completions(self, trial: int | None = None, part: Part = "search") -> pd.DataFrame:
         """One line a row and replicate: prompt, reference, completion, score, finish reason, tokens.
 
-        Where a model has thought before it answered, also its reasoning and the tokens of that.
+        Where a model has thought before it answered, also its reasoning and the tokens of that. Where rows have several
+        samples, the completion is the first of them, the tokens are those of all, and ``samples`` lists their texts.
 
         Args:
             trial: Its number; the winner by default.
@@ -310,7 +311,7 @@ class StudyView:
                     "completion": r.text,
                     "score": r.score,
                     "finish_reason": r.finish_reason,
-                    "tokens": len(r.token_ids),
+                    "tokens": r.tokens,
                     "error": r.error,
                 }
                 for r in records
@@ -322,6 +323,8 @@ class StudyView:
         if any(r.reasoning is not None for r in records):
             found["reasoning"] = [r.reasoning for r in records]
             found["reasoning_tokens"] = [r.reasoning_tokens for r in records]
+        if any(r.further for r in records):
+            found["samples"] = [[sample.text for sample in r.samples] for r in records]
         return found
 
     def trials_dataframe(self) -> pd.DataFrame:

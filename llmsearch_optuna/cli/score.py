@@ -52,6 +52,7 @@ def score(
         {**base, **given},
         given_to_search.get("tokenizer"),
         **part(ModelOptions, given_to_search),
+        **{name: given_to_search[name] for name in ("samples",) if name in given_to_search},
     )
     if as_json:
         texts = [c.text for c in found.completions]

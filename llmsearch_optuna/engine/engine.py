@@ -278,8 +278,14 @@ class Engine(EngineBackend):
 
         Raises:
             DecodingError: For a prompt that could not be decoded.
+            InputError: The parameters say ``samples``.
         """
         complete = params if isinstance(params, GenerationParams) else GenerationParams.of(params, self.default_params)
+        if complete.samples > 1:
+            raise InputError(
+                f"samples={complete.samples}: generate gives one completion a prompt; give each prompt "
+                f"{complete.samples} times, or score(..., samples={complete.samples}) for what they are worth together"
+            )
         tag, seen, span = object(), Counter[str](), reasoning_span(reasoning, self.tokenizer)
         requests = []
         for row, prompt in enumerate(prompts):

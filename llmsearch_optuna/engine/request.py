@@ -17,6 +17,27 @@ from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.types import Chat
 from llmsearch_optuna.types import FinishReason as FinishReason
 
+MOST_REPLICATES = 2**20
+"""Replicates of a row have numbers below this one."""
+
+
+def draw_of(replicate: int, sample: int = 0) -> int:
+    """Return the number of one sample of a replicate: what keys its noise, and its row in a database.
+
+    The first sample has the replicate's own number, and no number depends on how many samples there are: of eight
+    samples the first four are those of four.
+
+    >>> draw_of(3), draw_of(3, 1), replicate_and_sample(draw_of(3, 1))
+    (3, 1048579, (3, 1))
+    """
+    return replicate + sample * MOST_REPLICATES
+
+
+def replicate_and_sample(draw: int) -> tuple[int, int]:
+    """Return which replicate a draw belongs to, and which of its samples it is."""
+    sample, replicate = divmod(draw, MOST_REPLICATES)
+    return replicate, sample
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -57,7 +78,8 @@ class Request:
         prompt: Text that is ready for the model (chat template applied).
         params: How its tokens are picked.
         occurrence: How many earlier rows of the task have the same prompt (keys the noise).
-        replicate: Which repetition of the row this is; every replicate draws fresh noise.
+        replicate: Which repetition of the row this is; every one draws fresh noise. Further samples of a replicate are
+            repetitions, too (see `draw_of`).
         add_special_tokens: Whether tokenizing adds BOS and the like; None adds them unless the text begins with a
             special token itself, as text from most chat templates does.
         encode_args: What else the tokenizer is called with, such as ``{"truncation": True, "max_length": 512}``.

@@ -6,7 +6,7 @@ trials can be compared row by row) 0..100. Where a row has several references th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from llmsearch_optuna.errors import InputError
@@ -28,6 +28,7 @@ def _by_row(
     upper: float,
     *,
     check_text: Callable[[str], None] = _any_text,
+    answer: Callable[[str], Hashable | None] | None = None,
     **options: Any,
 ) -> Metric:
     """Make a built-in metric by row; where a row has several references the best counts."""
@@ -40,7 +41,7 @@ def _by_row(
             for prediction, reference in zip(predictions, references, strict=True)
         ]
 
-    return _built_in(name, function, upper, per_row=True, check_text=check_text, **options)
+    return _built_in(name, function, upper, per_row=True, check_text=check_text, answer=answer, **options)
 
 
 def _built_in(
@@ -50,6 +51,7 @@ def _built_in(
     *,
     per_row: bool,
     check_text: Callable[[str], None] = _any_text,
+    answer: Callable[[str], Hashable | None] | None = None,
     **options: Any,
 ) -> Metric:
     return Metric(
@@ -59,6 +61,7 @@ def _built_in(
         per_row=per_row,
         description={"built_in": name, **options},
         check_text=check_text,
+        answer=answer,
     )
 
 
@@ -91,7 +94,7 @@ def _last_number() -> Metric:
         check_text(reference)
         return text_scores.last_number(prediction, reference)
 
-    return _by_row("last_number", score, 1.0, check_text=check_text)
+    return _by_row("last_number", score, 1.0, check_text=check_text, answer=text_scores.find_last_number)
 
 
 def _sentence(name: str, score: Callable[[str, Sequence[str]], float]) -> Metric:
@@ -125,10 +128,10 @@ BUILT_IN.update(
             _corpus("chrf", text_scores.corpus_chrf),
             _sentence("sentence_bleu", text_scores.sentence_bleu),
             _sentence("sentence_chrf", text_scores.sentence_chrf),
-            _by_row("exact_match", text_scores.exact_match, 1.0),
+            _by_row("exact_match", text_scores.exact_match, 1.0, answer=text_scores.exact_answer),
             _by_row("contains", text_scores.contains, 1.0),
             _last_number(),
-            _by_row("f1", text_scores.f1, 1.0),
+            _by_row("f1", text_scores.f1, 1.0, answer=text_scores.f1_answer),
         )
     }
 )

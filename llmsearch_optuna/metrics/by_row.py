@@ -5,7 +5,7 @@ Shared by the built-in metrics that compare with more than a text: a schema, a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmsearch_optuna.metrics.metric import Metric
@@ -24,6 +24,7 @@ def by_row(
     read: Callable[[Any, Row], Expected],
     *,
     columns: Sequence[str] = (),
+    answer: Callable[[str], Hashable | None] | None = None,
     **options: Any,
 ) -> Metric:
     """Return a metric from 0 to 1 that scores row by row.
@@ -33,6 +34,7 @@ def by_row(
         score: Scores a text by what was read.
         read: Makes of a reference and its row what the text is judged by; raises where it cannot.
         columns: The columns of a row that ``read`` looks at, beside the reference.
+        answer: What a text answers; see `Scorer`.
         options: What the metric was made with; JSON-able.
     """
 
@@ -50,6 +52,7 @@ def by_row(
         description={"built_in": name, **options},
         check_row=read,
         columns=tuple(columns),
+        answer=answer,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ def json_valid(*, fenced: bool = False) -> Metric:
     Args:
         fenced: Take the content of the first Markdown code block, where there is one.
     """
-    return by_row("json_valid", lambda text, _: float(_answer(text, fenced) is not NO_JSON), _nothing, fenced=fenced)
+    return by_row(
+        "json_valid",
+        lambda text, _: float(_answer(text, fenced) is not NO_JSON),
+        _nothing,
+        answer=lambda text: json_answer(text, fenced),
+        fenced=fenced,
+    )
 
 
 @named
@@ -62,7 +68,16 @@ def json_schema(
         return float(answer is not NO_JSON and validator(answer))
 
     columns = [] if column is None else [column]
-    return by_row("json_schema", score, read, columns=columns, schema=given, column=column, fenced=fenced)
+    return by_row(
+        "json_schema",
+        score,
+        read,
+        columns=columns,
+        answer=lambda text: json_answer(text, fenced),
+        schema=given,
+        column=column,
+        fenced=fenced,
+    )
 
 
 @named
@@ -87,7 +102,7 @@ def json_fields(*, fenced: bool = False) -> Metric:
         found = fields_of(answer)
         return max(share_right(found, expected) for expected in references)
 
-    return by_row("json_fields", score, read, fenced=fenced)
+    return by_row("json_fields", score, read, answer=lambda text: json_answer(text, fenced), fenced=fenced)
 
 
 class _NoJson:
@@ -140,6 +155,29 @@ def equal(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
     return bool(one == other)
+
+
+def json_answer(text: str, fenced: bool = False) -> Hashable | None:
+    """Return what a JSON text says, equal for values that are `equal`; None for a text that is no JSON.
+
+    >>> json_answer('{"a": 1, "b": [true]}') == json_answer('{"b": [true],  "a": 1.0}')
+    True
+    """
+    value = _answer(text, fenced)
+    return None if value is NO_JSON else hashable(value)
+
+
+def hashable(value: Any) -> Hashable:
+    """Return what stands for a JSON value in sets and dicts: the same for values that are `equal`."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, str):
+        return ("text", tuple(value.split()))
+    if isinstance(value, list | tuple):
+        return ("list", tuple(map(hashable, value)))
+    if isinstance(value, Mapping):
+        return ("object", frozenset((name, hashable(one)) for name, one in value.items()))
+    return ("value", value)
 
 
 def read_file(path: str | Path, what: str) -> Any:

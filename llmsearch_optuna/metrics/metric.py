@@ -7,7 +7,7 @@ trials and models must not enter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.metrics.factories import BUILT_IN, COMBINING, FACTORIES, made, metric_names, unknown
 from llmsearch_optuna.metrics.preflight import Preflight
 from llmsearch_optuna.metrics.scoring import Scorer
+from llmsearch_optuna.metrics.text_scores import plain_answer
 from llmsearch_optuna.types import Direction
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Metric(Scorer):
         per_row: bool | None = None,
         key: str | None = None,
         options: Mapping[str, Any] | None = None,
+        answer: Callable[[str], Hashable | None] | None = None,
     ) -> Metric:
         """Return the metric that ``metric`` stands for.
 
@@ -55,6 +57,9 @@ class Metric(Scorer):
             key: For objects with ``compute``: which of the results counts (``"rouge1"``).
             options: Of a built-in metric, such as ``{"schema": "schema.json"}`` of ``json_schema``; of several, by
                 their names.
+            answer: What a text answers, where samples vote (``aggregate="majority"``): a number, a text or a tuple,
+                equal for texts that say the same; None for a text without an answer. A function may carry it as an
+                attribute ``answer``; built-in metrics have their own.
 
         Raises:
             InputError: An unknown name, bounds that are none, or an object that is no metric.
@@ -62,6 +67,8 @@ class Metric(Scorer):
         found = _resolve(metric, name, per_row, key, options)
         if bounds is None:
             bounds = found.bounds
+        if answer is not None:
+            found = replace(found, answer=answer, description={**found.description, "answer": _described(answer)})
         return replace(found, bounds=_checked_bounds(bounds, found.name))
 
     def after(self, postprocess: Callable[[str], str]) -> Metric:
@@ -75,8 +82,11 @@ class Metric(Scorer):
         ) -> Any:
             return self.function([_processed(postprocess, text) for text in predictions], references, rows, completions)
 
+        def answer(text: str) -> Hashable | None:
+            return answer_of(self, _processed(postprocess, text))
+
         described = {**self.description, "postprocess": describe_callable(postprocess)}
-        return replace(self, function=function, description=described)
+        return replace(self, function=function, description=described, answer=answer)
 
     def check(
         self,
@@ -153,8 +163,10 @@ def _by_name(name: str, options: Mapping[str, Any]) -> Metric:
 
 def _from_function(function: Callable[..., Any], name: str | None, per_row: bool | None) -> Metric:
     called = name or callable_name(function, "metric")
-    bounds = getattr(function, "bounds", None)
-    description = {"name": name} if name else describe_callable(function)
+    bounds, answer = getattr(function, "bounds", None), getattr(function, "answer", None)
+    description: dict[str, Any] = {"name": name} if name else dict(describe_callable(function))
+    if callable(answer):
+        description["answer"] = _described(answer)
     return Metric(
         name=called,
         function=adapted(function),
@@ -162,7 +174,19 @@ def _from_function(function: Callable[..., Any], name: str | None, per_row: bool
         per_row=per_row,
         description=description,
         reads_completions=asks_for_completions(function),
+        answer=answer if callable(answer) else None,
     )
+
+
+def _described(answer: Callable[[str], Hashable | None]) -> dict[str, Any]:
+    if not callable(answer):
+        raise InputError(f"answer={answer!r} must be a function from a text to what it answers")
+    return dict(describe_callable(answer))
+
+
+def answer_of(scorer: Scorer, text: str) -> Hashable | None:
+    """Return what a text answers in the eyes of a metric; None where it answers nothing."""
+    return (scorer.answer or plain_answer)(text)
 
 
 def _from_compute(module: Any, name: str | None, per_row: bool | None, key: str | None) -> Metric:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError, describe_error
@@ -38,6 +39,7 @@ class Answers:
         rows: The rows themselves.
         completions: As they were decoded, one a row; only a metric that reads them needs them.
         numbers: The rows' numbers for messages; their places here otherwise.
+        samples: All completions of each row, where rows have several; the prediction is the first one's text.
     """
 
     predictions: Sequence[str]
@@ -45,9 +47,41 @@ class Answers:
     rows: Sequence[Mapping[str, Any]]
     completions: Sequence[Completion] | None = None
     numbers: Sequence[int] | None = None
+    samples: Sequence[Sequence[Completion]] | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
+
+    @property
+    def sampled(self) -> Sequence[Sequence[Completion]]:
+        """The completions of each row, one where there are no samples."""
+        if self.samples is not None:
+            return self.samples
+        assert self.completions is not None
+        return [(completion,) for completion in self.completions]
+
+    def by_sample(self) -> Answers:
+        """Every sample as a row of its own, those of a row together."""
+        places = [place for place, samples in enumerate(self.sampled) for _ in samples]
+        completions = [completion for samples in self.sampled for completion in samples]
+        numbers = range(len(self)) if self.numbers is None else self.numbers
+        return Answers(
+            predictions=[completion.text for completion in completions],
+            references=[self.references[place] for place in places],
+            rows=[self.rows[place] for place in places],
+            completions=completions,
+            numbers=[numbers[place] for place in places],
+        )
+
+    def of_rows(self, values: Sequence[float]) -> list[Sequence[float]]:
+        """The values of each row's samples, from one for each sample."""
+        ends = [0, *itertools.accumulate(map(len, self.sampled))]
+        return [values[begin:end] for begin, end in itertools.pairwise(ends)]
+
+    def chosen(self, places: Sequence[int]) -> Answers:
+        """One of the samples of each row, by its place among them."""
+        completions = [samples[place] for samples, place in zip(self.sampled, places, strict=True)]
+        return replace(self, predictions=[c.text for c in completions], completions=completions, samples=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +100,8 @@ class Scorer:
         reads_completions: Whether the function looks at the completions; where it does not, it may be given none.
         check_row: Raises for a reference and its row that the metric cannot use; None for a function that may use any.
         columns: The columns of the rows that a built-in metric looks at, beside the reference.
+        answer: What a text answers, so that samples can vote: equal for texts that say the same, None for one without
+            an answer. Without it texts are compared, white space and case aside.
     """
 
     name: str
@@ -77,6 +113,7 @@ class Scorer:
     check_row: Callable[[Any, Mapping[str, Any]], object] | None = field(default=None, repr=False, compare=False)
     columns: tuple[str, ...] = field(default=(), repr=False)
     check_text: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    answer: Callable[[str], Hashable | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_built_in(self) -> bool:
@@ -138,10 +175,22 @@ class Scorer:
             raise self._failure(problem, range(len(answers)), answers)
         return float(answer)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of what it is made of; empty for one that has no parts."""
+        return ()
+
+    def scores_and_parts(self, answers: Answers) -> tuple[list[float], dict[str, list[float]]]:
+        """Return one score a row, and those of each part by its name; errors are those of `score_rows`."""
+        return self.scores_of(answers), {}
+
     def scores_of(self, answers: Answers) -> list[float]:
-        """Return one score a row; errors are those of `score_rows`."""
+        """Return one score a row, the mean where it has samples; errors are those of `score_rows`."""
         if not answers.predictions:
             return []
+        if answers.samples is not None:
+            found = answers.of_rows(self.scores_of(answers.by_sample()))
+            return [math.fsum(scores) / len(scores) for scores in found]
         answer = self._ask(answers)
         problem = self.problem(answer, len(answers))
         if problem:

@@ -99,6 +99,25 @@ def find_last_number(text: str) -> Decimal | None:
     return -size if last.group(0)[0] in "-\N{MINUS SIGN}" else size
 
 
+def plain_answer(text: str) -> str | None:
+    """Return a text without case and runs of white space: what it answers where nothing else is known; None if empty.
+
+    >>> plain_answer("  The  answer\\nis A "), plain_answer(" ")
+    ('the answer is a', None)
+    """
+    return _collapsed(text) or None
+
+
+def exact_answer(text: str) -> str | None:
+    """Return what `exact_match` compares of a text; None if there is nothing."""
+    return " ".join(text.split()) or None
+
+
+def f1_answer(text: str) -> str | None:
+    """Return what `f1` compares of a text, in its order; None if there is nothing."""
+    return " ".join(_squad_tokens(text)) or None
+
+
 def f1(prediction: str, reference: str) -> float:
     """Return SQuAD's token F1, in 0..1: lower case, without punctuation and the articles a, an, the.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.by_row import Row, by_row
 from llmsearch_optuna.metrics.factories import named
-from llmsearch_optuna.metrics.json_answers import NO_JSON, equal, parse, read_file, schema_validator, unfenced
+from llmsearch_optuna.metrics.json_answers import NO_JSON, equal, hashable, parse, read_file, schema_validator, unfenced
 from llmsearch_optuna.metrics.metric import Metric
 
 TOOLS_COLUMN = "tools"
@@ -85,9 +86,15 @@ def tool_call(*, tools: Sequence[Mapping[str, Any]] | str | Path | None = None, 
         lambda text, expected: score_calls(find_calls(text), expected.calls, expected.tools),
         read,
         columns=[] if given is not None else [column or TOOLS_COLUMN],
+        answer=_calls_answer,
         tools=described if described is None else list(described),
         column=column,
     )
+
+
+def _calls_answer(text: str) -> Hashable:
+    """The calls of a text, whatever their form and order; without one it answers that nothing is to be called."""
+    return frozenset(Counter((call.name, hashable(call.arguments)) for call in find_calls(text)).items())
 
 
 def find_calls(text: str) -> list[ToolCall]:

@@ -54,6 +54,16 @@ class WeightedMetric(Metric):
         """Return the scores of each part by its name, one a row; errors are those of `score_rows`."""
         return {part.name: part.scores_of(answers) for part in self.parts}
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        return tuple(part.name for part in self.parts)
+
+    def scores_and_parts(self, answers: Answers) -> tuple[list[float], dict[str, list[float]]]:
+        """Return the weighted mean of the parts' scores, and these, one a row."""
+        parts = self.score_parts(answers)
+        return self.combine(parts), parts
+
     def combine(self, scores: Mapping[str, Sequence[float]]) -> list[float]:
         """Return the weighted mean of the parts' scores, one a row."""
         by_row = zip(*(scores[part.name] for part in self.parts), strict=True)
@@ -130,6 +140,7 @@ def _weighted(parts: Sequence[Metric], weights: Sequence[float], name: str | Non
         description=description,
         reads_completions=any(part.reads_completions for part in parts),
         columns=tuple(dict.fromkeys(column for part in parts for column in part.columns)),
+        answer=next((part.answer for part in parts if part.answer is not None), None),
         parts=tuple(parts),
         weights=tuple(weights),
     )

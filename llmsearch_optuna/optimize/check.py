@@ -15,7 +15,7 @@ from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.locked_rows import LockedRows, lock
 from llmsearch_optuna.options import CheckOptions
 from llmsearch_optuna.stats.regression import Regression, regression
-from llmsearch_optuna.storage.records import RowRecord, score_table
+from llmsearch_optuna.storage.records import RowRecord, gathered, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 
 
@@ -99,6 +99,6 @@ def check_study(opened: OpenedStudy, model: Any, dataset: Any, tokenizer: Any, o
 
 
 def _decoded(locked: LockedRows, requests: list[Request]) -> list[RowRecord]:
-    records: list[RowRecord] = []
-    decode_all(locked.served.backend, requests, lambda finished: records.extend(map(RowRecord.of, finished)))
-    return sorted(records, key=lambda r: (r.row, r.replicate))
+    draws: list[RowRecord] = []
+    decode_all(locked.served.backend, requests, lambda finished: draws.extend(map(RowRecord.of, finished)))
+    return gathered(sorted(draws, key=lambda r: (r.row, r.replicate, r.sample)))

@@ -57,5 +57,5 @@ def _standings(rows: SearchRows, side: Decoded, order: Sequence[int]) -> dict[st
         logger.warning("a condition could not be checked on the holdout: %s", error)
         return {}
     return rows.constraints.standings(
-        values, order, rows.task, max_new_tokens=side.params.max_new_tokens, level=HOLDOUT_LEVEL
+        values, order, rows.task, most_tokens=side.params.most_tokens, level=HOLDOUT_LEVEL
     )

@@ -34,10 +34,10 @@ class Condition:
         """The metric's, or ``"tokens"``."""
         return self.measure.name
 
-    def ends(self, max_new_tokens: int) -> Bounds:
+    def ends(self, most_tokens: int) -> Bounds:
         """The least and the highest value of a row."""
         if self.measure.metric is None:
-            return (0.0, float(max_new_tokens))
+            return (0.0, float(most_tokens))
         assert self.measure.metric.bounds is not None
         return self.measure.metric.bounds
 
@@ -137,7 +137,7 @@ class Constraints:
         order: Sequence[int],
         task: PreparedTask,
         *,
-        max_new_tokens: int,
+        most_tokens: int,
         level: float = SEARCH_LEVEL,
     ) -> dict[str, Standing]:
         """How every condition stands, rows that have no value yet taken to be the best there are.
@@ -149,7 +149,7 @@ class Constraints:
             values: See `values`.
             order: The row numbers that count.
             task: Says which rows have the same prompt.
-            max_new_tokens: The most tokens of a row.
+            most_tokens: Of a row.
             level: See `stats.conditions`.
         """
         labels = cluster_numbers([task.distinct[row] for row in order])
@@ -159,7 +159,7 @@ class Constraints:
             by_row.setdefault(row, []).append(found)
         result = {}
         for condition in self.conditions:
-            ends = condition.ends(max_new_tokens)
+            ends = condition.ends(most_tokens)
             best = condition.limit.best(ends)
             of_rows = [
                 float(np.mean([found[condition.name] for found in by_row[row]])) if row in by_row else best

@@ -154,8 +154,8 @@ class CrossedLook:
         known = [
             record
             for phase in phases
-            for record in stored.rows(phase, number)
-            if (record.row, record.replicate) in wanted and record.error is None
+            for record in stored.draws(phase, number)
+            if (record.row, record.draw) in wanted and record.error is None
         ]
         stored.record("holdout", number, known, fence=self.claim)
 

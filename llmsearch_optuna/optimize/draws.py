@@ -18,7 +18,7 @@ from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import SearchRows
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.records import RowRecord, SampleGatherer
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.draws")
@@ -73,7 +73,8 @@ def examine_draws(
     found = {
         name: repeated
         for name, params in configurations.items()
-        if (repeated := backend.repetition(_requests(rows, params, PROBED_ROWS), only_alone=not is_new)) is not None
+        if (repeated := backend.repetition(_requests(rows, params.one_sample, PROBED_ROWS), only_alone=not is_new))
+        is not None
     }
     if not found:
         return
@@ -129,25 +130,25 @@ def _variance(backend: EngineBackend, rows: SearchRows, params: GenerationParams
         return 0.0
     asked = _requests(rows, params, SCORED_ROWS)
     try:
-        first, second = (_scores(backend, rows, asked, tag) for tag in ("first", "second"))
+        first, second = (_scores(backend, rows, asked, tag, params.samples) for tag in ("first", "second"))
     except (MetricError, DecodingError) as error:
         logger.info("how much scores vary is not known: %s", error)
         return 0.0
     return sum((one - other) ** 2 for one, other in zip(first, second, strict=True)) / len(first)
 
 
-def _scores(backend: EngineBackend, rows: SearchRows, asked: Sequence[Request], tag: str) -> list[float]:
-    found: dict[int, RowRecord] = {}
-    requests = [_tagged(request, tag) for request in asked]
+def _scores(backend: EngineBackend, rows: SearchRows, asked: Sequence[Request], tag: str, samples: int) -> list[float]:
+    gatherer, found = SampleGatherer(samples), dict[int, RowRecord]()
 
     def take(finished: Sequence[Finished]) -> None:
         for item in finished:
             if item.completion is None:
                 raise item.error or DecodingError("no completion")
-            found[item.request.row] = RowRecord.of(item)
+        found.update({record.row: record for record in gatherer.add(map(RowRecord.of, finished))})
 
-    decode_all(backend, requests, take)
-    return [record.score or 0.0 for record in rows.score([found[request.row] for request in requests])]
+    decode_all(backend, [_tagged(request, tag) for request in asked], take)
+    order = dict.fromkeys(request.row for request in asked)
+    return [record.score or 0.0 for record in rows.score([found[row] for row in order])]
 
 
 def _tagged(request: Request, tag: str) -> Request:

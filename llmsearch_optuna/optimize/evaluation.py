@@ -11,10 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from llmsearch_optuna.engine.request import Request
+from llmsearch_optuna.engine.request import Request, draw_of
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.metrics.scoring import Answers
-from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import stoppable
@@ -97,15 +96,12 @@ class SearchRows:
         """
         if self.task.metric.per_row is False or all(r.score is not None for r in records):
             return list(records)
-        metric = self.task.metric
-        answers = self.answers(records)
         with stoppable():
-            if not isinstance(metric, WeightedMetric):
-                scores = metric.scores_of(answers)
-                return [record.scored(score) for record, score in zip(records, scores, strict=True)]
-            parts = metric.score_parts(answers)
+            scores, parts = self.task.metric.scores_and_parts(self.answers(records))
+        if not parts:
+            return [record.scored(score) for record, score in zip(records, scores, strict=True)]
         by_record = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
-        found = zip(records, metric.combine(parts), by_record, strict=True)
+        found = zip(records, scores, by_record, strict=True)
         return [record.scored(score, of_parts) for record, score, of_parts in found]
 
     def answers(self, records: Sequence[RowRecord]) -> Answers:
@@ -117,6 +113,7 @@ class SearchRows:
             rows=[self.task.rows[n] for n in numbers],
             completions=[r.completion for r in records],
             numbers=numbers,
+            samples=[r.completions for r in records] if any(r.further for r in records) else None,
         )
 
     def part_means(self, records: Sequence[RowRecord]) -> dict[str, float]:
@@ -127,12 +124,12 @@ class SearchRows:
         Raises:
             MetricError: The metric failed; names the row.
         """
-        metric = self.task.metric
-        if not isinstance(metric, WeightedMetric) or not records:
+        names = self.task.metric.part_names
+        if not names or not records:
             return {}
         known = [r for r in records if r.parts is not None]
         known += self.score([replace(r, score=None) for r in records if r.parts is None])
-        return {part.name: mean([r.parts[part.name] for r in known if r.parts is not None]) for part in metric.parts}
+        return {name: mean([r.parts[name] for r in known if r.parts is not None]) for name in names}
 
     def value(self, records: Sequence[RowRecord]) -> float:
         """The score of all these records together: the mean, or the corpus metric's answer."""
@@ -167,7 +164,7 @@ class SearchRows:
         order: Sequence[int] | None = None,
         replicates: Sequence[int] | None = None,
     ) -> list[Request]:
-        """All requests of one configuration, row by row, replicates together.
+        """All requests of one configuration, row by row, replicates and samples together.
 
         Args:
             params: How they are decoded.
@@ -191,7 +188,7 @@ class SearchRows:
 def requests_for(
     task: PreparedTask, params: GenerationParams, tag: Hashable, *, order: Sequence[int], replicates: Sequence[int]
 ) -> list[Request]:
-    """The requests for these rows and replicates of a task, row by row, replicates together."""
+    """The requests for these rows and replicates of a task, row by row, replicates and samples together."""
     return list(iter_requests_for(task, params, tag, order=order, replicates=replicates))
 
 
@@ -207,7 +204,7 @@ def iter_requests_for(
             asked.prompts[row],
             decoding,
             occurrence=asked.occurrences[row],
-            replicate=replicate,
+            replicate=draw_of(replicate, sample),
             add_special_tokens=asked.add_special_tokens[row],
             encode_args=asked.encode_args,
             chat=asked.chat(row),
@@ -215,6 +212,7 @@ def iter_requests_for(
         )
         for row in order
         for replicate in replicates
+        for sample in range(params.samples)
     )
 
 

@@ -35,7 +35,7 @@ from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL
 from llmsearch_optuna.stats.power import Power, minimum_detectable
-from llmsearch_optuna.storage.records import Phase, RowRecord
+from llmsearch_optuna.storage.records import Phase, RowRecord, gathered
 
 logger = logging.getLogger("llmsearch_optuna.forecast")
 
@@ -72,7 +72,7 @@ class Forecast:
     Attributes:
         n_trials: The study's trials.
         probed_rows: How many decoded rows this rests on.
-        rows: Rows that are decoded, those of the verdict included (replicates count).
+        rows: Rows that are decoded, those of the verdict included (replicates and samples count).
         tokens: Generated tokens of these.
         seconds: Wall-clock time with what earlier trials computed used again.
         seconds_without_reuse: The same if every trial computed everything itself.
@@ -180,7 +180,7 @@ class _Lengths:
     def __init__(self, probe: Probe) -> None:
         found: dict[str, list[int]] = defaultdict(list)
         for params, records in probe.records.items():
-            found[params.kind] += [max(1, len(r.token_ids)) for r in records]
+            found[params.kind] += [max(1, len(sample.token_ids)) for r in records for sample in r.samples]
         self._by_kind = {kind: fmean(counts) for kind, counts in found.items() if counts}
         self._anything = _mean(count for counts in found.values() for count in counts)
 
@@ -249,7 +249,7 @@ def _crossed_verdict(
 
 def _volume(mix: Sequence[GenerationParams], lengths: _Lengths, rows: Range, replicates: int) -> _Volume:
     """What so many rows hold when their configurations are these, in equal parts."""
-    repeats = [replicates if is_random(params) else 1 for params in mix]
+    repeats = [replicates * params.samples if is_random(params) else 1 for params in mix]
     tokens = [n * lengths.of(params) for n, params in zip(repeats, mix, strict=True)]
     picks = [n * int(params.get("num_beams") or 1) for n, params in zip(tokens, mix, strict=True)]
     return _Volume(rows.times(_mean(repeats)), rows.times(_mean(tokens)), rows.times(_mean(picks)))
@@ -358,16 +358,17 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
         for number, params in wanted.items()
         for request in rows.requests(params, _tag(number), order=rows.order[: rows.steps[0]])
     ]
-    params_of_tag: dict[Hashable, GenerationParams] = {_tag(number): params for number, params in wanted.items()}
-    records: dict[GenerationParams, list[RowRecord]] = {params: [] for params in wanted.values()}
+    draws: dict[Hashable, list[RowRecord]] = {_tag(number): [] for number in wanted}
     server = ThroughputMeter(served.backend, lambda: served.stats)
 
     def take(finished: Sequence[Finished]) -> None:
         for item in finished:
-            if item.completion is not None:
-                records[params_of_tag[item.request.tag]].append(RowRecord.of(item))
+            draws[item.request.tag].append(RowRecord.of(item))
 
     decode_all(server, requests, take)
+    records = {
+        params: [r for r in gathered(draws[_tag(number)]) if r.error is None] for number, params in wanted.items()
+    }
     return Probe(records, list(server.spans), int(served.stats.get("cache_bytes", 0)))
 
 

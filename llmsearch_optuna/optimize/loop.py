@@ -22,7 +22,7 @@ from llmsearch_optuna.optimize.signals import stop_if_asked, stoppable
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
 from llmsearch_optuna.optimize.trial_queue import TrialQueue
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError
-from llmsearch_optuna.storage.records import Fence, Phase, RowRecord, StudyRecords
+from llmsearch_optuna.storage.records import Fence, Phase, RowRecord, StudyRecords, gathered
 from llmsearch_optuna.storage.trials import best_complete
 
 logger = logging.getLogger("llmsearch_optuna.optimize.loop")
@@ -136,12 +136,12 @@ def gather(
         ClaimLostError: Another worker has taken this over.
         EngineUnavailableError: The engine does not answer for now; what it has not decoded is not in the stored.
     """
-    records: dict[int, dict[tuple[int, int], RowRecord]] = {}
+    draws: dict[int, dict[tuple[int, int], RowRecord]] = {}
     missing = 0
     for number, requests in wanted.items():
         keys = {(r.row, r.replicate) for r in requests}
-        known = {(r.row, r.replicate): r for r in stored.rows(phase, number)}
-        records[number] = {key: record for key, record in known.items() if key in keys}
+        known = {(r.row, r.draw): r for r in stored.draws(phase, number)}
+        draws[number] = {key: record for key, record in known.items() if key in keys}
         left = [r for r in requests if (r.row, r.replicate) not in known]
         missing += len(left)
         server.submit(left)
@@ -154,12 +154,12 @@ def gather(
             for number, group in _by_number(finished).items():
                 new = [RowRecord.of(f) for f in group]
                 stored.record(phase, number, new, fence=fence)
-                records[number].update({(r.row, r.replicate): r for r in new})
+                draws[number].update({(r.row, r.draw): r for r in new})
                 missing -= len(new)
     finally:
         for number in wanted:
             server.cancel((phase, number))
-    return {number: [found[key] for key in sorted(found)] for number, found in records.items()}
+    return {number: gathered(found[key] for key in sorted(found)) for number, found in draws.items()}
 
 
 def _start_trials(

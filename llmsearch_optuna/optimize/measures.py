@@ -17,7 +17,7 @@ from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.task.prepared_task import PreparedTask
 
 TOKENS = "tokens"
-"""The generated tokens of a row."""
+"""The generated tokens of a row, all its samples together."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Measure:
         return {"name": self.name, **({} if self.metric is None else self.metric.description)}
 
     def values(self, records: Sequence[RowRecord], answers: Answers | None) -> list[float]:
-        """One value a record.
+        """One value a record: the tokens of all its samples, the mean of a metric over them.
 
         Args:
             records: Decoded rows.
@@ -77,6 +77,6 @@ class Measure:
             MetricError: The metric failed; names the row.
         """
         if self.metric is None:
-            return [float(len(record.token_ids)) for record in records]
+            return [float(record.tokens) for record in records]
         assert answers is not None
         return self.metric.scores_of(answers)

@@ -126,4 +126,4 @@ def label(name: str) -> str:
 
 def tokens_a_row(records: Sequence[RowRecord]) -> float:
     """Generated tokens of the average row, all replicates counted alike; 0 where there are no rows."""
-    return sum(len(r.token_ids) for r in records) / len(records) if records else 0.0
+    return sum(r.tokens for r in records) / len(records) if records else 0.0

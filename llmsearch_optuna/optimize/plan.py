@@ -122,13 +122,14 @@ class Plan:
                 "rows": {"search": len(self.rows.order), "holdout": len(self.holdout)},
                 **({} if self.halves is None else {"halves": [part.order for part in self.halves.parts]}),
                 "replicates": self.rows.replicates,
+                **({"samples": self.baseline.samples} if self.baseline.samples > 1 else {}),
                 "baseline": self.baseline.canonical,
                 "baseline_note": self.baseline_note,
                 **({"baselines": {n: p.canonical for n, p in self.baselines.items()}} if self.baselines else {}),
                 **({"constraints": self.rows.constraints.limits} if self.rows.constraints else {}),
                 "split_note": self.split_note,
                 **({"choices": self.task.choices.description} if self.task.choices else {}),
-                "model_defaults": readable(served.defaults),
+                "model_defaults": {n: v for n, v in readable(served.defaults).items() if n != "samples"},
             }
         )
         if opened.records.count_items() == len(self.task):  # they are stored together, and never change
@@ -351,7 +352,8 @@ def baseline_note(
     origin = given if is_given else "the model's generation configuration"
     if of_task and not is_given:
         origin += f", with what the task says ({', '.join(f'{name}={value!r}' for name, value in of_task.items())})"
-    text = f"The baseline is {origin}, up to {baseline.max_new_tokens} new tokens."
+    drawn = f", {baseline.samples} samples a row" if baseline.samples > 1 else ""
+    text = f"The baseline is {origin}, up to {baseline.max_new_tokens} new tokens{drawn}."
     try:
         fixed = GenerationParams.of({**baseline.canonical, **space.fixed}, defaults)
     except InputError:  # refused together: then each trial says why

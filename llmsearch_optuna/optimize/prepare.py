@@ -25,7 +25,7 @@ from llmsearch_optuna.optimize.samplers import (
     Suggester,
     make_suggester,
 )
-from llmsearch_optuna.optimize.space_points import check_supported
+from llmsearch_optuna.optimize.space_points import check_samples, check_supported
 from llmsearch_optuna.options import ForecastOptions, TaskOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.storage.study import stored_fingerprint
@@ -116,7 +116,7 @@ def prepare(
         metric=task.metric_name,
         postprocess=postprocess_of(task.postprocess),
     )
-    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
+    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation).drawing(options["samples"])
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
     ready = ready.as_started(task_of(_default_name(ready, served)))
     algorithm = algorithm_of(_default_name(ready, served))
@@ -126,7 +126,10 @@ def prepare(
         ready, served, checked, pruner, options, algorithm, wanted.checked(ready), constraints.checked(ready)
     )
     check_supported(checked, served, plan.baseline, reasoning=ready.reasoning)
-    served.expect(requests_for(ready, plan.baseline, ("search", 0), order=expected_rows(ready), replicates=[0]))
+    named = [c.generation for c in plan.try_first if c.generation is not None]
+    check_samples(ready.metric, checked, served.defaults, plan.baseline, *named)
+    once = plan.baseline.one_sample
+    served.expect(requests_for(ready, once, ("search", 0), order=expected_rows(ready), replicates=[0]))
     suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):
         suggester = make_suggester(

@@ -58,8 +58,15 @@ class ResolvedEngine:
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """The model's generation configuration."""
+        """The model's generation configuration, and the number of samples where it is not 1."""
         return self.model.default_params
+
+    def drawing(self, samples: int) -> ResolvedEngine:
+        """Return the same with so many samples of a row where a configuration says nothing of them."""
+        if samples == 1:
+            return self
+        defaults = {**self.model.default_params, "samples": samples}
+        return replace(self, model=replace(self.model, default_params=defaults))
 
     @property
     def description(self) -> Mapping[str, Any]:

@@ -98,7 +98,9 @@ def run_study(
     ):
         plan.write(opened, served, n_trials=total, seed=options["seed"])
         trial_queue = _trial_queue(prepared, options, opened, session, total)
-        baseline_rows = BaselineRows(opened, plan.rows, len(plan.rows.replicates_of(plan.baseline)))
+        baseline_rows = BaselineRows(
+            opened, plan.rows, len(plan.rows.replicates_of(plan.baseline)), plan.baseline.samples
+        )
         meter = ThroughputMeter(served.backend, lambda: served.stats)
         all_callbacks = events.CallbackList(
             [
@@ -127,7 +129,8 @@ def run_study(
 
 def _warn_of_the_engine(prepared: Prepared) -> None:
     rows = prepared.plan.rows
-    requests = requests_for(rows.task, prepared.plan.baseline, "probe", order=rows.order[:8], replicates=[0])
+    once = prepared.plan.baseline.one_sample
+    requests = requests_for(rows.task, once, "probe", order=rows.order[:8], replicates=[0])
     ends = parameter_ends(prepared.space, prepared.served.defaults)
     decoded = [replace(end, low=end.low.decoding, high=end.high.decoding) for end in ends]
     for warning in prepared.served.backend.warnings(requests, decoded):
@@ -172,7 +175,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
     return {
         "algorithm": prepared.algorithm,
         "model": dict(served.description),
-        "model_defaults": readable(served.defaults),
+        "model_defaults": {n: v for n, v in readable(served.defaults).items() if n != "samples"},
         "data": dict(plan.task.description),
         "space": prepared.space.description,
         "baseline": plan.baseline.canonical,
@@ -190,6 +193,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
             else {}
         ),
         **({} if options["finalists"] == _FINALISTS_BEFORE else {"finalists": options["finalists"]}),
+        **({} if options["samples"] == 1 else {"samples": options["samples"]}),
         **({} if options["folds"] is None else {"folds": options["folds"]}),
         **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
         **({"try_first": tried} if (tried := [dict(c.values) for c in plan.try_first if not c.baseline]) else {}),

@@ -17,13 +17,12 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.engine.sampling.reasoning import reasoning_span
 from llmsearch_optuna.errors import DecodingError, InputError
 from llmsearch_optuna.metrics.scoring import Answers
-from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
-from llmsearch_optuna.optimize.space_points import inert_warning
+from llmsearch_optuna.optimize.space_points import inert_warning, sample_problem
 from llmsearch_optuna.options import ScoreOptions, TaskOptions
-from llmsearch_optuna.storage.records import RowRecord, mean
+from llmsearch_optuna.storage.records import RowRecord, SampleGatherer, mean
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.task import Task
 
@@ -37,7 +36,8 @@ class Score:
     Attributes:
         score: The mean over the rows, or the corpus metric's answer.
         scores: One a row (mean over the replicates), in the order of the data; empty for a corpus metric.
-        completions: One a row (the first replicate), in the order of the data.
+        completions: One a row (the first replicate and sample), in the order of the data.
+        samples: All samples of each row (of the first replicate), in the order of the data.
         params: Everything that was decoded with, the model's own defaults included.
         prompts: What the model saw.
         references: What the metric compared with.
@@ -51,6 +51,7 @@ class Score:
     prompts: tuple[str, ...]
     references: tuple[Any, ...]
     parts: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[tuple[Completion, ...], ...] = ()
 
     def __repr__(self) -> str:
         return f"Score(score={self.score:.6g}, rows={len(self.completions)}, params={dict(self.params)!r})"
@@ -66,7 +67,7 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     task = Task.of(dataset, **part(TaskOptions, options))
     _refuse_space(params)
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
-    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
+    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation).drawing(options["samples"])
     checked = GenerationParams.of(task.choices.labelled(params), served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):
@@ -75,6 +76,8 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     if (problem := served.refusal(checked.decoding, span)) is not None:
         raise InputError(problem)
     prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages).under(checked)
+    if (problem := sample_problem(prepared.metric, checked)) is not None:
+        raise InputError(problem)
     prepared.check_lengths(served.prompt_tokens, served.positions, checked.max_new_tokens)
     return _score(prepared, served.backend, checked, options["replicates"], options["on_row"])
 
@@ -97,23 +100,28 @@ def _score(
     repeats = range(replicates if is_random(params) else 1)
     tag = object()
     requests = requests_for(task, params, tag, order=range(len(task)), replicates=repeats)
-    records = _decode(server, requests, on_row)
+    records = _decode(server, requests, on_row, params.samples)
     scores: list[float] = []
     values: list[float] = []
     parts: dict[str, list[float]] = defaultdict(list)
     for replicate in repeats:
-        completions = [records[row, replicate].completion for row in range(len(task))]
+        samples = [records[row, replicate].completions for row in range(len(task))]
+        completions = [of_row[0] for of_row in samples]
         texts = [completion.text for completion in completions]
-        answers = Answers(predictions=texts, references=task.references, rows=task.rows, completions=completions)
         if task.metric.per_row is False:
             values.append(task.metric.score_corpus(texts, task.references, task.rows, completions=completions))
-        elif isinstance(task.metric, WeightedMetric):
-            of_parts = task.metric.score_parts(answers)
-            scores += task.metric.combine(of_parts)
-            for name, found in of_parts.items():
-                parts[name] += found
-        else:
-            scores += task.metric.scores_of(answers)
+            continue
+        answers = Answers(
+            predictions=texts,
+            references=task.references,
+            rows=task.rows,
+            completions=completions,
+            samples=samples if params.samples > 1 else None,
+        )
+        of_rows, of_parts = task.metric.scores_and_parts(answers)
+        scores += of_rows
+        for name, found in of_parts.items():
+            parts[name] += found
     by_row = [mean(scores[row :: len(task)]) for row in range(len(task))] if scores else []
     return Score(
         score=mean(by_row) if by_row else mean(values),
@@ -123,22 +131,24 @@ def _score(
         prompts=task.prompts,
         references=task.references,
         parts={name: mean(found) for name, found in parts.items()},
+        samples=tuple(records[row, 0].completions for row in range(len(task))),
     )
 
 
 def _decode(
-    server: RequestHandler, requests: list[Request], on_row: Callable[[int, int], None] | None
+    server: RequestHandler, requests: list[Request], on_row: Callable[[int, int], None] | None, samples: int
 ) -> dict[tuple[int, int], RowRecord]:
     records: dict[tuple[int, int], RowRecord] = {}
+    gatherer = SampleGatherer(samples)
 
     def take(finished: Sequence[Finished]) -> None:
-        for item in finished:
-            record = RowRecord.of(item)
-            if record.error is not None:
-                raise DecodingError(f"row {record.row}: {record.error}")
-            records[record.row, record.replicate] = record
+        draws = [RowRecord.of(item) for item in finished]
+        for draw in draws:
+            if draw.error is not None:
+                raise DecodingError(f"row {draw.row}: {draw.error}")
+        records.update({(r.row, r.replicate): r for r in gatherer.add(draws)})
         if on_row is not None:
-            on_row(len(records), len(requests))
+            on_row(len(records), len(requests) // samples)
 
     decode_all(server, requests, take)
     return records

@@ -234,7 +234,7 @@ class WinnerSelector:
             return None
         tokens = {True: 0.0, False: 0.0}  # by whether decoding again can give another text
         for number in (0, winner):
-            lengths = [max(1, len(r.token_ids)) for r in self.opened.records.rows("search", number) if r.error is None]
+            lengths = [max(1, r.tokens) for r in self.opened.records.rows("search", number) if r.error is None]
             tokens[self.varies(params_of(trials[number]))] += mean(lengths) if lengths else 1.0
         return plan_stages(
             [self.rows.task.distinct[row] for row in self.holdout],

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize.evaluation import SearchRows
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.records import RowRecord, SampleGatherer
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.set_aside")
@@ -39,11 +39,13 @@ class BaselineRows:
         opened: The study.
         rows: The search rows.
         replicates: How often the baseline decodes each of them.
+        samples: How many samples each of these has.
     """
 
     opened: OpenedStudy
     rows: SearchRows
     replicates: int
+    samples: int = 1
     _is_here: bool = False
     _looked_at: float = -math.inf
     _final: Mapping[int, str] | None = None
@@ -120,7 +122,8 @@ class BaselineRows:
         if trials and trials[0].state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
             self.end()
         else:
-            self._errors = {(r.row, r.replicate): r.error for r in self.opened.records.rows("search", 0)}
+            known = SampleGatherer(self.samples).add(self.opened.records.draws("search", 0))
+            self._errors = {(r.row, r.replicate): r.error for r in known}
 
 
 def stored_set_aside(opened: OpenedStudy) -> dict[int, str]:

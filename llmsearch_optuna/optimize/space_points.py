@@ -10,9 +10,11 @@ import numpy as np
 
 from llmsearch_optuna.backends.protocol import ParameterEnds
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
-from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.metrics.aggregates import AggregatedMetric
+from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.space.space import BRANCH, Space
 
@@ -36,6 +38,39 @@ def check_supported(
     told = [problem for problem in problems if problem is not None]
     if told:
         raise InputError(f"{served.name} cannot be searched like this: {'; '.join(told)}")
+
+
+def check_samples(metric: Metric, space: Space, defaults: Mapping[str, Any], *configurations: GenerationParams) -> None:
+    """Make sure that the metric can make one score of a row's samples.
+
+    Args:
+        metric: The study's.
+        space: What is searched.
+        defaults: The model's generation configuration.
+        configurations: Tried in any case.
+
+    Raises:
+        InputError: It scores all rows at once, or takes more samples than are drawn.
+    """
+    for params in (*configurations, *(point for _, point in _points(space, defaults))):
+        if (problem := sample_problem(metric, params)) is not None:
+            raise InputError(problem)
+
+
+def sample_problem(metric: Metric, params: GenerationParams) -> str | None:
+    """Return why a metric cannot score the samples that parameters draw of a row; None where it can."""
+    if params.samples > 1 and metric.per_row is False:
+        return (
+            f"samples={params.samples}: one score is made of a row's samples, and {metric.name} scores all rows at "
+            "once; give a metric by row"
+        )
+    fewest = metric.fewest_samples if isinstance(metric, AggregatedMetric) else 1
+    if is_random(params) and params.samples < fewest:
+        return (
+            f"{metric.name} takes at least {fewest} samples of a row, and samples={params.samples}; give "
+            f"samples={fewest} or more, also as the least that is searched"
+        )
+    return None
 
 
 def parameter_ends(space: Space, defaults: Mapping[str, Any]) -> list[ParameterEnds]:
@@ -63,7 +98,7 @@ def parameter_ends(space: Space, defaults: Mapping[str, Any]) -> list[ParameterE
     return list(found.values())
 
 
-_ENDS_OF_TEXTS = ("max_new_tokens", "min_new_tokens", "stop", "stop_strings", "stop_token_sequences")
+_ENDS_OF_TEXTS = ("max_new_tokens", "min_new_tokens", "samples", "stop", "stop_strings", "stop_token_sequences")
 """Searched parameters that need not change the beginning of any text."""
 
 

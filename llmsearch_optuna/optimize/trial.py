@@ -13,7 +13,8 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import optuna
@@ -32,7 +33,7 @@ from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.conditions import Standing
 from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Phase, RowRecord, by_row, mean
+from llmsearch_optuna.storage.records import Phase, RowRecord, SampleGatherer, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.task.prepared_task import PreparedTask
 
@@ -55,6 +56,7 @@ class TrialJob:
         incumbent_scores: Scores of that trial, one a row, in the permutation; empty for a corpus metric.
         incumbent_running: What that trial reported at its steps.
         known_as: An earlier trial with the same parameters, whose rows are taken over (a user's own sampler).
+        nested_with: Ended trials with the same parameters but for the number of samples; their samples are taken over.
         reported: Steps that Optuna knows already (a trial that was interrupted).
     """
 
@@ -66,6 +68,7 @@ class TrialJob:
     incumbent_scores: tuple[float, ...] = ()
     incumbent_running: tuple[float, ...] = ()
     known_as: int | None = None
+    nested_with: tuple[int, ...] = ()
     reported: frozenset[int] = frozenset()
 
 
@@ -130,6 +133,10 @@ class TrialRun:
         """Wall-clock seconds that this run has taken."""
         return time.monotonic() - self._started
 
+    @cached_property
+    def _samples(self) -> SampleGatherer:
+        return SampleGatherer(1 if self.job.params is None else self.job.params.samples)
+
     def start(self) -> Iterator[Request]:
         """Take over the rows that are stored, go through their steps, and return the requests that are left.
 
@@ -152,7 +159,7 @@ class TrialRun:
         self.advance()
         if self.end is not None:
             return iter(())
-        return (r for r in self.rows.iter_requests(params, self.tag) if (r.row, r.replicate) not in self._records)
+        return (r for r in self.rows.iter_requests(params, self.tag) if not self._samples.has(r.row, r.replicate))
 
     def step_of(self, request: Request) -> int:
         """The number of the step that needs this row, 0 for the first."""
@@ -166,21 +173,27 @@ class TrialRun:
         """
         if self.end is not None:
             return
-        records = [RowRecord.of(f) for f in finished]
+        draws = [RowRecord.of(f) for f in finished]
         if self.job.number == 0 and self.baseline is not None:
-            self._take_baseline(self.baseline, records)
+            self._store_baseline(self.baseline, draws)
         else:
-            self.opened.records.record("search", self.job.number, records, fence=self.claim)
-        self._records.update({(r.row, r.replicate): r for r in records})
+            self.opened.records.record("search", self.job.number, draws, fence=self.claim)
+        self._take(draws)
         self.advance()
 
-    def _take_baseline(self, baseline: BaselineRows, records: Sequence[RowRecord]) -> None:
+    def _store_baseline(self, baseline: BaselineRows, draws: Sequence[RowRecord]) -> None:
         """Store the baseline's rows; errors that end the study are not stored, so that these rows are asked again."""
-        decoded = [r for r in records if r.error is None]
+        decoded = [r for r in draws if r.error is None]
         self.opened.records.record("search", 0, decoded, fence=self.claim)
-        baseline.check_share(records)
-        self.opened.records.record("search", 0, [r for r in records if r.error is not None], fence=self.claim)
-        baseline.take(records)
+        baseline.check_share(draws)
+        self.opened.records.record("search", 0, [r for r in draws if r.error is not None], fence=self.claim)
+
+    def _take(self, draws: Sequence[RowRecord]) -> None:
+        """Take single samples; the rows that are whole by them count as there."""
+        whole = self._samples.add(draws)
+        self._records.update({(r.row, r.replicate): r for r in whole})
+        if self.job.number == 0 and self.baseline is not None:
+            self.baseline.take(whole)
 
     def lose(self) -> None:
         """Another worker has taken this trial over; what is known of the baseline's rows then comes from that one."""
@@ -195,10 +208,16 @@ class TrialRun:
     def _take_over_known_rows(self) -> None:
         stored, number = self.opened.records, self.job.number
         if self.job.known_as is not None:
-            stored.record("search", number, stored.rows("search", self.job.known_as), fence=self.claim)
-        self._records = {(r.row, r.replicate): r for r in stored.rows("search", number)}
-        if number == 0 and self.baseline is not None:
-            self.baseline.take(self._records.values())
+            stored.record("search", number, stored.draws("search", self.job.known_as), fence=self.claim)
+        for other in self.job.nested_with:
+            stored.record("search", number, self._shared(stored.draws("search", other)), fence=self.claim)
+        self._take(stored.draws("search", number))
+
+    def _shared(self, draws: Sequence[RowRecord]) -> list[RowRecord]:
+        """Of another trial's samples those that this one would decode to the same texts."""
+        assert self.job.params is not None
+        samples, rows = self.job.params.samples, self.rows.places
+        return [replace(r, score=None) for r in draws if r.sample < samples and r.row in rows and r.error is None]
 
     def advance(self) -> None:
         """Take the steps that are due: their rows are there, and it is known which of them count.
@@ -260,7 +279,7 @@ class TrialRun:
             self._condition_values,
             [row for row in self.rows.order if row not in self._set_aside],
             self.rows.task,
-            max_new_tokens=self.job.params.max_new_tokens,
+            most_tokens=self.job.params.most_tokens,
         )
 
     def _commit_scores(self, scored: Sequence[RowRecord]) -> None:
@@ -367,17 +386,18 @@ class TrialRun:
     def _attributes(self, end: TrialEnd, counted: int, records: Sequence[RowRecord]) -> dict[str, Any]:
         found: dict[str, Any] = {
             "rows": f"{counted} of {len(self.rows.order)}",
-            "tokens": sum(len(r.token_ids) for r in records),
+            "tokens": sum(r.tokens for r in records),
             "seconds": round(self.seconds, 2),
             "memory": f"{process_bytes() / 1e9:.2f} GB",
         }
         # By the rows that count, so that a budget ends the study at the same trial after any interruption.
-        if (cost := self.cost(sum(r.prompt_tokens for r in records), 0, found["tokens"])) is not None:
+        if (cost := self.cost(sum(r.asked_tokens for r in records), 0, found["tokens"])) is not None:
             found["cost"] = round(cost, 9)
         if (on_gpus := gpu_bytes()) is not None:
             found["gpu_memory"] = f"{on_gpus / 1e9:.2f} GB"
         if records:
-            found["cut_by_length"] = f"{sum(r.finish_reason == 'length' for r in records) / len(records):.0%}"
+            reasons = [sample.finish_reason for record in records for sample in record.samples]
+            found["cut_by_length"] = f"{sum(reason == 'length' for reason in reasons) / len(reasons):.0%}"
         if end.reason is not None:
             found["prune_reason" if end.state == "pruned" else "fail_reason"] = end.reason[:1000]
         if end.state != "failed" and (parts := self.rows.part_means(records)):

@@ -21,6 +21,7 @@ from llmsearch_optuna.optimize.baselines import ROLE
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.halves import HalfScores
 from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, GridSuggester, Suggester, same_point, visible
+from llmsearch_optuna.optimize.space_points import sample_problem
 from llmsearch_optuna.optimize.trial import Role, TrialJob
 from llmsearch_optuna.space.space import Space, Suggestion
 from llmsearch_optuna.storage.leases import Claim, Session
@@ -194,8 +195,11 @@ class TrialQueue:
             trials = self.trials()
         attributes = trials[number].user_attrs
         refusal = attributes.get("refusal")
-        half = self._half(number)
-        incumbent = self._incumbent(trials[: max(0, number - self.in_flight + 1)], half)
+        params = None if refusal is not None else params_of(trials[number])
+        if params is not None and (refusal := sample_problem(self.rows.task.metric, params)) is not None:
+            params = None
+        half, settled = self._half(number), trials[: max(0, number - self.in_flight + 1)]
+        incumbent = self._incumbent(settled, half)
         same = (
             t.number
             for t in trials[:number]
@@ -203,13 +207,14 @@ class TrialQueue:
         )
         return TrialJob(
             number=number,
-            params=None if refusal is not None else params_of(trials[number]),
+            params=params,
             role=attributes["role"],
             refusal=refusal,
             incumbent=None if incumbent is None else incumbent.number,
             incumbent_scores=() if incumbent is None else self._row_scores(incumbent.number, half),
             incumbent_running=() if incumbent is None else self._running(incumbent, half),
             known_as=next(same, None),
+            nested_with=_nested(settled, attributes["params"]),
             reported=frozenset(trials[number].intermediate_values),
         )
 
@@ -279,6 +284,17 @@ def first_candidate(
     params, role = roles[number]
     point = same_point(space, params, CandidateMaker(defaults))
     return point or Candidate({}, {}, params.canonical, params), role
+
+
+def _nested(trials: Sequence[FrozenTrial], params: Mapping[str, Any]) -> tuple[int, ...]:
+    """The trials that differ from these parameters in the number of samples alone."""
+    tried = {t.number: t.user_attrs.get("params", {}) for t in trials}
+    differing = {number: other for number, other in tried.items() if other.get("samples") != params.get("samples")}
+    return tuple(number for number, other in differing.items() if _but_samples(other) == _but_samples(params))
+
+
+def _but_samples(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name != "samples"}
 
 
 def _attributes(candidate: Candidate, role: Role, half: int | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import sqlalchemy as sa
 
-from llmsearch_optuna.engine.request import Completion, Finished
+from llmsearch_optuna.engine.request import MOST_REPLICATES, Completion, Finished, draw_of, replicate_and_sample
 from llmsearch_optuna.fingerprint.json_text import json_text
 from llmsearch_optuna.storage import schema
 
@@ -40,7 +40,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class RowRecord:
-    """The completion of one row under one configuration and, once its pruning step is done, its score; or an error."""
+    """The completion of one row under one configuration and, once its pruning step is done, its score; or an error.
+
+    Where a row has several samples, this is the first of them, with the score of all of them together and the error of
+    any; `gathered` makes it of records of single samples.
+    """
 
     row: int
     replicate: int
@@ -54,24 +58,54 @@ class RowRecord:
     reasoning_tokens: int = 0
     parts: Mapping[str, float] | None = field(default=None, compare=False)
     """Scores of the parts of a weighted metric, by name; only in the process that scored them."""
+    sample: int = 0
+    further: tuple[RowRecord, ...] = ()
+    """The other samples of the row, in their order."""
 
     @classmethod
     def of(cls, finished: Finished) -> RowRecord:
-        """The record of a finished request, not scored yet."""
+        """The record of a finished request, of one sample; not scored yet."""
         request, completion = finished.request, finished.completion
+        replicate, sample = replicate_and_sample(request.replicate)
         if completion is None:
             reason = str(finished.error) if finished.error is not None else "no completion and no reason"
-            return cls(request.row, request.replicate, None, error=_storable(reason))
+            return cls(request.row, replicate, None, error=_storable(reason), sample=sample)
         return cls(
             request.row,
-            request.replicate,
+            replicate,
             _storable(completion.text),
             tuple(completion.token_ids),
             completion.finish_reason,
             completion.prompt_tokens,
             reasoning=None if completion.reasoning is None else _storable(completion.reasoning),
             reasoning_tokens=completion.reasoning_tokens,
+            sample=sample,
         )
+
+    @property
+    def draw(self) -> int:
+        """The number under which it was asked for and is stored."""
+        return draw_of(self.replicate, self.sample)
+
+    @property
+    def samples(self) -> tuple[RowRecord, ...]:
+        """All samples of the row, this one first."""
+        return (self, *self.further)
+
+    @property
+    def completions(self) -> tuple[Completion, ...]:
+        """Those of all samples."""
+        return tuple(sample.completion for sample in self.samples)
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens of all samples."""
+        return sum(len(sample.token_ids) for sample in self.samples)
+
+    @property
+    def asked_tokens(self) -> int:
+        """Prompt tokens of all samples: each is a request of its own."""
+        return sum(sample.prompt_tokens for sample in self.samples)
 
     def scored(self, score: float, parts: Mapping[str, float] | None = None) -> RowRecord:
         """The same record with its score, and with those of a weighted metric's parts."""
@@ -204,7 +238,7 @@ class StudyRecords:
     # Rows
 
     def record(self, phase: Phase, number: int, records: Sequence[RowRecord], *, fence: Fence | None = None) -> None:
-        """Store what has been decoded, in one transaction; what is there already stays as it is."""
+        """Store single samples that have been decoded, in one transaction; what is there already stays as it is."""
         values = [self._columns(phase, number, r) for r in records]
         with self._engine.begin() as connection:
             if fence is not None:
@@ -230,7 +264,7 @@ class StudyRecords:
         values = [
             {
                 "of_row": r.row,
-                "of_replicate": r.replicate,
+                "of_replicate": r.draw,
                 "new_score": r.score,
                 "new_checksum": self._columns(phase, number, r)["checksum"],
             }
@@ -250,7 +284,7 @@ class StudyRecords:
             "phase": phase,
             "number": number,
             "row": int(record.row),
-            "replicate": int(record.replicate),
+            "replicate": int(record.draw),
             "text": record.text,
             "token_ids": np.asarray(record.token_ids, dtype="<u4").tobytes(),
             "finish_reason": record.finish_reason,
@@ -263,12 +297,16 @@ class StudyRecords:
         return values | {"checksum": schema.row_checksum(values)}
 
     def rows(self, phase: Phase, number: int) -> list[RowRecord]:
-        """All records of one trial in one phase, by row and replicate."""
+        """All records of one trial in one phase, by row and replicate; while it runs some may lack samples."""
+        return gathered(self.draws(phase, number))
+
+    def draws(self, phase: Phase, number: int) -> list[RowRecord]:
+        """All single samples of one trial in one phase, by row, sample and replicate."""
         return self._select_rows(phase, number).get(number, [])
 
     def all_rows(self, phase: Phase) -> dict[int, list[RowRecord]]:
         """Trial number -> all its records in this phase."""
-        return self._select_rows(phase, None)
+        return {number: gathered(draws) for number, draws in self._select_rows(phase, None).items()}
 
     @cached_property
     def _row_columns(self) -> list[Any]:
@@ -286,10 +324,11 @@ class StudyRecords:
         with self._engine.connect() as connection:
             for r in connection.execute(query.order_by(t.c.number, t.c.row, t.c.replicate)):
                 ids = tuple(np.frombuffer(r.token_ids or b"", dtype="<u4").tolist())
+                replicate, sample = replicate_and_sample(r.replicate)
                 found[r.number].append(
                     RowRecord(
                         r.row,
-                        r.replicate,
+                        replicate,
                         r.text,
                         ids,
                         r.finish_reason,
@@ -298,14 +337,17 @@ class StudyRecords:
                         r.error,
                         r.reasoning,
                         r.reasoning_tokens or 0,
+                        sample=sample,
                     )
                 )
         return dict(found)
 
     def row_counts(self, phase: Phase) -> dict[int, int]:
-        """Trial number -> how many rows it has in this phase, every replicate counted."""
+        """Trial number -> how many rows it has in this phase, every replicate counted, but not its samples."""
         t = schema.rows
-        query = sa.select(t.c.number, sa.func.count().label("rows")).where(t.c.study == self._key, t.c.phase == phase)
+        query = sa.select(t.c.number, sa.func.count().label("rows")).where(
+            t.c.study == self._key, t.c.phase == phase, t.c.replicate < MOST_REPLICATES
+        )
         with self._engine.connect() as connection:
             return {row.number: row.rows for row in connection.execute(query.group_by(t.c.number))}
 
@@ -408,6 +450,54 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return str(value)
+
+
+def gathered(draws: Iterable[RowRecord]) -> list[RowRecord]:
+    """Return one record for each row and replicate, made of its samples; without those whose first is not there."""
+    draws = list(draws)
+    if not any(draw.sample for draw in draws):
+        return draws
+    found: dict[tuple[int, int], list[RowRecord]] = defaultdict(list)
+    for draw in draws:
+        found[draw.row, draw.replicate].append(draw)
+    return [_of_samples(samples) for samples in found.values() if any(s.sample == 0 for s in samples)]
+
+
+def _of_samples(samples: Sequence[RowRecord]) -> RowRecord:
+    if len(samples) == 1:
+        return samples[0]
+    first, *further = sorted(samples, key=lambda record: record.sample)
+    error = next((record.error for record in (first, *further) if record.error is not None), None)
+    return replace(first, further=tuple(further), error=error)
+
+
+class SampleGatherer:
+    """Gathers the samples of rows as they are decoded.
+
+    Args:
+        samples: How many each row has.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._found: dict[tuple[int, int], dict[int, RowRecord]] = defaultdict(dict)
+
+    def add(self, draws: Iterable[RowRecord]) -> list[RowRecord]:
+        """Take single samples, and return the rows that have all of theirs by that."""
+        whole = []
+        for draw in draws:
+            if draw.sample >= self._samples:
+                continue
+            found = self._found[draw.row, draw.replicate]
+            found[draw.sample] = draw
+            if len(found) == self._samples:
+                whole.append(_of_samples(list(found.values())))
+        return whole
+
+    def has(self, row: int, draw: int) -> bool:
+        """Whether a sample is there."""
+        replicate, sample = replicate_and_sample(draw)
+        return sample in self._found.get((row, replicate), ())
 
 
 def by_row(records: Sequence[RowRecord], order: Sequence[int]) -> list[float]:

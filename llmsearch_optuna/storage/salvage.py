@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmsearch_optuna.engine.request import MOST_REPLICATES
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.read_only import copy_with_log
@@ -314,7 +315,7 @@ def _reopen_trials(new: sqlite3.Connection, found: Salvage) -> None:
 
 
 def _whole_rows(new: sqlite3.Connection, key: str, number: int, wanted: int) -> int:
-    """How many of the first rows that a trial's value rests on are there, with all their replicates."""
+    """How many of the first rows that a trial's value rests on are there, with all their replicates and samples."""
     of_trial = "study = :study AND number = :number AND phase = 'search'"
     found: int = new.execute(
         f"""
@@ -322,7 +323,10 @@ def _whole_rows(new: sqlite3.Connection, key: str, number: int, wanted: int) -> 
             SELECT 1 FROM llmsearch_rows r JOIN llmsearch_items i ON i.study = r.study AND i."row" = r."row"
             WHERE r.{of_trial.replace(" AND ", " AND r.")} AND i.part = 'search' AND i.position < :wanted
             GROUP BY r."row"
-            HAVING COUNT(*) > (SELECT MAX(replicate) FROM llmsearch_rows WHERE {of_trial})
+            HAVING COUNT(*) >= (
+                SELECT (1 + MAX(replicate % {MOST_REPLICATES})) * (1 + MAX(replicate / {MOST_REPLICATES}))
+                FROM llmsearch_rows WHERE {of_trial}
+            )
         )
         """,
         {"study": key, "number": number, "wanted": wanted},

@@ -247,6 +247,8 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         check_objectives(file)
     with _placed(name, lambda _: place(text, ["data", "metric"])):
         check_metric(file)
+    with _placed(name, lambda _: place(text, ["data", "aggregate"])):
+        check_aggregate(file)
     return file
 
 
@@ -333,6 +335,13 @@ def _check_values(values: Mapping[str, Any]) -> None:
 def check_metric(file: StudyFile) -> None:
     """Raise InputError where there is no such metric, or it has no such options."""
     metric_name(file)
+
+
+def check_aggregate(file: StudyFile) -> None:
+    """Raise InputError where samples cannot be made one score of as the file says."""
+    from llmsearch_optuna.metrics.aggregates import Aggregate
+
+    Aggregate.of(file.data.aggregate, scorer=file.data.scorer, pass_score=file.data.pass_score)
 
 
 def metric_name(file: StudyFile) -> str:

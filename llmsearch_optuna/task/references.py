@@ -42,6 +42,13 @@ def references_of(reference: Any, rows: Sequence[Row], columns: Sequence[str]) -
         yield from ({name: row[name] for name in names} if several else row[names[0]] for row in rows)
 
 
+def reference_columns(reference: Any) -> tuple[str, ...] | None:
+    """Return the columns that references are made of; None where a function may read any."""
+    if callable(reference):
+        return None
+    return ("reference",) if reference is None else (reference,) if isinstance(reference, str) else tuple(reference)
+
+
 def _refuse_empty(names: Sequence[str], rows: Sequence[Row]) -> None:
     for name in names:
         empty = [number for number, row in enumerate(rows) if is_empty(row.get(name))]

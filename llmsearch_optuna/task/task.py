@@ -15,6 +15,7 @@ from typing import Any
 
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, check_reasoning, reasoning_span
 from llmsearch_optuna.errors import InputError, short
+from llmsearch_optuna.metrics.aggregates import Aggregate
 from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.postprocess import postprocess_of
@@ -47,7 +48,7 @@ from llmsearch_optuna.task.prompts import (
     make_prompter,
     ready,
 )
-from llmsearch_optuna.task.references import references_of
+from llmsearch_optuna.task.references import reference_columns, references_of
 from llmsearch_optuna.task.split import same_in_any
 from llmsearch_optuna.task.text_checks import check_encodable, check_rows_encodable
 from llmsearch_optuna.task.variant import Variant, check_told_apart
@@ -103,6 +104,11 @@ class Task:
             False is for none.
         generation: Generation parameters that the task is decoded with where nothing else is said, such as stop strings
             that belong to its prompts: they are laid over the model's generation configuration.
+        aggregate: What the score of a row with several samples is: ``"mean"`` (the default), ``"pass"`` or
+            ``"pass@k"``, ``"majority"``, or ``"best"``; see docs/samples.md.
+        scorer: Which sample is the best, for ``aggregate="best"``: a metric that needs no reference, or a function of
+            a completion's text; the highest score is the best.
+        pass_score: The least score that passes, for ``aggregate="pass"``; 1 by default.
     """
 
     dataset: Any
@@ -123,6 +129,9 @@ class Task:
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning: ReasoningOption = None
     generation: Mapping[str, Any] | None = None
+    aggregate: str | None = None
+    scorer: Any = None
+    pass_score: float | None = None
 
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize", None):
@@ -139,6 +148,7 @@ class Task:
         check_limit(self.max_prompt_tokens)
         check_reasoning(self.reasoning)
         check_encode_args(self.tokenizer_encode_args or {})
+        self._aggregate()
         if self.chat_template is False and self.chat_template_kwargs:
             raise InputError(
                 "chat_template_kwargs are variables of the chat template, and chat_template=False switches it off"
@@ -261,7 +271,12 @@ class Task:
                 prompter = make_prompter(variant.prompt, columns)
                 prompts, cut = variant._prompts(prompter, rows, tokenizer, takes_messages, tokens)
             made.append(Variant(labels, tuple(prompts), cut))
-        checked = metric.check(references, rows, direction=self.direction)
+        checked = self._aggregate().over(
+            metric.check(references, rows, direction=self.direction),
+            rows,
+            direction=self.direction or "maximize",
+            hidden=reference_columns(self.reference),
+        )
         span = reasoning_span(self.reasoning, tokenizer)
         first, choices = made[0], self.choices
         if choices:
@@ -356,6 +371,11 @@ class Task:
         metric = Metric.of(self.metric, options=self.metric_options)
         postprocess = postprocess_of(self.postprocess)
         return metric if postprocess is None else metric.after(postprocess)
+
+    def _aggregate(self) -> Aggregate:
+        found = Aggregate.of(self.aggregate, scorer=self.scorer, pass_score=self.pass_score)
+        postprocess = postprocess_of(self.postprocess)
+        return found if postprocess is None else found.after(postprocess)
 
     def _prompts(
         self,

@@ -45,6 +45,7 @@ def test_search_and_score_take_what_task_engine_and_loader_take() -> None:
         "params",
         "tokenizer",
         "replicates",
+        "samples",
         "on_row",
     }
 

@@ -86,6 +86,8 @@ def test_every_key_reaches_search_or_the_task() -> None:
         .replace("# [baselines.authors]", "[baselines.authors]")
         .replace('name = "demo"', 'name = "my-model"')
         .replace('server = "http://127.0.0.1:8000/v1"\n', "")  # in the place of a name
+        .replace('aggregate = "majority"', 'aggregate = "best"')
+        .replace("pass_score = 1.0\n", "")  # of another aggregate
     )
     file = parse_study_file(text)
     arguments = search_arguments(file)
@@ -93,7 +95,7 @@ def test_every_key_reaches_search_or_the_task() -> None:
     of_task = of_search & set(Task.__dataclass_fields__) - {"dataset"}
     assert of_search - set(arguments) == (ONLY_IN_PYTHON & of_search) | of_task
     task = arguments["dataset"]
-    left_alone = {"name", "generation"}
+    left_alone = {"name", "generation", "pass_score"}
     unsaid = {name for name in Task.__dataclass_fields__ if getattr(task, name) is None} - left_alone
     assert unsaid == set()
     assert (arguments["tokenizer"], arguments["max_tokens"], arguments["margin"]) == (

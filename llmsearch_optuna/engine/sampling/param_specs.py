@@ -27,9 +27,13 @@ returned.
 OWN_NAMES = (
     *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
     *("frequency_penalty", "generation_seed", "min_tokens", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
-    *("presence_penalty", "stop", "stop_token_sequences", "tfs", "thinking_budget", "top_a", "top_n_sigma"),
+    *("presence_penalty", "samples", "stop", "stop_token_sequences", "tfs", "thinking_budget", "top_a"),
+    "top_n_sigma",
     *("xtc_probability", "xtc_threshold"),
 )
+MOST_SAMPLES = 1024
+"""Samples of a row."""
+
 SERVER_NAMES = ("reasoning_effort", "repeat_last_n", "response_format", "thinking_token_budget")
 """What only servers apply, under the names that most of them give it."""
 
@@ -327,6 +331,7 @@ def _only(neutral: Any) -> Callable[[Any], Any]:
 _IDS = "a token id or a list of token ids (integers from 0)"
 _ID_LISTS = "a list of lists of token ids (integers from 0), such as [[13, 13], [2]]"
 _ONE_TEXT = "left out here: each row has one completion, and its text, tokens and stop reason are what comes back"
+_SAMPLES = "left out: give samples=, and aggregate= for what a row's score is made of"
 _LEFT_CORE = (
     "left out: {} left transformers' core in version 5 (it is code on the hub now); "
     "greedy, sampling, beam search and beam sampling remain"
@@ -399,6 +404,7 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "typical_p": _sampling(_number(0.0, 1.0, above=True), "a number above 0 and at most 1 (1 switches it off)", 1.0),
     "epsilon_cutoff": _sampling(_number(0.0, 1.0, below=True), "a number from 0 to below 1 (0 switches it off)", 0.0),
     "eta_cutoff": _sampling(_number(0.0, 1.0, below=True), "a number from 0 to below 1 (0 switches it off)", 0.0),
+    "samples": _sampling(_integer(1, MOST_SAMPLES), f"an integer from 1 to {MOST_SAMPLES:,}", 1),
     "generation_seed": _sampling(_integer(0, 2**63 - 1), "an integer from 0 to 2**63 - 1", 0),
     # processors
     "repetition_penalty": ParamSpec(_number(0.0, above=True), "a number above 0 (1 switches it off)", neutral=1.0),
@@ -479,7 +485,7 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "prompt": _LABEL,
     "system": _LABEL,
     # what else generate could return
-    "num_return_sequences": _flag(1),
+    "num_return_sequences": ParamSpec(_only(1), _SAMPLES, scope="refused", neutral=1),
     "output_attentions": _flag(),
     "output_hidden_states": _flag(),
     "output_scores": _flag(),

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -118,10 +118,23 @@ class GenerationParams(Mapping[str, Any]):
 
     @cached_property
     def decoding(self) -> GenerationParams:
-        """What an engine is told: these parameters without those that say what is asked for."""
-        if not any(map(is_of_task, (*self._canonical, *self._given))):
+        """What an engine is told: these parameters without those that say what is asked for, and how often."""
+        return self._without(lambda name: is_of_task(name) or name == "samples")
+
+    @cached_property
+    def drawing(self) -> GenerationParams:
+        """How a row's completions are drawn: these parameters without those that say what is asked for."""
+        return self._without(is_of_task)
+
+    @cached_property
+    def one_sample(self) -> GenerationParams:
+        """The same parameters with one sample a row."""
+        return self._without(lambda name: name == "samples")
+
+    def _without(self, is_left_out: Callable[[str], bool]) -> GenerationParams:
+        if not any(map(is_left_out, (*self._canonical, *self._given))):
             return self
-        parts = ({n: v for n, v in of.items() if not is_of_task(n)} for of in (self._canonical, self._given))
+        parts = ({n: v for n, v in of.items() if not is_left_out(n)} for of in (self._canonical, self._given))
         canonical, given = parts
         return GenerationParams(canonical=canonical, given=given)
 
@@ -162,6 +175,16 @@ class GenerationParams(Mapping[str, Any]):
     def generation_seed(self) -> int:
         """Which noise sampling uses; 0 unless given."""
         return int(self._canonical.get("generation_seed", 0))
+
+    @property
+    def samples(self) -> int:
+        """How many completions of a row are drawn and scored together; 1 where nothing is sampled."""
+        return int(self._canonical.get("samples", 1))
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens of a row, all its samples together."""
+        return self.samples * self.max_new_tokens
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
