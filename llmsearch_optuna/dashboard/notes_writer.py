@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -20,11 +21,13 @@ import optuna
 from llmsearch_optuna import progress
 from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
+from llmsearch_optuna.dashboard.study_attributes import StudyAttributes, is_noted
+from llmsearch_optuna.fingerprint.diff import digest
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
-from llmsearch_optuna.storage.study import OpenedStudy
+from llmsearch_optuna.storage.study import OpenedStudy, library_versions
 from llmsearch_optuna.storage.trials import score_of
 
 logger = logging.getLogger("llmsearch_optuna.dashboard")
@@ -75,11 +78,14 @@ def describe_all(result: StudyView) -> None:
         return
     import optuna_dashboard
 
-    describe_study(result.study, collect(result))
+    attributes = StudyAttributes(result.opened)
+    _write_page(result, attributes)
     minimize = result.direction == "minimize"
     for trial in result.trials:
-        live = result.opened.trial(trial.number)
-        if trial.state.is_finished() and not optuna_dashboard.get_note(live):
+        if not trial.state.is_finished() or is_noted(trial):
+            continue
+        live = attributes.trial_of(trial)
+        if not optuna_dashboard.get_note(live):
             noted = [
                 NotedRow(
                     r.row,
@@ -127,7 +133,12 @@ class TrialNoteCallback:
         note = trial_note(
             _headline(event.state, event.value, event.reason), noted, minimize=self.rows.direction == "minimize"
         )
-        optuna_dashboard.save_note(self.opened.trial(event.number), note)
+        optuna_dashboard.save_note(self._attributes.trial(event.number), note)
+        self._attributes.mark_noted(event.number)
+
+    @cached_property
+    def _attributes(self) -> StudyAttributes:
+        return StudyAttributes(self.opened)
 
 
 @dataclass
@@ -142,21 +153,44 @@ class StudyPageCallback:
     _due: float = field(default=0.0)
 
     def on(self, event: progress.Event) -> None:
-        """Write the page when the study starts and ends, and now and then when a trial has ended."""
-        at_an_end = isinstance(event, progress.StudyStarted | progress.StudyEnded)
-        if at_an_end or (isinstance(event, progress.TrialEnded) and time.monotonic() >= self._due):
-            self._refresh()
+        """Write the page of a new study when it starts, of any when it ends, and now and then when a trial has ended.
+
+        A study that goes on has a page, of when it stopped.
+        """
+        match event:
+            case progress.StudyStarted() if event.finished_trials:
+                self._due = time.monotonic() + SECONDS_BETWEEN_REFRESHES
+            case progress.StudyStarted() | progress.StudyEnded():
+                self._refresh()
+            case progress.TrialEnded() if time.monotonic() >= self._due:
+                self._refresh()
 
     def _refresh(self) -> None:
         if not is_installed():
             return
         started = time.monotonic()
         try:
-            describe_study((result := self.result()).study, collect(result))
+            result = self.result()
+            _write_page(result, StudyAttributes(result.opened))
         except Exception as problem:  # a page that could not be refreshed must not end a study
             logger.warning("the study's page in the dashboard is not up to date: %s", problem)
         ended = time.monotonic()
         self._due = ended + max(SECONDS_BETWEEN_REFRESHES, (ended - started) / REFRESH_SHARE)
+
+
+def _write_page(result: StudyView, attributes: StudyAttributes) -> None:
+    """Write the study's page, unless what is there shows this state of it."""
+    state = digest(
+        {
+            "versions": library_versions(),
+            "finished": sum(trial.state.is_finished() for trial in result.trials),
+            "looks": [[look.look, look.winner, look.verdict] for look in result.looks],
+            "attributes": result.study.user_attrs,
+        }
+    )
+    if attributes.page_state != state:
+        describe_study(attributes.study, collect(result))
+        attributes.page_state = state
 
 
 def as_text(reference: Any) -> str:

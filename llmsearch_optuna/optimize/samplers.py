@@ -7,12 +7,11 @@ Nothing here decodes, stores or reads a clock.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -24,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.optimize.seen_trials import BEFORE_ALL, SeenTrials
 from llmsearch_optuna.space.space import Space, Suggestion
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
 from llmsearch_optuna.types import Direction
@@ -152,32 +152,6 @@ class CandidateMaker:
         except InputError as refusal:
             return Candidate(params, distributions, values, None, str(refusal))
         return Candidate(params, distributions, values, generation)
-
-
-BEFORE_ALL = 2**31
-"""Trials that a suggestion may see are numbered from minus this: those of its own study, from 0, come after them."""
-
-
-class SeenTrials(optuna.storages.InMemoryStorage):
-    """Trials of one study in memory, after others that are shown as they are: none is copied, none can be changed.
-
-    Adding them to a study would copy each of them for every suggestion.
-
-    Args:
-        seen: In the order of their numbers, which are below 0 (see `visible`).
-    """
-
-    def __init__(self, seen: Sequence[FrozenTrial]) -> None:
-        super().__init__()
-        self._seen = seen
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """Return those that are seen, then the study's own."""
-        seen = [trial for trial in self._seen if states is None or trial.state in states]
-        own = super().get_all_trials(study_id, deepcopy=deepcopy, states=states)
-        return (copy.deepcopy(seen) if deepcopy else seen) + own
 
 
 class TpeSuggester:

@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna_dashboard
 from optuna.trial import TrialState, create_trial
 
 from llmsearch_optuna import Engine, presets, search
 from llmsearch_optuna.analysis.status import read_status
 from llmsearch_optuna.dashboard import describe_all
+from llmsearch_optuna.dashboard.notes import NotedRow, trial_note
+from llmsearch_optuna.dashboard.study_attributes import NOTED, StudyAttributes
 from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, RandomSuggester
-from llmsearch_optuna.search_result import load_result
+from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
@@ -75,6 +78,9 @@ def fill(database: str, trials: int) -> None:
         rng = np.random.default_rng(0)
         for number, candidate in enumerate(_candidates(len(begun), trials), start=len(begun)):
             _write(opened, number, candidate, order if number % 3 == 0 else order[:STEP], rng)
+        _note(opened, len(begun))
+    with contextlib.closing(read_study(f"sqlite:///{database}")) as opened:
+        describe_all(SearchResult.of(opened))
 
 
 def _candidates(first: int, end: int) -> Iterator[Candidate]:
@@ -106,6 +112,7 @@ def _write(
             params=dict(candidate.params),
             distributions=dict(candidate.distributions),
             intermediate_values=means,
+            system_attrs={NOTED: True},
             user_attrs={
                 "params": json.loads(json.dumps(candidate.generation.canonical, default=str)),
                 "kind": candidate.generation.kind,
@@ -119,6 +126,16 @@ def _write(
             },
         )
     )
+
+
+def _note(opened: OpenedStudy, first: int) -> None:
+    """Give each trial a note, as the search would have."""
+    attributes = StudyAttributes(opened)
+    prompts = {item.row: item.prompt for item in opened.records.items("search")}
+    records = opened.records.all_rows("search")
+    for trial in opened.study.get_trials(deepcopy=False)[first:]:
+        rows = [NotedRow(r.row, prompts[r.row], r.text or "", "yes", r.score) for r in records[trial.number]]
+        optuna_dashboard.save_note(attributes.trial_of(trial), trial_note(trial.state.name.lower(), rows))
 
 
 def read(stage: str, database: str) -> None:

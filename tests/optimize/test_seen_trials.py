@@ -12,7 +12,8 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from llmsearch_optuna.optimize.samplers import SeenTrials, make_suggester, seed_of, visible
+from llmsearch_optuna.optimize.samplers import make_suggester, seed_of, visible
+from llmsearch_optuna.optimize.seen_trials import SeenTrials
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.types import Direction
 
