@@ -211,7 +211,7 @@ class StudyView:
             return f"no trial of {len(self.trials)} is complete. {_first_failure(self.trials) or ''}".strip()
         score = with_error(self.best_score, self.best_score_error)
         best = f"best of {len(self.trials)} trials: trial {self.best_trial.number} with {score}"
-        baseline = self.baseline_score(half_of(self.best_trial))
+        baseline = self.score_on(self.trials[0], half_of(self.best_trial))
         if baseline is not None:
             best += f" (baseline {baseline:.4f})"
         rows = "the search rows" if half_of(self.best_trial) is None else "the half of the rows that it was searched on"
@@ -222,16 +222,17 @@ class StudyView:
         """Row numbers of the two halves that judge each other's winner, each in its order; empty for a holdout."""
         return tuple(tuple(map(int, half)) for half in self.settings.get("halves", ()))
 
-    def baseline_score(self, half: int | None = None) -> float | None:
-        """The baseline's score on the search rows, or on one half of them; None where it has none.
+    def score_on(self, trial: FrozenTrial, half: int | None = None) -> float | None:
+        """A trial's score on the search rows, or on one half of them; None where it has none there.
 
         Args:
-            half: 0 or 1, see `halves`; None for all rows.
+            trial: Of this study.
+            half: 0 or 1, see `halves`; None for all rows that the trial is run on.
         """
-        value = score_of(self.trials[0]) if self.trials else None
-        if value is None or half is None:
+        value = score_of(trial)
+        if value is None or half is None or half_of(trial) == half:
             return value
-        scores = self.row_scores(0)
+        scores = self.row_scores(trial.number)
         known = [scores[row] for row in self.halves[half] if row in scores]
         return mean(known) if known else None
 

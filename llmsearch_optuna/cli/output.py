@@ -26,7 +26,7 @@ from llmsearch_optuna.progress import (
     trial_line,
     with_error,
 )
-from llmsearch_optuna.storage.trials import score_of
+from llmsearch_optuna.storage.trials import half_of, score_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -224,8 +224,11 @@ def _scores(result: SearchResult) -> Table:
     metric = str(result.settings.get("metric", "score"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column("")
-    table.add_column(f"{escape(printable(metric))},\nsearch rows", no_wrap=True)
-    table.add_column("\nholdout", justify="right", no_wrap=True)
+    half = half_of(result.best_trial)
+    searched = "search rows" if half is None else "half of the rows"
+    judged = "both winners,\nunseen rows" if result.halves else "\nholdout"
+    table.add_column(f"{escape(printable(metric))},\n{searched}", no_wrap=True)
+    table.add_column(judged, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     best = result.best_trial
     baseline = result.trials[0]
@@ -238,7 +241,7 @@ def _scores(result: SearchResult) -> Table:
     ]
     shown = [(name, trial, hidden) for name, trial, hidden in rows if trial is not None]
     # Padded here, for an error behind one of them must not move its digits away from under the others'.
-    width = max(len(_number(score_of(trial))) for _, trial, _ in shown)
+    width = max(len(_number(result.score_on(trial, half))) for _, trial, _ in shown)
     error = "" if result.best_score_error is None else f" ± {result.best_score_error:.4f}"
     for name, trial, hidden in shown:
         kind = str(trial.user_attrs.get("kind", ""))
@@ -247,7 +250,7 @@ def _scores(result: SearchResult) -> Table:
         if cut != "0%":
             params += f" ({cut} of the rows cut by length)"
         number = _text(f"{name} (trial {trial.number})", "bold" if name == "best" else "")
-        score = f"{_number(score_of(trial)):>{width}}{error if name == 'best' else ''}"
+        score = f"{_number(result.score_on(trial, half)):>{width}}{error if name == 'best' else ''}"
         table.add_row(number, score, _number(held.get(name)), _text(params, "dim"))
     if verdict is not None and verdict.difference is not None:
         table.add_row("difference", "", f"{verdict.difference:+.4f}", _interval(verdict))

@@ -80,6 +80,12 @@ class LockedStudy:
         known = {r.row for r in self.records[0]}
         return tuple(item.row for item in self.opened.records.items() if item.row in known)
 
+    @cached_property
+    def first_replicate(self) -> int:
+        """The number of the first replicate that the verdict compares of what was decoded several times."""
+        several = [{r.replicate for r in records} for records in self.records.values()]
+        return min((min(numbers) for numbers in several if len(numbers) > 1), default=0)
+
     @property
     def seed(self) -> int:
         """The study's seed."""
@@ -126,7 +132,10 @@ class LockedRows:
         """
         params = self.params(number)
         repeats = max(1, self.study.verdict.replicates) if self.varies(params) else 1
-        return requests_for(self.rows.task, params, tag, order=self.study.rows, replicates=range(repeats))
+        first = self.study.first_replicate if repeats > 1 else 0
+        return requests_for(
+            self.rows.task, params, tag, order=self.study.rows, replicates=range(first, first + repeats)
+        )
 
     def varies(self, params: GenerationParams) -> bool:
         """Whether decoding again can give another text; greedy texts are asked for twice to find out."""

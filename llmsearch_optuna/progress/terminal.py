@@ -195,7 +195,8 @@ class Terminal:
             self._view.verdict = event
         times = "once" if event.replicates == 1 else f"{event.replicates} times where something is sampled"
         on = "on" if event.stages == 1 else "in"
-        self._line(f"comparing the winner with the baseline {on} {describe_verdict(event)}, {times}")
+        who = "both winners" if event.halves else "the winner"
+        self._line(f"comparing {who} with the baseline {on} {describe_verdict(event)}, {times}")
 
     def _study_ended(self, event: StudyEnded) -> None:
         self.close()

@@ -230,9 +230,23 @@ def margin_p_value(clusters: Clusters, margin: float, *, largest_loss: float, se
 
 def sign_flip_p_above(clusters: Clusters, shift: float, *, seed: int) -> float:
     """Return the one-sided p-value of "the mean difference is at most `shift`"."""
-    mask_sums, mask_counts, _ = _subsets(clusters, seed)
-    slack = 1e-11 * max(float(np.abs(clusters.sums).sum()), 1e-300)
-    return (1 + int(np.sum(mask_sums - shift * mask_counts <= slack))) / (len(mask_sums) + 1)
+    return float(sign_flip_p_values_above(clusters.sums[None, :], clusters.counts, shift, seed=seed)[0])
+
+
+def sign_flip_p_values_above(sums: Floats, counts: Floats, shift: float, *, seed: int) -> Floats:
+    """Return `sign_flip_p_above` of each of several samples of the same clusters, by the same subsets, [samples].
+
+    Args:
+        sums: Sum of the differences of each cluster, [samples, clusters].
+        counts: Rows of each cluster, [clusters].
+        shift: The mean difference that is to be ruled out.
+        seed: Of the sampled subsets.
+    """
+    picked, _ = _subset_sums(np.column_stack([sums.T, counts]), seed)
+    slack = 1e-11 * np.maximum(np.abs(sums).sum(axis=1), 1e-300)
+    below = (picked[:, :-1] - shift * picked[:, -1:] <= slack).sum(axis=0)
+    found: Floats = (1 + below) / (len(picked) + 1)
+    return found
 
 
 def mcnemar_test(wins: int, losses: int, rows: int, *, alpha: float) -> PairedTest:
@@ -326,11 +340,18 @@ def _binomial(wins: int, losses: int) -> float:
 
 def _subsets(clusters: Clusters, seed: int) -> tuple[Floats, Floats, bool]:
     """Sums and row counts of non-empty subsets of clusters (all of them where these are few)."""
-    columns = np.stack([clusters.sums, clusters.counts], axis=1)  # [clusters, 2]
-    n = len(clusters)
+    picked, exact = _subset_sums(np.stack([clusters.sums, clusters.counts], axis=1), seed)
+    return picked[:, 0], picked[:, 1], exact
+
+
+def _subset_sums(columns: Floats, seed: int) -> tuple[Floats, bool]:
+    """Sums of columns [clusters, columns] over non-empty subsets, [subsets, columns], and whether these are all.
+
+    The last column holds the rows of each cluster.
+    """
+    n = len(columns)
     if n <= _MOST_ENUMERATED:
-        picked = _all_subsets(n)[1:] @ columns
-        return picked[:, 0], picked[:, 1], True
+        return _all_subsets(n)[1:] @ columns, True
     rng = np.random.Generator(np.random.PCG64(seed))
     parts, left = [], _DRAWS
     while left:
@@ -339,8 +360,7 @@ def _subsets(clusters: Clusters, seed: int) -> tuple[Floats, Floats, bool]:
         parts.append(bits[:, :n] @ columns)
         left -= size
     picked = np.concatenate(parts)
-    picked = picked[picked[:, 1] > 0]
-    return picked[:, 0], picked[:, 1], False
+    return picked[picked[:, -1] > 0], False
 
 
 def _enumerated_p(sums: Floats, slack: float) -> float:

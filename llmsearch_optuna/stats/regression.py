@@ -8,7 +8,7 @@ differences of these very rows. Scores in, numbers out.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,11 +17,13 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.paired_tests import (
     FEWEST_CLUSTERS,
     Clusters,
+    Floats,
     prompt_labels,
     score_rows_of,
     sign_flip_p_above,
+    sign_flip_p_values_above,
 )
-from llmsearch_optuna.stats.tail_bound import mean_above_p_value, worst_score
+from llmsearch_optuna.stats.tail_bound import mean_above_p_value, mean_lower_bounds, worst_score
 from llmsearch_optuna.types import Bounds, Direction
 
 ALPHA = 0.025
@@ -143,9 +145,22 @@ class _Gate:
         unseen = mean_above_p_value(clusters.units, largest_loss=self.room, threshold=self.margin)
         return max(unseen, sign_flip_p_above(clusters, self.margin, seed=self.seed))
 
+    def alarms(self, sums: Floats, counts: Floats) -> NDArray[np.bool_]:
+        """Whether each of several samples of the same clusters raises the alarm, [samples].
+
+        Args:
+            sums: Sum of the losses of each cluster, [samples, clusters].
+            counts: Rows of each cluster, [clusters].
+        """
+        is_loss = sums.sum(axis=1) / counts.sum() > self.margin
+        units = sums * (len(counts) / counts.sum())
+        unseen = mean_lower_bounds(units, largest_loss=self.room, level=ALPHA) > self.margin
+        shown = sign_flip_p_values_above(sums, counts, self.margin, seed=self.seed) <= ALPHA
+        found: NDArray[np.bool_] = is_loss & unseen & shown
+        return found
+
 
 def _false_alarm_rate(gate: _Gate, clusters: Clusters, draws: int) -> float:
     rng = np.random.Generator(np.random.PCG64(gate.seed))
-    signs: NDArray[np.float64] = rng.choice([-1.0, 1.0], size=(draws, len(clusters)))
-    flipped = (replace(clusters, sums=clusters.sums * flips) for flips in signs)
-    return sum(gate.p_value(one) <= ALPHA for one in flipped) / draws
+    signs: Floats = rng.choice([-1.0, 1.0], size=(draws, len(clusters)))
+    return float(gate.alarms(clusters.sums * signs, clusters.counts).mean())

@@ -277,7 +277,7 @@ HARD: dict[str, Settings] = {
 
 def crossed_errors(pool: Executor, share: float) -> str:
     """How often two halves recommend what is no better than the baseline, in worlds that are made to mislead them."""
-    count = max(100, round(4_000 * share))
+    count = max(100, round(2_000 * share))
     lines, worst = [], 0.0
     for name, world in HARD.items():
         for shared in (False, True):
@@ -305,7 +305,7 @@ def crossed_errors(pool: Executor, share: float) -> str:
 
 def crossed_power(pool: Executor, share: float) -> str:
     """What two halves find, beside a holdout of 30 and of 50 %, at equal tokens."""
-    count = max(100, round(2_000 * share))
+    count = max(100, round(1_000 * share))
     lines = []
     for scores in ("continuous", "0/1", "skewed"):
         for rows in ROWS:

@@ -36,7 +36,7 @@ class SlowEngine(TextEngine):
         return super().generate(prompts, params)
 
 
-def study_arguments(database: str, log: str | None, n_trials: int = 16) -> dict[str, Any]:
+def study_arguments(database: str, log: str | None, n_trials: int = 16, holdout: float | str = 0.3) -> dict[str, Any]:
     """What `search` is called with; the database is a file or an address."""
     return {
         "model": SlowEngine(log=log),
@@ -46,16 +46,17 @@ def study_arguments(database: str, log: str | None, n_trials: int = 16) -> dict[
         "n_trials": n_trials,
         "storage": database if "://" in database else f"sqlite:///{database}",
         "study_name": "study",
+        "holdout": holdout,
     }
 
 
-def run(database: str, log: str | None, n_trials: int = 16) -> Any:
-    return search(**study_arguments(database, log, n_trials), progress=False)
+def run(database: str, log: str | None, n_trials: int = 16, holdout: float | str = 0.3) -> Any:
+    return search(**study_arguments(database, log, n_trials, holdout), progress=False)
 
 
-def main(database: str, log: str, n_trials: int = 16) -> None:
+def main(database: str, log: str, n_trials: int = 16, holdout: float | str = 0.3) -> None:
     try:
-        run(database, log, n_trials)
+        run(database, log, n_trials, holdout)
     except StudyInterrupted as interrupted:
         Path(log).with_suffix(".said").write_text(str(interrupted))
         sys.exit(3)

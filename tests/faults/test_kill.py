@@ -86,7 +86,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], int]:
     return signature(load_result(str(folder / "study.db"))), len(lines(folder / "log"))
 
 
-def kill_again_and_again(database: Path | str, log: Path, moments: random.Random, after: Sequence[int]) -> None:
+def kill_again_and_again(
+    database: Path | str, log: Path, moments: random.Random, after: Sequence[int], *more: Any
+) -> None:
     """Run one study to its end, and kill it whenever so many rows have been decoded in all, or shortly after.
 
     Rows measure how far a study is on any machine; what it does at that moment (walk, decode, commit, report, make a
@@ -95,7 +97,7 @@ def kill_again_and_again(database: Path | str, log: Path, moments: random.Random
     safe = set[str]()
     for rows in after:
         before = lines(log)
-        child = start(database, log)
+        child = start(database, log, *more)
         while child.is_alive() and len(lines(log)) < rows:
             time.sleep(0.005)
         child.join(moments.uniform(0.0, 0.1))
@@ -105,7 +107,7 @@ def kill_again_and_again(database: Path | str, log: Path, moments: random.Random
         assert not safe & set(lines(log)[len(before) :]), "a row that was safe has been decoded again"
         if tables_are_made(database):
             safe = decoded(load_result(str(database)))
-    child = start(database, log)
+    child = start(database, log, *more)
     child.join(240)
     assert child.exitcode == 0
 
@@ -126,6 +128,20 @@ def test_a_study_that_is_killed_again_and_again_equals_one_that_was_not(
     after = [0, 0, 0, *sorted(moments.sample(range(1, rows - 60), KILLS - 6)), rows - 40, rows - 20, rows - 3]
     kill_again_and_again(tmp_path / "study.db", tmp_path / "log", moments, after)
     assert signature(load_result(str(tmp_path / "study.db"))) == study
+
+
+def test_two_halves_that_judge_each_other_are_the_same_after_being_killed(tmp_path: Path) -> None:
+    more = (10, "cross")
+    child = start(tmp_path / "whole.db", tmp_path / "whole", *more)
+    child.join(240)
+    assert child.exitcode == 0
+    rows = len(lines(tmp_path / "whole"))
+    # The last rows are those of the winners on the half that has not chosen them.
+    after = [rows // 3, rows - 190, rows - 100, rows - 40, rows - 2]
+    kill_again_and_again(tmp_path / "study.db", tmp_path / "log", random.Random(1), after, *more)
+    killed, whole = (load_result(str(tmp_path / name)) for name in ("study.db", "whole.db"))
+    assert signature(killed) == signature(whole)
+    assert killed.looks[-1].winners == whole.looks[-1].winners
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

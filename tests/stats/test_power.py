@@ -89,3 +89,10 @@ def test_no_holdout_no_scores_no_power() -> None:
         minimum_detectable([0.5, 0.6], rows=30, correlation=1.0)
     with pytest.raises(InputError):
         minimum_detectable([0.5, 0.6], rows=30, other=[0.5])
+
+
+def test_beyond_what_is_counted_a_share_shrinks_once_with_the_root_of_the_rows() -> None:
+    answers = np.random.default_rng(0).binomial(1, 0.4, 400).astype(float)
+    counted, four_times = (minimum_detectable(answers, rows=rows, bounds=(0, 1)).paired for rows in (3_000, 12_000))
+    assert counted is not None
+    assert four_times == pytest.approx(counted / 2)

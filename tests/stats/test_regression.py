@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.stats.regression import ALPHA, regression
+from llmsearch_optuna.stats.paired_tests import Clusters
+from llmsearch_optuna.stats.regression import ALPHA, _false_alarm_rate, _Gate, regression
 
 
 def draws_of(rng: np.random.Generator, right: np.ndarray, replicates: int = 1) -> np.ndarray:
@@ -76,3 +77,15 @@ def test_what_cannot_be_compared_is_refused():
         regression([0.1] * 5, [0.1] * 5)
     with pytest.raises(InputError, match="finite"):
         regression([0.1, float("nan")] * 5, [0.1] * 10)
+
+
+@pytest.mark.parametrize(("prompts", "margin"), [(9, 0.0), (40, 0.0), (40, 0.02)])
+def test_false_alarms_are_those_of_the_gate_asked_once_for_each_draw(prompts, margin):
+    rng = np.random.default_rng(4)
+    clusters = Clusters(rng.normal(size=prompts), rng.integers(1, 4, prompts).astype(float))
+    gate = _Gate(margin=margin, room=0.1, seed=7)
+    signs = np.random.Generator(np.random.PCG64(7)).choice([-1.0, 1.0], size=(150, prompts))
+    slow = [gate.p_value(Clusters(clusters.sums * flips, clusters.counts)) <= ALPHA for flips in signs]
+    assert gate.alarms(clusters.sums * signs, clusters.counts).tolist() == slow
+    assert _false_alarm_rate(gate, clusters, 150) == np.mean(slow)
+    assert prompts < 40 or any(slow) or margin

@@ -85,6 +85,17 @@ def test_four_workers_make_the_study_that_one_process_makes(tmp_path: Path, alon
     assert workers() == []
 
 
+def test_workers_make_the_halves_that_one_process_makes(tmp_path: Path) -> None:
+    found = []
+    for count in (1, 3):
+        told = Recorder()
+        asked = study_arguments(str(tmp_path / f"{count}.db"), None, 10, "cross")
+        found.append(signature(search_with_workers(asked, count, told)))
+        (verdict,) = [event for event in told.events if isinstance(event, progress.VerdictStarted)]
+        assert (verdict.rows, verdict.halves) == (60, True)
+    assert found[0] == found[1]
+
+
 def test_a_worker_that_is_killed_is_named_and_the_others_go_on(
     tmp_path: Path, alone: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
