@@ -243,6 +243,14 @@ def test_llama_cpp_says_its_slots_and_defaults(stub: StubServer) -> None:
     assert "repeat_last_n" not in baseline
 
 
+def test_a_server_with_one_seed_for_all_is_asked_one_request_at_a_time(stub: StubServer) -> None:
+    stub.seconds = 0.01
+    backend = ServerBackend(stub.url, dialect="transformers")
+    all_of(backend, requests(backend, 40))
+    assert stub.most_at_once == 1
+    assert ServerBackend(stub.url, dialect="transformers", concurrency=3).capacity == 6
+
+
 def test_texts_can_be_asked_for_without_a_study(stub: StubServer) -> None:
     backend = ServerBackend(stub.url)
     completions = backend.generate(["one", "two"], SAMPLED)

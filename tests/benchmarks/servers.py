@@ -1,8 +1,8 @@
 """How busy a study keeps a server: requests in flight against its slots, beside a plain loop with the same requests.
 
-    python -m tests.benchmarks.servers [--trials 40] [--rows 24] [--tokens 12] [--slots 2]
+    python -m tests.benchmarks.servers [--trials 40] [--rows 20] [--tokens 8] [--slots 2]
 
-The demo's study on llama.cpp's own server, which LLAMA_CPP_PYTHON runs on one thread. Every request is noted when it is
+The demo's study on llama.cpp's own server, on the openings of its dialogues, which LLAMA_CPP_PYTHON runs on one thread. Every request is noted when it is
 sent and when its answer is here. A slot is idle because of us where fewer requests than slots are in flight, from the
 first request of the search to its last. The plain loop sends the requests of the study's complete trials once more, in
 their order, over the same client and with as many at once; nothing is drawn, scored or stored there.
@@ -93,6 +93,11 @@ class WatchedServer(ServerBackend):
         return watched
 
 
+def openings(rows: int) -> list[dict[str, str]]:
+    """The first two lines of dialogues: short prompts, which leave a server the least time beside us."""
+    return [{**row, "dialogue": "\n".join(row["dialogue"].splitlines()[:2])} for row in dialogues(rows)]
+
+
 def searched(url: str, given: argparse.Namespace) -> tuple[WatchedServer, float, float]:
     """The study; returns its backend, its seconds and the processor seconds of this process."""
     backend = WatchedServer(url, skip_probe=True)
@@ -100,7 +105,7 @@ def searched(url: str, given: argparse.Namespace) -> tuple[WatchedServer, float,
     with tempfile.TemporaryDirectory() as folder:
         result = search(
             backend,
-            dialogues(given.rows),
+            openings(given.rows),
             {"max_new_tokens": given.tokens, **SAMPLING},
             **TASK,
             n_trials=given.trials,
@@ -132,8 +137,8 @@ async def plain_loop(url: str, asked: list[ServerRequest], at_once: int) -> InFl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--slots", type=int, default=2)
     given = parser.parse_args()
     logging.getLogger("llmsearch_optuna").setLevel(logging.ERROR)

@@ -51,6 +51,7 @@ class ServerProcess:
         self._process = subprocess.Popen(
             list(self.command(self.port)),
             env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -39,8 +39,8 @@ TIMEOUT_SECONDS = 600.0
 FIRST_IN_FLIGHT = 4
 """Requests to begin with where a server does not say how many it works on at once."""
 
-SLOW_DIALECTS = ("transformers",)
-"""Work on one request after the other."""
+ONE_AT_A_TIME = ("transformers",)
+"""Have one seed for all requests: one that runs beside another draws something else, and is no sooner done."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,10 @@ class ServerBackend(EngineBackend):
         self._connection = self._loop.run(_connect(self._address, api_key(self._address, api_key_env), timeout))
         weakref.finalize(self, _close, self._loop, self._connection)
         self.identity = self._identify(model, dialect)
-        start = self.identity.slots or (1 if self.identity.dialect.name in SLOW_DIALECTS else FIRST_IN_FLIGHT)
-        self._limit = ConcurrencyLimit(start) if concurrency == "auto" else ConcurrencyLimit(concurrency, is_fixed=True)
+        if concurrency == "auto" and self.identity.dialect.name in ONE_AT_A_TIME:
+            concurrency = 1
+        start = (self.identity.slots or FIRST_IN_FLIGHT) if concurrency == "auto" else concurrency
+        self._limit = ConcurrencyLimit(start, is_fixed=concurrency != "auto")
         self._results: queue.SimpleQueue[tuple[int, Reply | Failure]] = queue.SimpleQueue()
         self._dispatcher = Dispatcher(
             self._limit,
