@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.servers [--trials 40] [--rows 20] [--tokens 8] [--slots 2]
 
-The demo's study on llama.cpp's own server, on the openings of its dialogues, which LLAMA_CPP_PYTHON runs on one thread. Every request is noted when it is
-sent and when its answer is here. A slot is idle because of us where fewer requests than slots are in flight, from the
-first request of the search to its last. The plain loop sends the requests of the study's complete trials once more, in
-their order, over the same client and with as many at once; nothing is drawn, scored or stored there.
+The demo's study, on the openings of its dialogues, on llama.cpp's own server, which LLAMA_CPP_PYTHON runs on one
+thread. Every request is noted when it is sent and when its answer is here. A slot is idle where fewer requests than
+slots are in flight, from the first request of the search to its last. The plain loop sends the requests that were
+answered once more, over the same client and with as many at once; nothing is drawn, scored or stored there.
 """
 
 from __future__ import annotations
