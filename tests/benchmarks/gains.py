@@ -1,6 +1,6 @@
-"""What a search gains on real models: each study of the table in studies/README.md, and random search beside it.
+"""What a search gains on real models: every study of `STUDIES`, and random search beside it.
 
-    python -m tests.benchmarks.gains [--only records,questions] [--dialogsum FILE] [--folder studies]
+    python -m tests.benchmarks.gains [--only records,questions] [--dialogsum FILE] [--gsm8k FILE] [--folder studies]
 
 Every study is searched as its file says, and once more by random search without pruning, which may generate as many
 tokens. Both winners meet the parameters in use (what the model's card recommends) on held-out rows. A study that was
@@ -16,7 +16,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,12 @@ class Study:
     Attributes:
         file: The study file's name, without its ending.
         model: Gives the folder of its model.
+        data: The option that names its data, where the file leaves them to the command line.
     """
 
     file: str
     model: Callable[[], Path]
+    data: str | None = None
 
 
 STUDIES = (
@@ -76,7 +78,8 @@ STUDIES = (
     Study("records_base", gemma_folder),
     Study("tool_calls", gemma_folder),
     Study("questions", demo_model_folder),
-    Study("dialogsum_short", demo_model_folder),
+    Study("dialogsum_short", demo_model_folder, data="dialogsum"),
+    Study("gsm8k_votes", demo_model_folder, data="gsm8k"),
 )
 
 
@@ -164,13 +167,14 @@ def _difference(verdict: Verdict) -> str:
     return f"{verdict.difference:+.3f}, {verdict.low:+.3f} to {verdict.high:+.3f}"
 
 
-def chosen(only: str | None, dialogsum: str | None) -> Iterator[tuple[Study, str | None]]:
-    """The studies to run, each with its data where the file leaves them out."""
+def chosen(only: str | None, data: Mapping[str, str | None]) -> Iterator[tuple[Study, str | None]]:
+    """The studies to run, each with its data where its file names none; without data it is left out."""
     names = None if only is None else only.split(",")
     for study in STUDIES:
-        needs_data = study.file.startswith("dialogsum")
-        if (names is None or study.file in names) and (dialogsum is not None or not needs_data):
-            yield study, dialogsum if needs_data else None
+        path = None if study.data is None else data[study.data]
+        given = None if path is None else str(Path(path).resolve())
+        if (names is None or study.file in names) and (study.data is None or given is not None):
+            yield study, given
 
 
 def main() -> None:
@@ -178,12 +182,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="names of study files, with commas between")
     parser.add_argument("--dialogsum", help="200 rows of DialogSum's dev split, as JSON lines")
+    parser.add_argument("--gsm8k", help="300 rows of GSM8K's test split, as JSON lines")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the databases")
     given = parser.parse_args()
+    studies, folder = list(chosen(given.only, vars(given))), given.folder.resolve()
     os.chdir(FOLDER.parent)
     print(HEADER)
-    for study, data in chosen(given.only, given.dialogsum):
-        ours, random = against_random(arguments_of(study, data, given.folder))
+    for study, data in studies:
+        ours, random = against_random(arguments_of(study, data, folder))
         print(line(study.file, ours, random), flush=True)
 
 
