@@ -93,7 +93,7 @@ def text_with(chromium, *wanted, seconds=30):
         missing = [part for part in wanted if part not in text]
         if not missing:
             return text
-        assert time.monotonic() < deadline, f"{missing} did not appear in {text[:3000]!r}"
+        assert time.monotonic() < deadline, f"{missing} did not appear in {text[:6000]!r}"
         time.sleep(0.2)
 
 
@@ -102,7 +102,7 @@ def test_the_study_has_its_objective_its_figures_and_its_note(chromium, address,
         chromium.get(address)
         text_with(chromium, "History", "first_number", "Intermediate values", "Score against tokens")
         chromium.get(f"{address}/note")
-        text_with(chromium, result.verdict.sentence, "tiny-model", "fingerprint", "The first prompt")
+        text_with(chromium, result.verdict.headline, result.verdict.notes, "tiny-model", "fingerprint", "The first prompt")
 
 
 def test_a_trial_shows_its_rows_and_opens_them_as_a_table(chromium, address, result):
