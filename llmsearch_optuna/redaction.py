@@ -16,7 +16,9 @@ _SECRET_NAME = (
     r"(?:ssl)?password|passwd|pwd|secret|client[_-]?secret|api[_-]?key|(?:access|auth|hf)[_-]?token|token|sslkey"
 )
 # The password ends at the last @ before white space or a quote: it may hold @, : and / itself.
-_USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@'\"]*:)[^\s'\"]+(?=@)", re.IGNORECASE)
+# One slash is what a path makes of two.
+_USERINFO = re.compile(r"([a-z][a-z0-9+.-]*:/+[^\s:/@'\"]*:)[^\s'\"]+(?=@)", re.IGNORECASE)
+_IS_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/+", re.IGNORECASE)
 _QUERY = re.compile(rf"([?&;](?:{_SECRET_NAME})=)[^\s&;#'\"]+", re.IGNORECASE)
 _IS_SECRET_NAME = re.compile(_SECRET_NAME, re.IGNORECASE)
 _TOML_TEXT = r"(\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*')"
@@ -33,6 +35,17 @@ def redacted(text: str) -> str:
     return _QUERY.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(rf"\g<1>{HIDDEN}", text))
 
 
+def redacted_address(address: str) -> str:
+    """An address without its password, which may hold white space and quotes where nothing else stands beside it.
+
+    >>> redacted_address("postgresql://ann:p'a ss@db/studies?password=x y&sslmode=off")
+    'postgresql://ann:***@db/studies?password=***&sslmode=off'
+    """
+    hidden = re.sub(r"(:/+[^:/@]*:).*@", rf"\g<1>{HIDDEN}@", address, flags=re.DOTALL)
+    hidden = re.sub(rf"([?&;](?:{_SECRET_NAME})=)[^&;#]*", rf"\g<1>{HIDDEN}", hidden, flags=re.IGNORECASE)
+    return redacted(hidden)
+
+
 def redacted_values(value: Any) -> Any:
     """JSON-able values without passwords and keys: texts as `redacted` gives them, ``***`` under a secret's name.
 
@@ -40,7 +53,7 @@ def redacted_values(value: Any) -> Any:
     {'api_key': '***', 'storage': 'postgresql://ann:***@db/s', 'seed': 1}
     """
     if isinstance(value, str):
-        return redacted(value)
+        return redacted_address(value) if _IS_ADDRESS.match(value) else redacted(value)
     if isinstance(value, Mapping):
         return {
             name: HIDDEN if isinstance(inner, str) and _IS_SECRET_NAME.fullmatch(str(name)) else redacted_values(inner)
@@ -59,8 +72,7 @@ def redacted_study_file(text: str) -> str:
     def address(found: re.Match[str]) -> str:
         quoted = found[2]
         value = quoted[1:-1]
-        hidden = re.sub(r"(://[^:/@]*:).*@", rf"\g<1>{HIDDEN}@", value)
-        hidden = re.sub(rf"([?&;](?:{_SECRET_NAME})=)[^&;#]*", rf"\g<1>{HIDDEN}", hidden, flags=re.IGNORECASE)
+        hidden = redacted_address(value)
         return found[1] + (quoted if hidden == value else json.dumps(hidden, ensure_ascii=False))
 
     return redacted(_TOML_SECRET.sub(rf'\g<1>"{HIDDEN}"', _TOML_STORAGE.sub(address, text)))

@@ -17,17 +17,22 @@ import typer
 from llmsearch_optuna import __version__
 from llmsearch_optuna.cli import inspect, locked, run, score, share
 from llmsearch_optuna.cli.salvage import salvage
+from llmsearch_optuna.cli.terminal import printable_lines
 from llmsearch_optuna.errors import LlmsearchError
 from llmsearch_optuna.redaction import redacted
 
 PROGRAM = "llmsearch-optuna"
 DEBUG_VARIABLE = "LLMSEARCH_DEBUG"
 
+# typer has a copy of click for itself, and names this class of it nowhere.
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 app = typer.Typer(
     name=PROGRAM,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,  # an address with its password is among them
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -51,7 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code; `arguments` defaults to those of the process."""
     _quiet_libraries()
     _show_warnings()
-    app(args=None if arguments is None else list(arguments), prog_name=PROGRAM)
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name=PROGRAM, standalone_mode=False)
+    except _USAGE_ERROR as problem:  # told here, since it shows what was typed
+        problem.message = printable_lines(redacted(problem.message))
+        problem.show()
+        sys.exit(problem.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _told(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,9 +112,7 @@ def _is_interruption(problem: LlmsearchError) -> bool:
 
 
 def _say(message: str, code: int) -> int:
-    from llmsearch_optuna.progress import printable
-
-    lines = "\n".join(printable(line) for line in redacted(message).splitlines())
+    lines = printable_lines(redacted(message))
     print(lines if code == 130 else f"error: {lines}", file=sys.stderr)  # noqa: T201 - the command line's own output
     return code
 

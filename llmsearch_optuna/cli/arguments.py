@@ -62,9 +62,16 @@ def locate(study: str, study_name: str | None) -> tuple[str | None, str | None]:
     if study.endswith(".toml"):
         section = read_study_file(study).study
         return section.storage, study_name or section.name
-    if "://" in study or study.endswith((".db", ".sqlite", ".sqlite3")) or Path(study).is_file():
+    if "://" in study or study.endswith((".db", ".sqlite", ".sqlite3")) or _is_file(study):
         return study, study_name
     return None, study_name or study
+
+
+def _is_file(study: str) -> bool:
+    try:
+        return Path(study).is_file()
+    except (OSError, ValueError):  # too long for a file's name
+        return False
 
 
 def beside(result: SearchResult, suffix: str) -> Path:

@@ -101,18 +101,30 @@ def open_bundle(path: str | Path, folder: str | Path | None = None) -> SearchRes
     return load_result(str(target / DATABASE), name)
 
 
-def warnings_of(study_file: Path) -> list[str]:
-    """Return what somebody should know before running a study file that came from somebody else."""
+def warnings_of(study_file: str) -> list[str]:
+    """Return what somebody should know before using a study file that came from somebody else.
+
+    Args:
+        study_file: Its text: of the file, or as the study remembers it.
+    """
     try:
-        model = tomllib.loads(study_file.read_text(encoding="utf-8")).get("model", {})
-    except (OSError, ValueError, RecursionError):
-        return [f"{study_file} cannot be read"]
-    if not isinstance(model, dict) or not model.get("trust_remote_code"):
+        model = tomllib.loads(study_file).get("model", {})
+    except (ValueError, RecursionError):
+        return ["the study file in it cannot be read"]
+    if not isinstance(model, dict):
         return []
-    return [
-        f"{study_file} says trust_remote_code: `run` would execute code that comes with the model "
-        f"{model.get('name')!r}; read that code first, or take the line out"
-    ]
+    found = []
+    vllm_args = model.get("vllm_args")
+    if model.get("trust_remote_code") or (isinstance(vllm_args, dict) and vllm_args.get("trust_remote_code")):
+        found.append(
+            "its study file says trust_remote_code: `run`, `check` and `confirm` would execute code that comes with "
+            f"the model {model.get('name')!r}; read that code first, or take the line out"
+        )
+    if model.get("server"):
+        found.append(
+            f"its study file says server = {model['server']!r}: `run` and `check` would send every prompt there"
+        )
+    return found
 
 
 @contextlib.contextmanager

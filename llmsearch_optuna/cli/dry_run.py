@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmsearch_optuna.progress import describe_params, printable
+from llmsearch_optuna.redaction import redacted
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -53,7 +54,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in lines:
-        table.add_row(name, Text(printable(value)))
+        table.add_row(name, Text(printable(redacted(value))))
     console.print(table)
     check_space(file)
 

@@ -26,6 +26,7 @@ from llmsearch_optuna.progress import (
     trial_line,
     with_error,
 )
+from llmsearch_optuna.redaction import redacted
 from llmsearch_optuna.storage.trials import half_of, score_of
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _grid() -> Table:
 
 
 def _text(text: str, style: str = "") -> Text:
-    return Text("\n".join(printable(line) for line in text.splitlines()), style=style)
+    return Text("\n".join(printable(line) for line in redacted(text).splitlines()), style=style)
 
 
 def _number(value: float | None) -> str:

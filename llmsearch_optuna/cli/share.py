@@ -60,9 +60,12 @@ def import_(
     say(f"{result.study.study_name}: {result.summary}")
     say(f"read it:    llmsearch-optuna status {database}")
     study_file = database.with_name(STUDY_FILE)
+    # `check` and `confirm` read the one that the study remembers, and nobody says that it is the same.
+    texts = [study_file.read_text(encoding="utf-8", errors="replace")] if study_file.is_file() else []
+    texts += [text for text in (result.opened.study_file,) if text is not None]
+    for warning in dict.fromkeys(warning for text in texts for warning in warnings_of(text)):
+        say(f"WARNING: {warning}")
     if study_file.is_file():
-        for warning in warnings_of(study_file):
-            say(f"WARNING: {warning}")
         say(f"go on with: llmsearch-optuna run {study_file} --storage {database}")
 
 

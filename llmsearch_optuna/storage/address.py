@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 import sqlalchemy as sa
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.redaction import HIDDEN, redacted
+from llmsearch_optuna.redaction import HIDDEN, redacted, redacted_address
 
 _LONGEST_FILE_NAME = 240
 # What a driver is told in the query and everybody may read; all else may be a secret.
@@ -51,10 +51,10 @@ class StorageAddress:
                 raise InputError("give the study's name or its storage")
             storage = f"sqlite:///studies/{_file_name(study_name)}.db"
         if "\x00" in storage or any("\ud800" <= letter <= "\udfff" for letter in storage):
-            raise InputError(f"storage={redacted(storage)!r} holds a character that no address has")
+            raise InputError(f"storage={redacted_address(storage)!r} holds a character that no address has")
         if "://" not in storage:
             storage = f"sqlite:///{storage}"
-        shown = redacted(storage)
+        shown = redacted_address(storage)
         try:
             url = sa.make_url(storage)
             backend = url.get_backend_name()

@@ -193,9 +193,9 @@ def stored_fingerprint(storage: str | None, study_name: str) -> dict[str, Any] |
     """
     address = StorageAddress.of(storage, study_name)
     path = address.path
-    if path is not None and not path.exists():
-        return None
     with storage_errors(address):
+        if path is not None and not path.exists():
+            return None
         rdb, engine = _connect(address, may_create=True)
         try:
             keys = {s.study_name: s.user_attrs.get(KEY_ATTRIBUTE) for s in rdb.get_all_studies()}

@@ -29,9 +29,9 @@ from pydantic import (
 
 from llmsearch_optuna.backends.server import is_address
 from llmsearch_optuna.declaration import Limits, Option, annotation, declared, part
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.options import Inputs, SearchOptions, TaskOptions, every_option, keys_of
-from llmsearch_optuna.redaction import redacted
+from llmsearch_optuna.redaction import redacted_values
 from llmsearch_optuna.study_file.locations import place, place_of_mention
 
 if TYPE_CHECKING:
@@ -446,7 +446,7 @@ def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     if error["type"] == "missing":
         return f"{where} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where} = {redacted(repr(error['input']))}: {message[:1].lower()}{message[1:]}"
+    return f"{where} = {short(redacted_values(error['input']))}: {message[:1].lower()}{message[1:]}"
 
 
 _UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict", "PrunerSection", "Message"})

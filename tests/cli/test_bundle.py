@@ -13,6 +13,8 @@ from llmsearch_optuna.cli.bundle import copy_through_optuna, open_bundle, write_
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.search_result import SearchResult, load_result
+from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE
+from tests.cli.conftest import run as run_command
 from tests.optimize.studies import Interrupting, run, signature
 from tests.synthetic import TextEngine
 
@@ -190,9 +192,30 @@ def test_a_database_that_is_none_leaves_nothing(bundle: Path, tmp_path: Path) ->
     assert_refused(bad, tmp_path, "the study in it cannot be read")
 
 
-def test_code_of_strangers_is_warned_of(tmp_path: Path) -> None:
-    path = tmp_path / "study.toml"
-    path.write_text('[model]\nname = "a/b"\ntrust_remote_code = true\n')
-    assert "trust_remote_code: `run` would execute code that comes with the model 'a/b'" in bundles.warnings_of(path)[0]
-    path.write_text('[model]\nname = "a/b"\n')
-    assert bundles.warnings_of(path) == []
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('name = "a/b"\ntrust_remote_code = true\n', "would execute code that comes with the model 'a/b'"),
+        ('name = "vllm:a/b"\nvllm_args = {trust_remote_code = true}\n', "the model 'vllm:a/b'"),
+        ('server = "http://stranger.example/v1"\n', "would send every prompt there"),
+    ],
+)
+def test_what_a_strangers_study_file_would_do_is_warned_of(text: str, said: str) -> None:
+    assert said in bundles.warnings_of(f"[model]\n{text}")[0]
+    assert bundles.warnings_of('[model]\nname = "a/b"\n') == []
+    assert "cannot be read" in bundles.warnings_of(text + "[")[0]
+
+
+def test_the_study_file_that_the_database_remembers_is_warned_of_too(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` and `confirm` read that one."""
+    result = bundles.open_bundle(bundle, tmp_path / "opened")
+    text = '[model]\nname = "a/b"\ntrust_remote_code = true\n'
+    result.opened.study.set_user_attr(STUDY_FILE_ATTRIBUTE, text)
+    result.opened.close()
+    database = (tmp_path / "opened" / "study.db").read_bytes()
+    bad = packed_anew(bundle, tmp_path / "bad.zip", {"study.db": database})
+    code, out, _ = run_command(capsys, "import", str(bad), "-o", str(tmp_path / "imported"))
+    assert code == 0
+    assert "WARNING: its study file says trust_remote_code" in out

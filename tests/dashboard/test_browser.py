@@ -102,7 +102,9 @@ def test_the_study_has_its_objective_its_figures_and_its_note(chromium, address,
         chromium.get(address)
         text_with(chromium, "History", "first_number", "Intermediate values", "Score against tokens")
         chromium.get(f"{address}/note")
-        text_with(chromium, result.verdict.headline, result.verdict.notes, "tiny-model", "fingerprint", "The first prompt")
+        text_with(
+            chromium, result.verdict.headline, result.verdict.notes, "tiny-model", "fingerprint", "The first prompt"
+        )
 
 
 def test_a_trial_shows_its_rows_and_opens_them_as_a_table(chromium, address, result):
@@ -111,7 +113,7 @@ def test_a_trial_shows_its_rows_and_opens_them_as_a_table(chromium, address, res
     with no_complaints(chromium):
         chromium.get(f"{address}/trials?numbers=0")
         # The mark of a table's cell and the marks of bold text are shown as they are.
-        text_with(chromium, "Best rows", "Worst rows", NASTY, "memory", "kind sampling")
+        text_with(chromium, "Best rows", "Worst rows", NASTY, "memory", "kind greedy")
         cells = chromium.find_elements(By.CSS_SELECTOR, "table tbody tr")
         assert len(cells) == 6
         chromium.find_element(By.CSS_SELECTOR, '[aria-label="show artifact table"]').click()

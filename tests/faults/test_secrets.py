@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
 from llmsearch_optuna.cli.bundle import STUDY_FILE
+from llmsearch_optuna.progress import Quiet
 from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, read_study
-from tests.cli.conftest import WordEngine, run, write_study
+from llmsearch_optuna.study_file.model import parse_study_file, search_arguments
+from llmsearch_optuna.workers.processes import search_with_workers
+from tests.cli.conftest import STUDY, WordEngine, run, write_study
 from tests.postgres import empty_database, server
 
 pytestmark = pytest.mark.faults
@@ -79,19 +89,43 @@ def test_the_password_is_in_nothing_that_a_run_leaves(
         ["export", url, "--bundle", "study.zip"],
         ["import", "study.zip", "-o", "imported"],
         ["compare", url, "imported/study.db"],
+        ["confirm", url, "--model", "other", "--data", "rows.jsonl"],
+        ["confirm", url, "--model", "other", "--json"],
+        ["check", url],
+        ["check", url, "--json"],
+        ["push", url, "--repo", "ann/model", "--dry-run"],
+        ["export", url, "-o", "vllm", "--for", "vllm"],
+        ["score", "study.toml", "temperature=0.7", "--json"],
+        ["salvage", "imported/study.db", "-o", "salvaged.db"],
     ]
     for command in commands:
         code, out, err = run(capsys, *command)
-        assert code == 0, err
+        assert code == 0, (command, out, err)
         assert SECRET not in out + err, command
     for command in (
         ["status", url, "--study-name", "no such study"],
         ["status", url.replace("+psycopg", "+psycop")],
         ["status", url.replace("/study_", "/no_such_")],
         ["run", "study.toml", "--storage", url.replace("host=", "hosst=")],
+        ["run", url],
+        ["score", url],
+        ["salvage", url],
+        ["import", url],
+        ["push", url, "--repo", "no repository"],
+        ["confirm", url, "--model", "other", "--data", url],
+        ["compare", url, url.replace("/study_", "/no_such_")],
+        ["run", "study.toml", "--data", url],
+        ["run", "study.toml", "--name", url, "--storage", "sqlite:///x" + "y" * 300 + ".db"],
+        ["status", url, url],
+        ["status", "--port", url],
+        ["run", "study.toml", "--n-trials", url],
+        [url],
+        ["run", "study.toml", "--constraint", url, "--storage", "s.db"],
+        ["run", "study.toml", "--workers", url, "--storage", "s.db"],
+        ["run", "study.toml", "--ray", url, "--storage", url],
     ):
         code, out, err = run(capsys, *command)
-        assert code == 1, (command, out)
+        assert code in (1, 2), (command, out)
         assert "this should not have happened" not in err
         assert SECRET not in out + err, command
     study.unlink()
@@ -114,3 +148,40 @@ def test_what_an_older_version_stored_with_its_password_is_not_handed_on(
         assert run(capsys, *command)[0] == 0
     assert run(capsys, "import", "study.zip", "-o", "imported")[0] == 0
     assert [name for name, contents in everything_in(workplace) if SECRET.encode() in contents] == []
+
+
+def test_the_password_is_in_no_log_no_traceback_and_no_command_line_of_a_worker(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    url = with_password(empty_database(postgres), "userinfo")
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        parent = psutil.Process()
+        while not done.wait(0.05):
+            for child in parent.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    seen.update((" ".join(child.cmdline()), repr(child.environ())))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    arguments = search_arguments(parse_study_file(STUDY.replace("n_trials = 12", f'n_trials = 3\nstorage = "{url}"')))
+    arguments["model"] = WordEngine()
+    with caplog.at_level(logging.DEBUG):
+        search_with_workers(arguments, 2, Quiet())
+    done.set()
+    watcher.join()
+    assert len(seen) > 2
+    assert not [line for line in seen if SECRET in line]
+    assert SECRET not in caplog.text
+    environment = {**os.environ, "LLMSEARCH_DEBUG": "1"}
+    broken = "from llmsearch_optuna.cli import app, inspect; import llmsearch_optuna.cli.arguments as a; "
+    broken += "a.load = lambda *_: 1 / 0; app.main()"
+    told = subprocess.run(
+        [sys.executable, "-c", broken, "status", url], env=environment, capture_output=True, text=True
+    )
+    assert "ZeroDivisionError" in told.stderr
+    assert SECRET not in told.stderr + told.stdout
