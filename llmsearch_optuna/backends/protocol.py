@@ -204,7 +204,10 @@ class EngineBackend(ABC):
         return CAPACITY
 
     def expect(self, requests: Iterable[Request]) -> None:  # noqa: B027 - optional
-        """Take note of what will be asked for in the long run, before the first request. Default: ignored."""
+        """Take note of what will be asked for in the long run, before the first request. Default: ignored.
+
+        A search that asks in several ways calls it once for each.
+        """
 
     @property
     def stats(self) -> EngineStats | Mapping[str, Any]:

@@ -93,7 +93,7 @@ class BatchRunner:
         self._cache.share_prefix(prefix, result.segment)
 
     def _prefill(self, nodes: Sequence[Node]) -> None:
-        shared = self._cache.shared_segment if nodes[0].tree.shared else None
+        shared = nodes[0].tree.shared_segment
         suffixes = [node.tree.prompt_ids[node.tree.shared :] for node in nodes]
         results = self._runner.prefill(suffixes, [] if shared is None else [shared])
         scores = self._runner.scores(torch.stack([result.state for result in results]))

@@ -336,8 +336,8 @@ class Engine(EngineBackend):
     def expect(self, requests: Iterable[Request]) -> None:
         """Take note of what will be asked for in the long run, before the first prompt is computed.
 
-        What these prompts begin with is then computed once for all. Without it those count that are queued when the
-        first one is computed, which may be few.
+        What these prompts begin with is then computed once for all, for every call apart. Without it those count that
+        are queued when the first one is computed, which may be few.
         """
         encoded = []
         for request in requests:

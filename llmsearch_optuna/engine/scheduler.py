@@ -37,7 +37,7 @@ CAUTIOUS_ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class PrefixBatch:
-    """The tokens that all prompts begin with, to be computed once, before the first prompt."""
+    """The tokens that many prompts begin with, to be computed once, before the first prompt."""
 
     tokens: TokenIds
 
@@ -115,7 +115,7 @@ class Scheduler:
         self._queue: deque[tuple[Request, TokenIds]] = deque()
         self._running: list[RunningSequence] = []
         self._may_share_prefix = runner.capabilities.shape is not None and not runner.starts_with_encoder
-        self._expected_prefix: TokenIds | None = None
+        self._expected_prefixes: list[TokenIds] = []
         self.finished: list[Finished] = []
 
     @property
@@ -136,10 +136,11 @@ class Scheduler:
         self._queue.append((request, prompt_ids))
 
     def expect(self, requests: Iterable[tuple[Request, TokenIds]]) -> None:
-        """Share what the prompts of these requests begin with; without it, what those begin with that are queued."""
-        self._expected_prefix = common_prefix(
-            {ids for request, ids in requests if self.generate_reason(request, ids) is None}
-        )
+        """Share what the prompts of these requests begin with, beside what those of other calls do.
+
+        Without it that counts with which the prompts begin that are queued.
+        """
+        self._expected_prefixes.append(self._common_prefix(requests))
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag; what they computed stays in the cache."""
@@ -270,8 +271,8 @@ class Scheduler:
 
     def _prompts_of_one_pass(self, roots: Sequence[Node]) -> list[Node]:
         """The longest prompts first, as many as the limit of tokens allows."""
-        with_prefix = bool(roots[0].tree.shared)
-        alike = sorted((n for n in roots if bool(n.tree.shared) == with_prefix), key=lambda n: -len(n.tree.prompt_ids))
+        prefix = roots[0].tree.shared_segment
+        alike = sorted((n for n in roots if n.tree.shared_segment is prefix), key=lambda n: -len(n.tree.prompt_ids))
         longest = len(alike[0].tree.prompt_ids) - alike[0].tree.shared
         return alike[: max(1, min(self._limit(alike, PROMPTS).rows, self._prefill_tokens // longest))]
 
@@ -292,14 +293,20 @@ class Scheduler:
         return GenerateBatch(batch, limit)
 
     def _shared_prefix(self) -> TokenIds:
-        """What all prompts begin with, asked once, before the first prompt; empty where it is not worth a pass."""
+        """What many prompts begin with, each prefix once, before the first prompt; empty where there is none left.
+
+        What is not worth a pass is left out.
+        """
         if not self._may_share_prefix:
             return ()
-        self._may_share_prefix = False
-        prefix = self._expected_prefix
-        if prefix is None:
-            prefix = common_prefix({ids for request, ids in self._queue if self.generate_reason(request, ids) is None})
-        return prefix if len(prefix) >= SHARED_PREFIX_TOKENS else ()
+        prefixes = self._expected_prefixes or [self._common_prefix(self._queue)]
+        worth = [p for p in dict.fromkeys(prefixes) if len(p) >= SHARED_PREFIX_TOKENS]
+        self._expected_prefixes = worth[1:]
+        self._may_share_prefix = len(worth) > 1
+        return worth[0] if worth else ()
+
+    def _common_prefix(self, requests: Iterable[tuple[Request, TokenIds]]) -> TokenIds:
+        return common_prefix({ids for request, ids in requests if self.generate_reason(request, ids) is None})
 
     def _finish(self, sequence: RunningSequence) -> None:
         try:

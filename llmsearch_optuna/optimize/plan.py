@@ -402,7 +402,7 @@ def endless_warning(task: PreparedTask, tokenizer: Any, params: GenerationParams
         tokenizer: Has the template.
         params: How the baseline decodes.
     """
-    markers = None if all(task.add_special_tokens) else chat_markers(tokenizer)
+    markers = None if all(task.under(params).add_special_tokens) else chat_markers(tokenizer)
     if markers is None or markers.last is None or markers.last in params.stop:
         return None
     token = tokenizer.convert_tokens_to_ids(markers.last)

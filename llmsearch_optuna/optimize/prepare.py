@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from llmsearch_optuna.declaration import part
+from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import Constraints
@@ -128,8 +129,7 @@ def prepare(
     check_supported(checked, served, plan.baseline, reasoning=ready.reasoning)
     named = [c.generation for c in plan.try_first if c.generation is not None]
     check_samples(ready.metric, checked, served.defaults, plan.baseline, *named)
-    once = plan.baseline.one_sample
-    served.expect(requests_for(ready, once, ("search", 0), order=expected_rows(ready), replicates=[0]))
+    _expect(served, plan)
     suggester, sampler = None, options["sampler"]
     if isinstance(sampler, str):
         suggester = make_suggester(
@@ -141,6 +141,18 @@ def prepare(
         )
     return Prepared(plan, served, checked, suggester, pruner, algorithm)
 
+
+def _expect(served: ResolvedEngine, plan: Plan) -> None:
+    """Tell the engine what all rows begin with, under every way to ask."""
+    task = plan.task
+    for labels in task.choices.combinations()[:MOST_WAYS_EXPECTED]:
+        params = GenerationParams.of({**plan.baseline.one_sample.canonical, **labels})
+        order = expected_rows(task.under(params))
+        served.expect(requests_for(task, params, ("search", 0), order=order, replicates=[0]))
+
+
+MOST_WAYS_EXPECTED = 16
+"""Ways to ask whose common beginnings are computed once; each stays in the memory as long as the engine."""
 
 MOST_EXPECTED = 2048
 """Rows that say what all prompts begin with; all where there are no more."""

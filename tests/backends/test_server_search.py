@@ -207,3 +207,29 @@ def test_a_budget_of_money_needs_a_price(tmp_path: Path, stub: StubServer) -> No
     with pytest.raises(InputError, match="max_cost=1.0 needs to know what tokens cost"):
         study(tmp_path, stub.url, max_cost=1.0)
     assert not stub.asked
+
+
+def test_a_server_gets_the_messages_and_the_variables_that_a_trial_chooses(tmp_path: Path, stub: StubServer) -> None:
+    result = study(
+        tmp_path, stub.url, n_trials=8, prompt={"plain": "Do {prompt}", "kind": "Please do {prompt}"},
+        system=[None, "Be brief."], chat_template_kwargs={"enable_thinking": [True, False]},
+    )  # fmt: skip
+    asked = {
+        (
+            len(body["messages"]),
+            body["messages"][-1]["content"].split("row")[0],
+            body["chat_template_kwargs"]["enable_thinking"],
+        )
+        for body in stub.bodies()
+    }
+    chosen = {
+        (
+            1 if params["system"] == "1. none" else 2,
+            {"plain": "Do ", "kind": "Please do "}[params["prompt"]],
+            params["chat_template_kwargs.enable_thinking"],
+        )
+        for params in (t.user_attrs["params"] for t in result.trials)
+    }
+    assert asked == chosen
+    assert len(chosen) > 2
+    assert not any("prompt" in body or "system" in body for body in stub.bodies())

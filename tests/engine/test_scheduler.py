@@ -80,6 +80,23 @@ def test_what_all_expected_prompts_share_is_computed_once_however_few_are_asked_
     assert engines[1].stats.prefill_tokens == whole
 
 
+def test_each_way_to_ask_has_a_prefix_of_its_own(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    first = "Summarize the dialogue in one sentence: they will meet at the station. " * 3
+    second = "Anna asks Ben whether the train to Oslo leaves at seven or at eight. " * 3
+    params = GenerationParams.of({"max_new_tokens": 4})
+    ways = [[prefix + prompt for prompt in PROMPTS] for prefix in (first, second, first)]
+    apart = [*dict.fromkeys(prompt for way in ways for prompt in way), "nothing in common"]
+    engine, plain = Engine(tiny_llama, tiny_tokenizer, batch_size=8), Engine(tiny_llama, tiny_tokenizer, batch_size=1)
+    for way in ways:
+        engine.expect([Request("t", row, prompt, params) for row, prompt in enumerate(way)])
+    assert engine.generate(apart, params) == [plain.generate([prompt], params)[0] for prompt in apart]
+    whole = sum(len(tiny_tokenizer(prompt)["input_ids"]) for prompt in apart)
+    saved = sum((len(PROMPTS) - 1) * (len(tiny_tokenizer(prefix)["input_ids"]) - 2) for prefix in (first, second))
+    assert engine.stats.prefill_tokens <= whole - saved
+
+
 def test_a_shared_prefix_is_computed_once(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -56,6 +56,12 @@ def test_variables_of_the_template_are_called_by_their_values() -> None:
     assert next(iter(choices(a=[None, {"b": 1}]))).labels == ("none", '{"b": 1}')
 
 
+def test_every_combination_has_its_place() -> None:
+    found = choices(["a {q}", "b {q}", "c {q}"], [None, "s"], thinking=[True, False], effort=[1, 2.5, "x"])
+    assert [found.place({**labels, "top_k": 3}) for labels in found.combinations()] == list(range(36))
+    assert found.combinations()[0] == found.first
+
+
 def test_a_value_can_be_named_by_itself() -> None:
     found = choices(["a {q}", "b {q}"])
     assert found.labelled({"prompt": "b {q}", "top_k": 3}) == {"prompt": "2. b {q}", "top_k": 3}

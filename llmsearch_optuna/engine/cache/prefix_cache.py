@@ -37,8 +37,7 @@ class PrefixCache:
         self.blocks: LeastRecentlyUsed[KVBlock] = LeastRecentlyUsed(budget, evict=self._move_to_host)
         self.host_blocks: LeastRecentlyUsed[KVBlock] = LeastRecentlyUsed(0 if self._host is None else self._host.budget)
         self.trees: dict[tuple[int, ...], PromptTree] = {}
-        self.shared_ids: tuple[int, ...] = ()
-        self.shared_segment: Segment | None = None
+        self._shared: dict[tuple[int, ...], Segment] = {}
         self.stores_running_prompts = True
         """Whether a prompt that is computed again for a row in flight is stored; off while memory is short."""
 
@@ -57,15 +56,19 @@ class PrefixCache:
         """Return the tree of a prompt, as a new one where there is none."""
         tree = self.trees.get(prompt_ids)
         if tree is None:
-            shared = self.shared_ids
-            common = len(shared) if len(prompt_ids) > len(shared) and prompt_ids[: len(shared)] == shared else 0
-            tree = self.trees[prompt_ids] = PromptTree(prompt_ids, self._start or prompt_ids, common)
+            begun = [ids for ids in self._shared if len(prompt_ids) > len(ids) and prompt_ids[: len(ids)] == ids]
+            shared = max(begun, key=len, default=())
+            tree = PromptTree(prompt_ids, self._start or prompt_ids, len(shared), self._shared.get(shared))
+            self.trees[prompt_ids] = tree
         return tree
 
     def share_prefix(self, prefix: tuple[int, ...], segment: Segment) -> None:
-        """Store the keys and values of a prefix once for all prompts that begin with it; called before any tree."""
+        """Store the keys and values of a prefix once for all prompts that begin with it; called before any tree.
+
+        There may be several: a task that asks in several ways has one for each. A prompt has the longest.
+        """
         if not self.trees:
-            self.shared_ids, self.shared_segment = prefix, segment
+            self._shared[prefix] = segment
 
     def acquire(self, tree: PromptTree) -> None:
         """Count a sequence of this prompt from now on."""
@@ -100,10 +103,8 @@ class PrefixCache:
     def prompt_segments(self, tree: PromptTree) -> tuple[list[Segment], int]:
         """Return the stored keys and values of a prompt, and how many of its tokens they cover."""
         segments: list[Segment] = []
-        if tree.shared:
-            if self.shared_segment is None:
-                return [], 0
-            segments.append(self.shared_segment)
+        if tree.shared_segment is not None:
+            segments.append(tree.shared_segment)
         block = tree.prompt_block
         if block is None or block.segment is None:
             return segments, tree.shared

@@ -89,17 +89,21 @@ class PromptTree:
         prompt_ids: The prompt.
         start: What precedes the first new token in the decoder: the prompt itself, or the start token of an
             encoder-decoder model.
-        shared: How many of its first tokens are the prefix that all prompts share (stored once, not here).
+        shared: How many of its first tokens are a prefix that many prompts share (stored once, not here).
+        shared_segment: The keys and values of these tokens; None where there are none.
         prompt_block: The keys and values of the rest of ``start``.
         references: Sequences of this prompt; while there are any, the prompt's keys and values are outside the budget.
     """
 
-    __slots__ = ("prompt_block", "prompt_ids", "references", "root", "shared", "start")
+    __slots__ = ("prompt_block", "prompt_ids", "references", "root", "shared", "shared_segment", "start")
 
-    def __init__(self, prompt_ids: tuple[int, ...], start: tuple[int, ...], shared: int) -> None:
+    def __init__(
+        self, prompt_ids: tuple[int, ...], start: tuple[int, ...], shared: int, shared_segment: Segment | None = None
+    ) -> None:
         self.prompt_ids = prompt_ids
         self.start = start
         self.shared = shared
+        self.shared_segment = shared_segment
         self.root = Node(self, None, -1)
         self.prompt_block: KVBlock | None = None
         self.references = 0

@@ -190,3 +190,14 @@ def test_a_shared_prefix_is_stored_once_and_comes_before_every_prompt() -> None:
     assert [part.shape[3] for part in segments] == [2, 1]
     assert covered == 3
     assert store.prompt_segments(other) == ([], 0)
+
+
+def test_a_prompt_has_the_longest_shared_prefix_that_it_begins_with() -> None:
+    store = PrefixCache(10**6)
+    for prefix in ((1, 2), (1, 2, 3), (7,)):
+        store.share_prefix(prefix, segment(len(prefix)))
+    prompts = ((1, 2, 3, 4), (1, 2, 3), (7, 8), (7,), (8, 7))
+    assert [store.tree(prompt).shared for prompt in prompts] == [3, 2, 1, 0, 0]
+    assert [store.prompt_segments(store.tree(prompt))[1] for prompt in prompts] == [3, 2, 1, 0, 0]
+    store.share_prefix((8,), segment(1))
+    assert store.tree((8, 9)).shared == 0, "not once there are trees"
