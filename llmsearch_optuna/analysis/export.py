@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig
 
 from llmsearch_optuna.analysis.export_formats import files_for
+from llmsearch_optuna.engine.sampling.after_thinking import is_after_thinking
 from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
 from llmsearch_optuna.optimize.confirm import confirmations
 from llmsearch_optuna.optimize.locked_rows import SPECIAL_TOKENS
@@ -68,7 +69,11 @@ def _write_evidence(result: StudyView, params: GenerationParams, folder: Path) -
 
 def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:
     verdict = result.verdict
-    elsewhere = {name: value for name, value in params.canonical.items() if name in OWN_NAMES + SERVER_NAMES}
+    elsewhere = {
+        name: value
+        for name, value in params.canonical.items()
+        if name in OWN_NAMES + SERVER_NAMES or is_after_thinking(name)
+    }
     return {
         "recommended_params": params.canonical,
         **({"task_options": task_options} if (task_options := result.recommended_task_options) else {}),

@@ -43,7 +43,7 @@ def answer_apart(completion: Completion, request: Request) -> Completion:
     How many tokens were thought is known where the tokens are, or where the thought never ended; else it is 0.
     """
     span = request.reasoning
-    if span is None:
+    if span is None or span.closed_by_text(request.prompt):
         return completion
     if completion.reasoning is None:
         answer, reasoning = span.split_text(completion.text, opened=span.opened_by_text(request.prompt))

@@ -21,6 +21,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutput
 
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
+from llmsearch_optuna.engine.sampling.after_thinking import is_after_thinking
 from llmsearch_optuna.engine.sampling.dry import breakers_of
 from llmsearch_optuna.engine.sampling.hf_processors import own_processors
 from llmsearch_optuna.engine.sampling.numbers_only import NumbersOnly, not_numbers
@@ -120,6 +121,11 @@ def refuse_reason(params: GenerationParams, model: PreTrainedModel) -> str | Non
         return (
             f"{type(model).__name__} keeps a state that cannot be rolled back: assisted decoding is impossible; "
             "leave prompt_lookup_num_tokens, assistant_early_exit and use_mtp out."
+        )
+    if after := [name for name in params if is_after_thinking(name)]:
+        return (
+            f"{', '.join(after)} is impossible: model.generate, through which these rows have to go, has one way to "
+            "pick tokens for a whole text; leave it out."
         )
     if (asked := cannot_follow(params)) is not None and is_fused(model):
         return f"{asked} is impossible: {REASON}; load the model with fuse_layers=False."

@@ -22,7 +22,7 @@ from llmsearch_optuna.engine.sampling.beam_search import Beams, BeamSearch
 from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.dry import DEFAULT_BREAKERS, Breakers, breakers_of
 from llmsearch_optuna.engine.sampling.gumbel import row_key
-from llmsearch_optuna.engine.sampling.mirostat import MirostatState
+from llmsearch_optuna.engine.sampling.mirostat import MIROSTAT_NAMES, MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import Stopper
 
@@ -53,6 +53,7 @@ class TokenSequence:
         self.reasoning = None if request.reasoning is None else request.reasoning.state(tree.start)
         self._stopper = stopper
         self._stop = stopper.start()
+        self._pick_as_answer()
         self._node = tree.root
         self._node.acquire()
 
@@ -78,12 +79,22 @@ class TokenSequence:
         self.step += 1
         if self.reasoning is not None:
             self.reasoning.push(token)
+            self._pick_as_answer()
         self.reason = self._stop.push(token)
         child = self._node.child(token) if self.reason is None else None
         if child is not None:
             child.acquire()
             self._node.release()
             self._node = child
+
+    def _pick_as_answer(self) -> None:
+        """Behind a thought, pick by the parameters of the answer; Mirostat begins afresh where they are others."""
+        answer = self.request.params.answer
+        if self.reasoning is None or self.params is answer or not self.reasoning.is_answering:
+            return
+        before, self.params = self.params, answer
+        if any(before.get(name) != self.params.get(name) for name in MIROSTAT_NAMES):
+            self.mirostat = MirostatState.of(self.params, self.step)
 
     def leave(self) -> None:
         """Leave the tree, finished or cancelled."""

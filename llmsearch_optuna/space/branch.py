@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from llmsearch_optuna.engine.sampling.after_thinking import flattened
 from llmsearch_optuna.engine.sampling.param_specs import thaw
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value
 from llmsearch_optuna.errors import InputError
@@ -61,6 +62,7 @@ class Branch:
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return what Optuna stores for these values, or None where the branch cannot decode with exactly them."""
+        values = flattened(values)
         if set(values) != {*self.fixed, *self.searched}:
             return None
         if any(_written(name, values[name]) != _written(name, value) for name, value in self.fixed.items()):
@@ -123,7 +125,7 @@ def make_branch(values: object, place: int | None) -> Branch:
     fixed: dict[str, Any] = {}
     found: dict[str, Searched] = {}
     try:
-        for name, value in values.items():
+        for name, value in flattened(values).items():
             check_name(name)
             if isinstance(value, BaseDistribution | Choices):
                 found[name] = searched(name, value)

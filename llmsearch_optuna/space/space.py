@@ -18,6 +18,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FixedTrial
 
+from llmsearch_optuna.engine.sampling.after_thinking import flattened
 from llmsearch_optuna.engine.sampling.params import check_value
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
@@ -116,10 +117,11 @@ class Space(ABC):
     def from_tables(tables: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Space:
         """Return the space that a study file describes: a table, or a list of tables (branches).
 
-        A value that is a table is searched: ``{low = 0.1, high = 1.2, log = true}`` or ``{choices = [...]}``.
+        A value that is a table is searched: ``{low = 0.1, high = 1.2, log = true}`` or ``{choices = [...]}``; that of
+        ``after_thinking`` holds parameters.
         """
         listed = [tables] if isinstance(tables, Mapping) else list(tables)
-        return BranchedSpace([{name: _from_value(name, value) for name, value in one.items()} for one in listed])
+        return BranchedSpace([{n: _from_value(n, value) for n, value in flattened(one).items()} for one in listed])
 
     @property
     @abstractmethod
@@ -428,6 +430,7 @@ class FunctionSpace(Space):
         called = callable_name(self._function, "the space function")
         if not isinstance(values, Mapping):
             raise InputError(f"{called} must return a dict of generation parameters, but returned {values!r}")
+        values = flattened(values)
         for name, value in values.items():
             if isinstance(value, BaseDistribution):
                 raise InputError(f"{called} returned a distribution for {name!r}; call trial.suggest_... instead")

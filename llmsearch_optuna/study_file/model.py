@@ -326,9 +326,10 @@ def check_objectives(file: StudyFile) -> None:
 
 
 def _check_values(values: Mapping[str, Any]) -> None:
+    from llmsearch_optuna.engine.sampling.after_thinking import flattened
     from llmsearch_optuna.engine.sampling.param_specs import check_value
 
-    for name, value in values.items():
+    for name, value in flattened(values).items():
         check_value(name, value)
 
 

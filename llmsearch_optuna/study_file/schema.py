@@ -57,15 +57,23 @@ _SEARCHED: dict[str, Any] = {
 
 
 def _parameters(*, searched: bool) -> dict[str, Any]:
-    from llmsearch_optuna.engine.sampling.param_specs import known_names, spec_of
+    from llmsearch_optuna.engine.sampling.after_thinking import AFTER_THINKING
+    from llmsearch_optuna.engine.sampling.param_specs import AFTER_NAMES, known_names, spec_of
 
+    value = {"anyOf": [_ref("Searched"), {"not": {"type": "object"}}]} if searched else {}
     properties: dict[str, Any] = {}
     for name in sorted(known_names()):
         rule = spec_of(name)
         if rule.scope == "refused":
             continue
         described = {"description": f"It must be {rule.allowed}."}
-        properties[name] = described | ({"anyOf": [_ref("Searched"), {"not": {"type": "object"}}]} if searched else {})
+        properties[name] = described | value
+    properties[AFTER_THINKING] = {
+        "description": "Other sampling parameters behind a thought.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: properties[name] for name in AFTER_NAMES},
+    }
     return {"type": "object", "additionalProperties": False, "minProperties": 1, "properties": properties}
 
 

@@ -61,7 +61,8 @@ def test_the_engine_closes_a_thought_as_a_plain_loop_does(values: dict[str, Any]
         is_split_by_hand(completion, prompt, span)
         assert completion.reasoning_tokens <= 1 + values["thinking_budget"] + 1
     if variables:
-        assert all(c.reasoning is not None and c.answer_tokens for c in found)
+        assert all(c.answer_tokens or c.finish_reason == "eos" for c in found)
+        assert any(c.text for c in found)
 
 
 @settings(max_examples=40)

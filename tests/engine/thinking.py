@@ -30,10 +30,10 @@ WORDS = ("<think>", "</think>")
 
 @lru_cache(maxsize=1)
 def thinking_tokenizer() -> PreTrainedTokenizerFast:
-    """The tests' tokenizer with two markers that are no special tokens, two special ones, and the template."""
+    """The tests' tokenizer with two markers, two special tokens, a line's end, and the template."""
     tokenizer = copy.deepcopy(make_tokenizer())
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>", "<|end|>"]})
-    tokenizer.add_tokens([AddedToken(word, special=False) for word in WORDS])
+    tokenizer.add_tokens([AddedToken(word, special=False) for word in (*WORDS, "\n")])
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -61,6 +61,8 @@ def span_by_hand(
     """How many tokens come before the start marker, before the thought, and before the answer: by the definition."""
     written = [*prompt, *tokens]
     began: int | None = None
+    if closed_by_hand(prompt, span):
+        return None, None, None
     if opened_by_hand(prompt, span):
         began = 0
     else:
@@ -91,19 +93,40 @@ def ends_with(tokens: Sequence[int], marker: Sequence[int]) -> bool:
     return len(tokens) >= len(marker) and list(tokens[len(tokens) - len(marker) :]) == list(marker)
 
 
-def by_hand(model: Any, prompt: Sequence[int], params: GenerationParams, span: ReasoningSpan) -> tuple[int, ...]:
-    """One whole forward a token, and the definition of the budget; temperature, top_k and the repetition penalty."""
+def by_hand(
+    model: Any,
+    prompt: Sequence[int],
+    params: GenerationParams,
+    span: ReasoningSpan,
+    after: GenerationParams | None = None,
+) -> tuple[int, ...]:
+    """One whole forward a token, and the definition of the budget; temperature, top_k and the repetition penalty.
+
+    Behind the span, ``after`` takes the place of the parameters.
+    """
     written: list[int] = []
     while len(written) < params.max_new_tokens:
         token = closing_by_hand(prompt, written, span, params.get("thinking_budget"))
         if token is None:
             with torch.no_grad():
                 logits = model(torch.tensor([[*prompt, *written]])).logits[0, -1].float().numpy()
-            token = picked_by_hand(logits.copy(), prompt, written, params)
+            is_answer = after is not None and answers_by_hand(prompt, written, span)
+            token = picked_by_hand(logits.copy(), prompt, written, after if is_answer and after else params)
         written.append(token)
         if token in params.eos_token_ids:
             break
     return tuple(written)
+
+
+def answers_by_hand(prompt: Sequence[int], written: Sequence[int], span: ReasoningSpan) -> bool:
+    """Behind the span, one that the prompt has closed itself included."""
+    return span_by_hand(prompt, written, span)[2] is not None or closed_by_hand(prompt, span)
+
+
+def closed_by_hand(prompt: Sequence[int], span: ReasoningSpan) -> bool:
+    """An end marker in the prompt, and nothing but white space behind it."""
+    ends = [place for place in range(1, len(prompt) + 1) if ends_with(prompt[:place], span.end_ids)]
+    return bool(span.end_ids and ends) and all(token in span.blank_ids for token in prompt[ends[-1] :])
 
 
 def closing_by_hand(

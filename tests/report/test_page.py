@@ -85,6 +85,16 @@ def test_texts_are_shown_and_not_obeyed(report_data):
     page.encode("utf-8")
 
 
+def test_what_a_model_thought_is_folded_beside_its_answer(report_data):
+    first, *others = report_data.examples
+    thinking = replace(first, baseline_reasoning=NASTY, best_reasoning="Seven, or half past?")
+    page = render(replace(report_data, examples=(thinking, *others)))
+    assert page.count("<summary>reasoning</summary>") == 2
+    assert "<summary>reasoning</summary>" not in render(report_data)
+    assert f'dir="auto">{html.escape("Seven, or half past?")}</div></details>' in page
+    assert outline(page).links == []
+
+
 def test_embedded_json_survives_script_ends():
     text = script_json({"a": NASTY, "b": "<!--", "c": "\u2028"})
     assert not re.search("[<>&\u2028]", text)

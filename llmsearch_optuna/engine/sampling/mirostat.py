@@ -29,6 +29,8 @@ DEFAULT_TAU = 5.0
 DEFAULT_ETA = 0.1
 """Those of llama.cpp."""
 
+MIROSTAT_NAMES = ("mirostat_mode", "mirostat_tau", "mirostat_eta")
+
 REPLACED = (
     *("top_n_sigma", "tfs", "top_a", "top_h", "top_k", "top_p", "min_p"),
     *("typical_p", "epsilon_cutoff", "eta_cutoff", "xtc_probability", "xtc_threshold"),
@@ -63,11 +65,18 @@ class MirostatState:
         self.limits = [2 * tau]
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> MirostatState | None:
-        """The state of a row that begins under these parameters; None where they do not ask for Mirostat."""
+    def of(cls, params: Mapping[str, Any], step: int = 0) -> MirostatState | None:
+        """The state of a row that begins under these parameters; None where they do not ask for Mirostat.
+
+        Args:
+            params: One configuration.
+            step: How many tokens the row has already.
+        """
         if not params.get("mirostat_mode"):
             return None
-        return cls(params["mirostat_tau"], params["mirostat_eta"])
+        state = cls(params["mirostat_tau"], params["mirostat_eta"])
+        state.limits *= step + 1
+        return state
 
     def kept(self, log_p: Floats, step: int) -> Ints:
         """The tokens that may be drawn at a step, rising; the likeliest always may.

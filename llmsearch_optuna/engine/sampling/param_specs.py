@@ -9,12 +9,20 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
+from llmsearch_optuna.engine.sampling.after_thinking import (
+    AFTER_THINKING,
+    PENALTIES,
+    PREFIX,
+    is_after_thinking,
+    plain_name,
+)
 from llmsearch_optuna.errors import InputError, short
 
 Scope = Literal["always", "sampling", "beams", "assisted", "task", "never", "refused"]
@@ -25,6 +33,7 @@ returned.
 """
 
 OWN_NAMES = (
+    "after_thinking",
     *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
     *("frequency_penalty", "generation_seed", "min_tokens", "mirostat_eta", "mirostat_mode", "mirostat_tau"),
     *("presence_penalty", "samples", "stop", "stop_token_sequences", "tfs", "thinking_budget", "top_a"),
@@ -85,6 +94,9 @@ def check_name(name: str) -> None:
     """Raise ``InputError`` with the nearest name if there is no such parameter."""
     if name in known_names() or is_template_variable(name):
         return
+    if is_after_thinking(name):
+        _check_name_after_thinking(plain_name(name))
+        return
     if name in _ARGUMENTS_OF_GENERATE:
         raise InputError(
             f"{name!r} is an argument of generate and no generation parameter: {_ARGUMENTS_OF_GENERATE[name]}"
@@ -114,7 +126,26 @@ def check_value(name: str, value: Any) -> Any:
 
 def spec_of(name: str) -> ParamSpec:
     """The spec of a name; a name that a newer transformers brings is handed on as it is."""
+    if is_after_thinking(name):
+        return _spec_after_thinking(plain_name(name))
     return PARAM_SPECS.get(name, _LABEL if is_template_variable(name) else _HANDED_ON)
+
+
+@lru_cache(maxsize=256)
+def _spec_after_thinking(name: str) -> ParamSpec:
+    spec = _TEMPERATURE_OR_GREEDY if name == "temperature" else PARAM_SPECS[name]
+    return replace(spec, scope="always", neutral=None)
+
+
+def _check_name_after_thinking(name: str) -> None:
+    if name in AFTER_NAMES:
+        return
+    near = difflib.get_close_matches(name, AFTER_NAMES, n=1, cutoff=0.5)
+    hint = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+    raise InputError(
+        f"{PREFIX}{name} is not possible: behind a thought only sampling parameters can change, which are "
+        f"{', '.join(AFTER_NAMES)}.{hint}"
+    )
 
 
 def is_of_task(name: str) -> bool:
@@ -342,6 +373,7 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _STOP = ParamSpec(_strings, "a string or a list of strings, none of them empty", neutral=())
 _HANDED_ON = ParamSpec(_frozen, "a value that can be written as JSON")
 _SPEED = ParamSpec(_anything, "anything", scope="never")
+_TEMPERATURE_OR_GREEDY = ParamSpec(_number(0.0), "a number from 0 (0 takes the most likely token)", scope="sampling")
 _LABEL = ParamSpec(_label, "a text, a number, True or False: what the choice is called", scope="task")
 
 
@@ -476,6 +508,7 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "xtc_threshold": _sampling(_number(0.0, 1.0), "a number from 0 to 1 (left out it is 0.1)", 0.1),
     # thinking models (see thinking_budget)
     "thinking_budget": ParamSpec(_integer(0), "a number of tokens from 0"),
+    AFTER_THINKING: ParamSpec(_frozen, "a dict of sampling parameters, such as {temperature = 0.0}"),
     # servers only
     "repeat_last_n": ParamSpec(_integer(0), "a number of tokens from 0"),
     "reasoning_effort": ParamSpec(_choice(*_EFFORTS), "one of " + ", ".join(_EFFORTS)),
@@ -499,6 +532,13 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
     "constraints": _left_core("constrained beam search (constraints, force_words_ids)"),
     "force_words_ids": _left_core("constrained beam search (constraints, force_words_ids)"),
 }
+
+AFTER_NAMES = (
+    "do_sample",
+    *(name for name, spec in PARAM_SPECS.items() if spec.scope == "sampling" and name != "generation_seed"),
+    *PENALTIES,
+)
+"""What can change behind a thought. Lengths, ends, beams and the seed are those of the whole text."""
 
 _INTERNAL = {"transformers_version"}
 _HUGGING_FACE_NAMES = frozenset(

@@ -18,7 +18,14 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from llmsearch_optuna.engine.sampling import mirostat
+from llmsearch_optuna.engine.sampling.after_thinking import (
+    PREFIX,
+    flattened,
+    is_after_thinking,
+    plain_name,
+)
 from llmsearch_optuna.engine.sampling.param_specs import (
+    AFTER_NAMES,
     NAMES_BESIDE_HUGGING_FACE,
     OWN_NAMES,
     SERVER_NAMES,
@@ -83,10 +90,12 @@ class GenerationParams(Mapping[str, Any]):
         """
         if isinstance(values, GenerationParams):
             return values
-        given = _one_name({name: check_value(name, value) for name, value in values.items()})
+        given = _one_name({name: check_value(name, value) for name, value in flattened(values).items()})
         merged: dict[str, Any] = {**_checked_defaults(defaults or {}), **given}
         canonical = _canonical(merged)
         _ask_hugging_face(canonical)
+        if after := _after_thinking(canonical):
+            _ask_hugging_face(_answer(canonical, after))
         return cls(canonical=canonical, given={name: value for name, value in given.items() if value is not None})
 
     @classmethod
@@ -139,6 +148,14 @@ class GenerationParams(Mapping[str, Any]):
         return GenerationParams(canonical=canonical, given=given)
 
     @cached_property
+    def answer(self) -> GenerationParams:
+        """How tokens are picked behind a thought; these parameters themselves where there is no difference."""
+        after = _after_thinking(self._canonical)
+        if not after and "thinking_budget" not in self._canonical:
+            return self
+        return GenerationParams(canonical=_answer(self._canonical, after), given={})
+
+    @cached_property
     def kind(self) -> Kind:
         """The strategy: greedy, sampling, beam, beam_sampling or assisted."""
         return _kind(self._canonical)
@@ -158,9 +175,15 @@ class GenerationParams(Mapping[str, Any]):
         )
 
     def _has_a_say(self, name: str) -> bool:
+        if is_after_thinking(name):
+            return self._has_a_say_after_thinking(plain_name(name), self._given[name])
         if "mirostat_mode" in self._canonical and name in mirostat.REPLACED:
             return bool(self._canonical.get(name) == self._given[name])  # top_k is named there, as off
         return name in self._canonical
+
+    def _has_a_say_after_thinking(self, name: str, value: Any) -> bool:
+        says_greedy = name == "temperature" and value == 0
+        return says_greedy or value == self._canonical.get(name) or name in self.answer
 
     @property
     def max_new_tokens(self) -> int:
@@ -334,7 +357,7 @@ def _kind(values: Mapping[str, Any]) -> Kind:
 
 def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what has no effect. ``merged`` holds checked values; ``None`` is off."""
-    values = dict(merged)
+    values = {name: value for name, value in merged.items() if not is_after_thinking(name)}
     if merged.get("do_sample") is True:
         values["top_k"] = _top_k(merged)
     live = _live_scopes(values)
@@ -348,7 +371,40 @@ def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
     for value in values.values():
         if isinstance(value, _Unusable):
             raise InputError(f"In the model's generation configuration: {value.problem}")
+    if after := _after_thinking(merged):
+        values |= _canonical_after_thinking(values, after)
     return values
+
+
+def _after_thinking(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of what follows a thought, under their plain names."""
+    return {plain_name(name): value for name, value in values.items() if is_after_thinking(name)}
+
+
+def _answer(values: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical form of how tokens are picked behind a thought, where there is no budget any more."""
+    kept = {n: value for n, value in values.items() if n != "thinking_budget" and not is_after_thinking(n)}
+    if after.get("temperature") == 0:
+        after = {**{n: value for n, value in after.items() if n != "temperature"}, "do_sample": False}
+    return _canonical({**kept, **after})
+
+
+def _canonical_after_thinking(values: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What is different behind a thought; ``None`` is off where a parameter has no value that says so."""
+    if _kind(values) not in ("greedy", "sampling"):
+        raise InputError(
+            f"after_thinking follows one text from its thought to its answer; it cannot follow {_kind(values)}. Leave "
+            "out num_beams and what asks for assisted decoding, or after_thinking."
+        )
+    answer = _answer(values, after)
+    live = _live_scopes(answer)
+    found = {}
+    for name in AFTER_NAMES:
+        if name in answer and answer[name] != values.get(name):
+            found[f"{PREFIX}{name}"] = answer[name]
+        elif name not in answer and name in values and spec_of(name).scope in live:
+            found[f"{PREFIX}{name}"] = _off(name)
+    return found
 
 
 def _live_scopes(values: Mapping[str, Any]) -> set[str]:
@@ -451,7 +507,7 @@ def _off(name: str) -> Any:
 
 
 def _is_hugging_faces(name: str) -> bool:
-    return name not in NAMES_BESIDE_HUGGING_FACE and not is_of_task(name)
+    return name not in NAMES_BESIDE_HUGGING_FACE and not is_of_task(name) and not is_after_thinking(name)
 
 
 def _ask_hugging_face(canonical: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from llmsearch_optuna.engine.sampling.after_thinking import is_after_thinking
 from llmsearch_optuna.errors import InputError, short
 
 ReasoningOption: TypeAlias = Literal["auto"] | bool | Sequence[str] | None
@@ -51,13 +52,17 @@ KNOWN = (
 """What "auto" looks for, the first one first."""
 
 
+_BLANK = ("\n", "\n\n", " ", "\n ", "\r\n")
+
+
 @dataclass(frozen=True)
 class ReasoningSpan:
     """The markers between which a model thinks.
 
     A span begins behind the start marker, which the model writes or the prompt ends with (the templates of Qwen3's
     thinking models and of DeepSeek-R1 write ``<think>`` themselves), and ends with the end marker. Only the first span
-    counts. Markers are found as the tokens that the tokenizer makes of their texts, as vLLM and SGLang find them.
+    counts; where the prompt closes one at its end, as templates do to forbid a thought, there is no other. Markers are
+    found as the tokens that the tokenizer makes of their texts, as vLLM and SGLang find them.
 
     Attributes:
         start: The text of the start marker.
@@ -66,6 +71,7 @@ class ReasoningSpan:
         end_ids: Those of the end marker.
         turn_ids: Special tokens, which a chat template writes between a user's text and the answer: a marker in the
             prompt that is followed by one of them is something that the user wrote.
+        blank_ids: Tokens of white space, which a template writes behind a marker.
     """
 
     start: str
@@ -73,6 +79,7 @@ class ReasoningSpan:
     start_ids: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()
     turn_ids: frozenset[int] = field(default=frozenset(), repr=False)
+    blank_ids: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
     def description(self) -> dict[str, str]:
@@ -81,16 +88,19 @@ class ReasoningSpan:
 
     def opened_by(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt ends inside a span: behind a start marker, with no end marker and no new turn since."""
-        place = len(prompt)
-        while place > 0:
-            if tuple(prompt[max(0, place - len(self.start_ids)) : place]) == self.start_ids:
+        for place in range(len(prompt), 0, -1):
+            if _ends_at(prompt, place, self.start_ids):
                 return True
-            if tuple(prompt[max(0, place - len(self.end_ids)) : place]) == self.end_ids:
+            if _ends_at(prompt, place, self.end_ids) or prompt[place - 1] in self.turn_ids:
                 return False
-            if prompt[place - 1] in self.turn_ids:
-                return False
-            place -= 1
         return False
+
+    def closed_by(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends with an end marker and white space, as templates write it to forbid a thought."""
+        place = len(prompt)
+        while place and prompt[place - 1] in self.blank_ids and not _ends_at(prompt, place, self.end_ids):
+            place -= 1
+        return _ends_at(prompt, place, self.end_ids)
 
     def state(self, prompt: Sequence[int], tokens: Iterable[int] = ()) -> ReasoningState:
         """Where a row stands.
@@ -111,16 +121,12 @@ class ReasoningSpan:
             tokens: The generated ones; where no start marker is among them, the first one is in the span.
         """
         state = ReasoningState(self, ())
-        end = next((place for place in range(len(tokens)) if self._ends_at(tokens, place + 1)), None)
+        end = next((place for place in range(len(tokens)) if _ends_at(tokens, place + 1, self.end_ids)), None)
         if end is None:
             return None
         for token in tokens[: end + 1]:
             state.push(token)
         return end + 1 - (state.start or 0)
-
-    def _ends_at(self, tokens: Sequence[int], place: int) -> bool:
-        size = len(self.end_ids)
-        return 0 < size <= place and tuple(tokens[place - size : place]) == self.end_ids
 
     def opened_by_text(self, prompt: str) -> bool:
         """Whether a prompt ends inside a span, where its tokens are not known: with the start marker and white space.
@@ -129,6 +135,10 @@ class ReasoningSpan:
         True
         """
         return prompt.rstrip().endswith(self.start.rstrip())
+
+    def closed_by_text(self, prompt: str) -> bool:
+        """Whether a prompt ends behind a span, where its tokens are not known."""
+        return prompt.rstrip().endswith(self.end.rstrip())
 
     def split_text(self, text: str, *, opened: bool = False) -> tuple[str, str | None]:
         """Return the answer and the reasoning of a text whose tokens are not known; None where there is none.
@@ -149,6 +159,11 @@ class ReasoningSpan:
         return f"{before}{answer}".lstrip(), reasoning.strip()
 
 
+def _ends_at(tokens: Sequence[int], place: int, marker: tuple[int, ...]) -> bool:
+    size = len(marker)
+    return 0 < size <= place and tuple(tokens[place - size : place]) == marker
+
+
 class ReasoningState:
     """Where one row stands in its span; see `ReasoningSpan`.
 
@@ -163,14 +178,15 @@ class ReasoningState:
         ended: How many had been when it ended, its end marker included; None before.
     """
 
-    __slots__ = ("_context", "_length", "began", "ended", "span", "start")
+    __slots__ = ("_closed", "_context", "_length", "began", "ended", "span", "start")
 
     def __init__(self, span: ReasoningSpan, prompt: Sequence[int]) -> None:
         self.span = span
         kept = max(len(span.start_ids), len(span.end_ids))
         self._context: list[int] = list(prompt[-kept:]) if kept else []
         self._length = 0
-        opened = bool(span.start_ids) and span.opened_by(prompt)
+        self._closed = span.closed_by(prompt)
+        opened = not self._closed and span.opened_by(prompt)
         self.start: int | None = 0 if opened else None
         self.began: int | None = 0 if opened else None
         self.ended: int | None = None
@@ -179,6 +195,8 @@ class ReasoningState:
         """Take the next generated token."""
         self._context.append(token)
         self._length += 1
+        if self._closed:
+            return
         if self.began is None:
             if self._ends_with(self.span.start_ids):
                 self.began = self._length
@@ -190,6 +208,11 @@ class ReasoningState:
     def is_inside(self) -> bool:
         """Whether the next token belongs to the span."""
         return self.began is not None and self.ended is None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the next token comes behind a span, one that the prompt has closed itself included."""
+        return self._closed or self.ended is not None
 
     @property
     def inside(self) -> int:
@@ -251,16 +274,13 @@ def reasoning_span(given: ReasoningOption, tokenizer: Any = None) -> ReasoningSp
 
 def unknown_span(params: Mapping[str, Any], span: ReasoningSpan | None) -> str | None:
     """Say which of these parameters have to know where the model thinks, where that is not known; else None."""
-    asking = [name for name in _ABOUT_THINKING if name in params]
+    asking = [name for name in params if name == "thinking_budget" or is_after_thinking(name)]
     if not asking or (span is not None and span.end_ids):
         return None
     return (
         f"{', '.join(asking)} has to know between which tokens the model thinks, and its tokenizer and chat template "
         'do not say: give reasoning=("<think>", "</think>"), or what the model writes'
     )
-
-
-_ABOUT_THINKING = ("thinking_budget",)
 
 
 def check_reasoning(given: Any) -> None:
@@ -285,7 +305,9 @@ def _with_tokens(start: str, end: str, tokenizer: Any) -> ReasoningSpan:
     special = {int(token) for token in getattr(tokenizer, "all_special_ids", ())}
     special |= {i for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if getattr(t, "special", False)}
     special.discard(getattr(tokenizer, "unk_token_id", None))  # which any text may have
-    return ReasoningSpan(start, end, start_ids, end_ids, frozenset(special))
+    blank = {token for text in _BLANK for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
+    blank.discard(getattr(tokenizer, "unk_token_id", None))
+    return ReasoningSpan(start, end, start_ids, end_ids, frozenset(special), frozenset(blank))
 
 
 def _of_model(tokenizer: Any) -> _Known | None:

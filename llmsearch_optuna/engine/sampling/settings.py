@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsearch_optuna.engine.sampling.after_thinking import is_after_thinking
 from llmsearch_optuna.engine.sampling.logits_processors import LogitsProcessor, logits_processors_of
 from llmsearch_optuna.engine.sampling.param_specs import PARAM_SPECS
 from llmsearch_optuna.engine.sampling.params import GenerationParams
@@ -43,7 +44,7 @@ def supports(params: GenerationParams) -> str | None:
     own = [name for name in (*_OWN_TRUNCATIONS, "xtc_probability") if name in params]
     if params.kind == "beam_sampling" and own:
         return f"beam sampling here knows no {', '.join(own)}"
-    unknown = sorted(name for name in params if name not in PARAM_SPECS)
+    unknown = sorted(name for name in params if name not in PARAM_SPECS and not is_after_thinking(name))
     return f"{', '.join(unknown)} is new in this version of transformers" if unknown else None
 
 

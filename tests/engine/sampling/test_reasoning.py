@@ -24,12 +24,17 @@ markers = st.lists(few, min_size=1, max_size=3).map(tuple)
     tokens=st.lists(few, max_size=16),
     pair=st.tuples(markers, markers).filter(lambda pair: pair[0] != pair[1]),
     turns=st.frozensets(few, max_size=1),
+    blank=st.frozensets(few, max_size=1),
 )
 def test_a_row_stands_where_a_scan_of_all_its_tokens_says(
-    prompt: list[int], tokens: list[int], pair: tuple[tuple[int, ...], tuple[int, ...]], turns: frozenset[int]
+    prompt: list[int],
+    tokens: list[int],
+    pair: tuple[tuple[int, ...], tuple[int, ...]],
+    turns: frozenset[int],
+    blank: frozenset[int],
 ) -> None:
     """Token by token, with markers that overlap each other and themselves."""
-    span = ReasoningSpan("a", "b", *pair, turn_ids=turns)
+    span = ReasoningSpan("a", "b", *pair, turn_ids=turns, blank_ids=blank)
     state = span.state(prompt)
     for count in range(len(tokens) + 1):
         start, began, ended = span_by_hand(prompt, tokens[:count], span)
