@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Trials = Annotated[int | None, arguments.flag("--n-trials", "n_trials")]
 Storage = Annotated[str | None, arguments.flag("--storage", "storage")]
 Name = Annotated[str | None, arguments.flag("--name", "study_name")]
+Samples = Annotated[int | None, arguments.flag("--samples", "samples")]
 Constraint = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,6 +111,7 @@ def run(
     n_trials: Trials = None,
     storage: Storage = None,
     name: Name = None,
+    samples: Samples = None,
     constraint: Constraint = None,
     report: ReportPath = None,
     workers: Workers = "1",
@@ -127,6 +129,7 @@ def run(
         n_trials=n_trials,
         storage=storage,
         name=name,
+        samples=samples,
         constraints=_limits(constraint),
     )
     file = arguments.resolved(study, changes)

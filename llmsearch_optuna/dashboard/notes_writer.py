@@ -23,10 +23,13 @@ from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.dashboard.notes import STUDY_HEADING, NotedRow, study_note, trial_note
 from llmsearch_optuna.dashboard.study_attributes import StudyAttributes, is_noted
 from llmsearch_optuna.fingerprint.diff import digest
+from llmsearch_optuna.metrics.aggregates import votes_in_words
+from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
+from llmsearch_optuna.storage.records import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy, library_versions
 from llmsearch_optuna.storage.trials import score_of
 
@@ -90,7 +93,7 @@ def describe_all(result: StudyView) -> None:
                 NotedRow(
                     r.row,
                     result.prompt(r.row, trial.number),
-                    r.text or "",
+                    _shown(r, None if result.task is None else result.task.metric),
                     as_text(result.items[r.row].reference),
                     r.score,
                 )
@@ -127,7 +130,7 @@ class TrialNoteCallback:
         counted = set(self.rows.order[: event.rows_done])
         records = [r for r in self.opened.records.rows("search", event.number) if r.row in counted]
         noted = [
-            NotedRow(r.row, task.prompts[r.row], r.text or "", as_text(task.references[r.row]), r.score)
+            NotedRow(r.row, task.prompts[r.row], _shown(r, task.metric), as_text(task.references[r.row]), r.score)
             for r in sorted(records, key=lambda r: (self.rows.places[r.row], r.replicate))
         ]
         note = trial_note(
@@ -198,6 +201,12 @@ def as_text(reference: Any) -> str:
     if reference is None:
         return ""
     return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False, default=str)
+
+
+def _shown(record: RowRecord, metric: Metric | None) -> str:
+    """A row's first text, and how its samples voted where it has several."""
+    votes = votes_in_words(metric, record.completions)
+    return f"[{votes}] {record.text or ''}" if votes else record.text or ""
 
 
 def _headline(state: str, value: float | None, reason: str | None) -> str:

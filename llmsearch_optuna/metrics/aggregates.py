@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from llmsearch_optuna.errors import InputError, describe_error, short
@@ -228,6 +229,31 @@ class AggregatedMetric(Metric):
         if len(scores) == 1:  # nothing is sampled: all samples are this one
             return float(passed)
         return pass_at(self.aggregate.tries or len(scores), samples=len(scores), passed=passed)
+
+
+def votes_in_words(metric: Metric | None, completions: Sequence[Completion]) -> str:
+    """Return how many samples there are and, where they vote, for what, the most votes first; empty for one sample.
+
+    Args:
+        metric: The study's; None where it is not known.
+        completions: The samples of a row.
+    """
+    if len(completions) == 1:
+        return ""
+    text = f"{len(completions)} samples"
+    if not isinstance(metric, AggregatedMetric) or metric.aggregate.kind != MAJORITY:
+        return text
+    votes = [answer_of(metric.single, completion.text) for completion in completions]
+    counts = Counter(vote for vote in votes if vote is not None)
+    told = [f"{count} for {_label(vote, completions[votes.index(vote)])}" for vote, count in counts.most_common()]
+    told += [f"{votes.count(None)} without an answer"] if None in votes else []
+    return f"{text}: {', '.join(told)}"
+
+
+def _label(vote: Hashable, completion: Completion) -> str:
+    """An answer as people read it: itself where it is plain, else the first text that gives it."""
+    plain = vote if isinstance(vote, str | bool | int | float | Decimal) else completion.text.strip()
+    return short(plain if isinstance(plain, str) else str(plain), 60)
 
 
 def pass_at(k: int, *, samples: int, passed: int) -> float:

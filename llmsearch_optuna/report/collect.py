@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.analysis.pareto import front_of
 from llmsearch_optuna.fingerprint.diff import digest
+from llmsearch_optuna.metrics.aggregates import votes_in_words
 from llmsearch_optuna.optimize.draws import stored_draws
 from llmsearch_optuna.optimize.objectives import label, tokens_a_row
 from llmsearch_optuna.optimize.set_aside import set_aside_sentence
@@ -269,6 +270,7 @@ def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
     if not ours or not theirs:
         ours, theirs, source = result.records(best.number), result.records(0), "the search rows"
     first, base = _first_replicates(ours), _first_replicates(theirs)
+    metric = None if result.task is None else result.task.metric
     examples = tuple(
         Example(
             row=row,
@@ -281,6 +283,10 @@ def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
             best_score=first[row].score,
             baseline_reasoning=base[row].reasoning,
             best_reasoning=first[row].reasoning,
+            baseline_samples=_samples(base[row]),
+            best_samples=_samples(first[row]),
+            baseline_votes=votes_in_words(metric, base[row].completions),
+            best_votes=votes_in_words(metric, first[row].completions),
         )
         for row in sorted(first.keys() & base.keys())
     )
@@ -289,6 +295,10 @@ def _examples(result: StudyView, best: FrozenTrial | None) -> dict[str, Any]:
 
 def _first_replicates(records: Sequence[RowRecord]) -> dict[int, RowRecord]:
     return {r.row: r for r in sorted(records, key=lambda r: -r.replicate) if r.error is None}
+
+
+def _samples(record: RowRecord) -> tuple[str, ...]:
+    return tuple(sample.text or "" for sample in record.samples) if record.further else ()
 
 
 def _text(reference: Any) -> str:

@@ -81,6 +81,8 @@ class Example:
     Attributes:
         baseline_reasoning: What the model thought before it answered; None where it did not.
         best_reasoning: The same with the best parameters.
+        baseline_samples: The texts of all samples of the row, where it has several; else empty.
+        best_samples: The same with the best parameters.
     """
 
     row: int
@@ -94,6 +96,11 @@ class Example:
     """Where it differs from the prompt that the best parameters answer."""
     baseline_reasoning: str | None = None
     best_reasoning: str | None = None
+    baseline_samples: tuple[str, ...] = ()
+    best_samples: tuple[str, ...] = ()
+    baseline_votes: str = ""
+    """How many samples there are and, where they vote, for what."""
+    best_votes: str = ""
 
     @property
     def difference(self) -> float:

@@ -285,9 +285,9 @@ def _example_row(example: Example, data: ReportData) -> str:
         f'<span class="score">row {example.row}</span></td>'
         f"<td>{reference}{asked}</td>"
         f'<td data-label="defaults">{_score(example.baseline_score)}{_reasoning(example.baseline_reasoning)}'
-        f'<div class="text" dir="auto">{before}</div></td>'
+        f'<div class="text" dir="auto">{before}</div>{_samples(example.baseline_votes, example.baseline_samples)}</td>'
         f'<td data-label="best">{_score(example.best_score)}{_reasoning(example.best_reasoning)}'
-        f'<div class="text" dir="auto">{after}</div></td></tr>'
+        f'<div class="text" dir="auto">{after}</div>{_samples(example.best_votes, example.best_samples)}</td></tr>'
     )
 
 
@@ -296,6 +296,14 @@ def _reasoning(text: str | None) -> str:
     if not text:
         return ""
     return f'<details><summary>reasoning</summary><div class="text" dir="auto">{safe(text)}</div></details>'
+
+
+def _samples(votes: str, texts: Sequence[str]) -> str:
+    """All samples of a row, folded under how they voted; empty where there is one."""
+    if not texts:
+        return ""
+    listed = "".join(f'<div class="text" dir="auto">{safe(text)}</div>' for text in texts)
+    return f"<details><summary>{safe(votes)}</summary>{listed}</details>"
 
 
 def _trials(data: ReportData) -> str:

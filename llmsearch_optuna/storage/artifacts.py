@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.artifacts import get_all_artifact_meta, upload_artifact
 
+from llmsearch_optuna.metrics.aggregates import votes_in_words
 from llmsearch_optuna.storage.records import RowRecord
 
 if TYPE_CHECKING:
@@ -58,11 +59,14 @@ def _line(record: RowRecord, task: PreparedTask, replicates: int) -> str:
         "completion": record.text,
         "reference": task.references[record.row],
         "finish_reason": record.finish_reason,
-        "tokens": len(record.token_ids),
+        "tokens": record.tokens,
         "prompt": prompt if len(prompt) <= _PROMPT_SHOWN else f"…{prompt[-_PROMPT_SHOWN:]}",
     }
     if record.reasoning is not None:
         shown |= {"reasoning": record.reasoning, "reasoning_tokens": record.reasoning_tokens}
+    if record.further:
+        shown["samples"] = [sample.text for sample in record.samples]
+        shown["votes"] = votes_in_words(task.metric, record.completions)
     if replicates > 1:
         shown["replicate"] = record.replicate
     if record.error is not None:

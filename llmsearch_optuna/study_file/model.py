@@ -183,13 +183,14 @@ class Changes:
     n_trials: int | None = None
     storage: str | None = None
     name: str | None = None
+    samples: int | None = None
     constraints: Mapping[str, str] | None = None
 
     def apply(self, file: StudyFile) -> StudyFile:
         """Return the file with these values."""
         data = _changed(file.data, path=self.data, rows=self.rows)
         model = self._model(file.model)
-        study = _changed(file.study, n_trials=self.n_trials, storage=self.storage, name=self.name)
+        study = _changed(file.study, n_trials=self.n_trials, storage=self.storage, name=self.name, samples=self.samples)
         constraints = {**(file.constraints or {}), **(self.constraints or {})} or None
         changed = {"data": data, "model": model, "study": study, "constraints": constraints}
         found = file.model_copy(update=changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -21,7 +22,9 @@ from llmsearch_optuna.engine.sampling.gumbel import gumbel, row_key
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.signals import StudyInterrupted
-from llmsearch_optuna.storage.records import SampleGatherer
+from llmsearch_optuna.report.collect import collect
+from llmsearch_optuna.report.page import render
+from llmsearch_optuna.storage.records import RowRecord, SampleGatherer, gathered
 from tests.optimize.studies import Interrupting, run, signature
 from tests.synthetic import ShuffledServer, TextEngine, dataset, number_metric
 
@@ -151,6 +154,24 @@ def test_a_study_scores_rows_and_counts_the_tokens_of_all_samples(study: Any) ->
     assert told["samples"][0] == [s.text for s in records[0].samples]
 
 
+def test_report_notes_and_artifacts_say_how_samples_voted(study: Any) -> None:
+    page = render(data := collect(study))
+    example = data.examples[0]
+    (winner,) = [
+        r for r in study.records(study.best_trial.number, "holdout") if (r.row, r.replicate) == (example.row, 0)
+    ]
+    assert example.best_samples == tuple(s.text for s in winner.samples)
+    counts = Counter(example.best_samples).most_common()
+    assert example.best_votes == "3 samples: " + ", ".join(f"{n} for '{text.lower()}'" for text, n in counts)
+    assert page.count("<summary>3 samples: ") >= len(data.examples)
+    files = get_all_artifact_meta(study.opened.trial(0), storage=study.opened.rdb)
+    lines = (study.opened.artifacts_folder / files[0].artifact_id).read_text().splitlines()
+    (first, *_), records = map(json.loads, lines), study.records(0)
+    assert first["samples"] == [s.text for s in records[0].samples]
+    assert first["votes"].startswith("3 samples: ")
+    assert first["tokens"] == 9
+
+
 def test_pruning_counts_whole_rows(study: Any) -> None:
     for t in study.trials:
         counted = int(t.user_attrs["rows"].split()[0])
@@ -263,8 +284,6 @@ def test_samples_are_no_part_of_what_a_backend_is_told() -> None:
 
 
 def test_a_gatherer_gives_rows_that_are_whole() -> None:
-    from llmsearch_optuna.storage.records import RowRecord, gathered
-
     gatherer = SampleGatherer(2)
     second = RowRecord(1, 0, "b", (1, 2), sample=1)
     assert gatherer.add([second, RowRecord(2, 0, "x")]) == []
@@ -273,4 +292,4 @@ def test_a_gatherer_gives_rows_that_are_whole() -> None:
     (whole,) = gatherer.add([RowRecord(1, 0, "a", (3,), error="no")])
     assert ([s.text for s in whole.samples], whole.tokens, whole.error) == (["a", "b"], 3, "no")
     assert gathered([second]) == []
-    assert math.isclose(len(gathered([second, RowRecord(1, 0, "a")])[0].samples), 2)
+    assert [len(r.samples) for r in gathered([second, RowRecord(1, 0, "a")])] == [2]
