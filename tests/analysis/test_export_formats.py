@@ -164,3 +164,15 @@ def test_what_was_chosen_of_the_task_stands_where_there_is_a_place() -> None:
 def test_a_modelfile_refuses_a_message_that_it_cannot_hold(system: str) -> None:
     with pytest.raises(InputError, match="a Modelfile cannot hold a system message"):
         files_for("ollama", params(), {"system": system})
+
+
+@pytest.mark.parametrize("program", ["vllm", "sglang", "openai"])
+def test_the_number_of_samples_is_the_number_of_choices(program: str) -> None:
+    assert json.loads(files_for(program, params(samples=8))["request.json"])["n"] == 8
+    assert "n" not in json.loads(files_for(program, params())["request.json"])
+
+
+@pytest.mark.parametrize("program", ["llama.cpp", "ollama", "lm-eval", "inspect"])
+def test_samples_that_a_program_cannot_draw_are_refused(program: str) -> None:
+    with pytest.raises(InputError, match="samples"):
+        files_for(program, params(samples=8))
