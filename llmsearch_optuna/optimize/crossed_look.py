@@ -150,13 +150,8 @@ class CrossedLook:
     def _take_over(self, number: int, wanted: set[tuple[int, int]]) -> None:
         """Take what was decoded of a trial of all rows before: it is what would be decoded again."""
         stored = self.opened.records
-        phases: tuple[Phase, ...] = ("finalists",) if self.varies(self._params(number)) else ("search",)
-        known = [
-            record
-            for phase in phases
-            for record in stored.draws(phase, number)
-            if (record.row, record.draw) in wanted and record.error is None
-        ]
+        phase: Phase = "finalists" if self.varies(self._params(number)) else "search"
+        known = [r for r in stored.draws(phase, number) if (r.row, r.draw) in wanted and r.error is None]
         stored.record("holdout", number, known, fence=self.claim)
 
     def _rows_without_score(self, number: int, records: Sequence[RowRecord]) -> set[int]:

@@ -451,7 +451,9 @@ def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
     return f"{where} = {short(redacted_values(error['input']))}: {message[:1].lower()}{message[1:]}"
 
 
-_UNION_MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict", "PrunerSection", "Message"})
+_UNION_MEMBERS = frozenset(
+    {"str", "int", "float", "constrained-float", "bool", "list", "dict", "PrunerSection", "Message"}
+)
 
 
 def _known_keys(path: Sequence[Any]) -> list[str]:

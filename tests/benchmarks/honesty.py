@@ -31,6 +31,7 @@ from scipy import stats
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.stats.comparison import compare
 from tests.benchmarks.array_study import ArrayStudy, run_study, run_trials
+from tests.benchmarks.crossed_worlds import CROSSED_SECTIONS
 from tests.benchmarks.selection_worlds import SELECTION_SECTIONS
 from tests.benchmarks.stage_worlds import STAGE_SECTIONS
 from tests.benchmarks.verdict_worlds import SECTIONS
@@ -50,7 +51,7 @@ def main() -> None:
     began = time.monotonic()
     sections = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        worlds = (*SECTIONS, *SELECTION_SECTIONS, *STAGE_SECTIONS)
+        worlds = (*SECTIONS, *SELECTION_SECTIONS, *CROSSED_SECTIONS, *STAGE_SECTIONS)
         searches = (real_searches, equal_settings, true_gains, pruners, intervals)
         for make in worlds if arguments.worlds else (*searches, *worlds):
             text = make(pool, arguments.share)

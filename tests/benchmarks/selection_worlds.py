@@ -1,7 +1,7 @@
-"""How many finalists, and a holdout or two halves that judge each other: whole searches on arrays, at equal tokens.
+"""How many finalists: whole searches on arrays, at equal tokens.
 
 The settings come as from a sampler that learns: eight at random, then every other one near the best so far. Choosing
-and testing are the project's own. Each section makes one markdown table; all follow from fixed seeds.
+and testing are the project's own. The section makes one markdown table, from fixed seeds.
 """
 
 from __future__ import annotations
@@ -119,64 +119,6 @@ def _with_finalists(shape: Shape, held: int, number: int, seed: int) -> tuple[fl
     return rows.world.worth(tried[winner]), float(better)
 
 
-def cross_fitting(pool: Executor, share: float) -> str:
-    """The locked holdout against two halves that search and judge each other."""
-    runs = max(20, round(300 * share))
-    lines = []
-    for shape in SHAPES:
-        for total in (20, 40, 80):
-            cells = [
-                _percent(_runs(pool, design, (shape, total, gain), runs).mean(), runs)
-                for gain in (0.0, 5.0, 10.0)
-                for design in (_held_out, _half_held_out, _crossed)
-            ]
-            lines.append(f"| {shape} | {total} | " + " | ".join(cells) + " |")
-    return "\n".join(
-        [
-            f"### A holdout, or two halves that judge each other ({runs} searches a cell, ± one standard error)\n",
-            "So often `better` is said, at equal tokens: 24 trials and a holdout of 30 %, 36 trials and a "
-            "holdout of 50 %, or a search of 12 trials on "
-            "each half of the rows, whose winner the other half judges, and all rows are tested together.\n",
-            "| scores | rows | nothing to find: 30 % held out | 50 % | halves | 5 points: 30 % | 50 % | halves | "
-            "10 points: 30 % | 50 % | halves |",
-            "|---|---|" + "---|" * 9,
-            *lines,
-        ]
-    )
-
-
-def _held_out(shape: Shape, total: int, gain: float, seed: int) -> float:
-    return _judged_once(Rows.of(shape, total, gain, seed), round(0.3 * total), TRIALS)
-
-
-def _half_held_out(shape: Shape, total: int, gain: float, seed: int) -> float:
-    """Tokens a row: 36 trials, 12 for finalists and baseline, 6 for the holdout, all on half the rows: 27, too."""
-    return _judged_once(Rows.of(shape, total, gain, seed), total // 2, 36)
-
-
-def _judged_once(rows: Rows, held: int, trials: int) -> float:
-    total = rows.world.rows
-    searched, judged = np.arange(held, total), np.arange(held)
-    _, scores = search(rows, searched, trials, rows.scores(None))
-    winner = winner_of(scores, searched, 3)
-    return float(winner != BASELINE and is_better(scores[BASELINE][judged, 1:], scores[winner][judged, 1:]))
-
-
-def _crossed(shape: Shape, total: int, gain: float, seed: int) -> float:
-    """Tokens a row: 12 trials, 9 for the finalists, 3 for the baseline, 3 for the judged; the holdout's are 27, too.
-
-    Neither search sees a score of the rows that judge it, not even through the settings that it tries.
-    """
-    rows = Rows.of(shape, total, gain, seed)
-    halves = np.arange(total // 2), np.arange(total // 2, total)
-    baseline, judged = rows.scores(None), []
-    for own, other in (halves, halves[::-1]):
-        _, scores = search(rows, own, TRIALS // 2, baseline)
-        judged.append((baseline[other, 1:], scores[winner_of(scores, own, 3)][other, 1:]))
-    first, second = (np.concatenate(side) for side in zip(*judged, strict=True))
-    return float(np.any(first != second) and is_better(first, second))
-
-
 def _runs(pool: Executor, run: Callable[..., object], what: tuple[object, ...], runs: int) -> Floats:
     tasks = [(*what, seed) for seed in range(runs)]
     return np.array(list(pool.map(run, *zip(*tasks, strict=True), chunksize=max(1, runs // 8))), dtype=np.float64)
@@ -186,4 +128,4 @@ def _percent(share: float, runs: int) -> str:
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / runs):.1f} %"
 
 
-SELECTION_SECTIONS = (finalists, cross_fitting)
+SELECTION_SECTIONS = (finalists,)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmsearch_optuna.optimize.pruner import PairedPruner
+from llmsearch_optuna.stats.comparison import compare
+from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL
 from tests.benchmarks import honesty
 from tests.benchmarks.array_study import run_study
+from tests.benchmarks.crossed_worlds import HARD, Settings, budget_trials, crossed, held_out, is_better
 from tests.benchmarks.stage_worlds import replicates, staged
 from tests.benchmarks.verdict_worlds import asymmetric, sparse
 from tests.benchmarks.worlds import SCALE, Shape, World
@@ -64,3 +68,38 @@ def test_the_stages_make_their_tables() -> None:
         in_stages, by_variance = staged(pool, 0.02), replicates(pool, 0.02)
     assert in_stages.count("\n|") == 12
     assert by_variance.count("\n|") == 14
+
+
+def test_a_cell_of_halves_decides_as_the_verdict_does() -> None:
+    world = replace(HARD["all derail on 5 % of rows"], rows=12)
+    rng = np.random.default_rng(0)
+    baseline, winner = rng.uniform(0.2, 0.5, (60, 12, 4)), rng.uniform(0.2, 0.5, (60, 12, 3))
+    winner += rng.uniform(0, 0.3, (60, 1, 1))
+    leads = winner.mean(axis=2) - baseline[..., 1:].mean(axis=2)
+    said = is_better(world, leads, baseline, [winner], UNSEEN_LEVEL, rng)
+    expected = [
+        compare(first[:, 1:], second, bounds=(0.0, 1.0), unseen_level=UNSEEN_LEVEL).answer == "better"
+        for first, second in zip(baseline, winner, strict=True)
+    ]
+    assert said.tolist() == expected
+    assert 0 < said.sum() < 60
+
+
+@pytest.mark.parametrize("name", ["nothing to find", "so, and few good ones", "0/1, half harmful"])
+def test_halves_seldom_recommend_what_is_no_better(name: str) -> None:
+    for shared in (False, True):
+        found = crossed(replace(HARD[name], rows=40, shared=shared), 300, 1)
+        assert found.false <= 0.04 + 3 * np.sqrt(0.04 / 300)
+
+
+def test_halves_find_more_than_a_holdout_of_few_rows() -> None:
+    world = Settings("continuous", 40, "hill", 0.05)
+    halves, held = crossed(world, 200, 2), held_out(world, 200, 2, share=0.3, trials=24)
+    assert halves.found > held.found + 0.1
+    assert halves.false <= 0.02
+
+
+def test_rows_to_search_are_bought_with_trials() -> None:
+    assert [budget_trials(40, rows) for rows in (50, 100, 200)] == [92, 40, 14]
+    for trials, rows in ((92, 50), (40, 100), (14, 200)):
+        assert rows * (trials + 12) == 100 * (40 + 12)

@@ -101,6 +101,33 @@ def test_a_winner_without_chance_is_judged_beside_one_that_samples(tmp_path: Pat
     assert len(verdict.differences) == 40
 
 
+def is_warm(predictions: Sequence[str], references: Sequence[Any]) -> list[float]:
+    return [float(score > 0.6) for score in number_metric(predictions, references)]
+
+
+is_warm.bounds = (0.0, 1.0)  # type: ignore[attr-defined]
+
+
+def test_samples_and_prompts_are_judged_as_they_are_searched(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "baseline": {"do_sample": True, "temperature": 1.5},
+        "prompt": ["{prompt}", "Please: {prompt}"],
+        "samples": 3,
+        "aggregate": "pass@3",
+        "metric": is_warm,
+    }
+
+    result = run(tmp_path, holdout="cross", n_trials=14, **asked)
+
+    for number, rows in ((0, 40), *((winner, 20) for winner in result.looks[0].winners)):
+        records = result.records(number, "holdout")
+        assert len({r.row for r in records}) == rows
+        assert {len(r.samples) for r in records} == {3}
+        assert {r.replicate for r in records} == {1, 2, 3}
+    assert len({t.user_attrs["params"]["prompt"] for t in result.trials}) == 2
+    assert len(verdict_of(result).differences) == 40
+
+
 def test_the_locked_rows_are_those_that_the_recommended_one_was_not_chosen_on(result: SearchResult) -> None:
     asked: dict[str, Any] = {"metric": number_metric}
     engine = TextEngine()

@@ -74,6 +74,7 @@ def test_space_is_what_python_would_say():
         ("n_trials = 12", 'n_trials = "12"', "s.toml, line 3: study.n_trials = '12': input should be a valid integer"),
         ("n_trials = 12", "n_trials = 0", "s.toml, line 3: study.n_trials = 0: input should be greater than"),
         ("n_trials = 12", "holdout = 1.0", "s.toml, line 3: study.holdout = 1.0: input should be less than 1"),
+        ("n_trials = 12", 'holdout = "half"', "s.toml, line 3: study.holdout = 'half': input should be"),
         (
             "n_trials = 12",
             'sampler = "cma"',
@@ -189,3 +190,7 @@ def test_named_baselines_are_read_and_checked() -> None:
         parse_study_file(text)
     with pytest.raises(InputError, match="temprature"):
         parse_study_file(named.replace("temperature = 0.6", "temprature = 0.6"))
+
+
+def test_halves_that_judge_each_other_are_a_holdout():
+    assert parse_study_file(TEXT.replace("n_trials = 12", 'holdout = "cross"')).study.holdout == "cross"
