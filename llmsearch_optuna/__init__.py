@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmsearch_optuna import presets
     from llmsearch_optuna.api import check, confirm, forecast, score, search
     from llmsearch_optuna.engine.engine import Engine
+    from llmsearch_optuna.judging.judge import judge
     from llmsearch_optuna.search_result import SearchResult
     from llmsearch_optuna.task.task import Task
     from llmsearch_optuna.verbosity import set_verbosity
@@ -28,6 +29,7 @@ __all__ = [
     "check",
     "confirm",
     "forecast",
+    "judge",
     "presets",
     "score",
     "search",
@@ -43,6 +45,7 @@ _HOMES = {
     "check": "llmsearch_optuna.api",
     "confirm": "llmsearch_optuna.api",
     "forecast": "llmsearch_optuna.api",
+    "judge": "llmsearch_optuna.judging.judge",
     "score": "llmsearch_optuna.api",
     "search": "llmsearch_optuna.api",
     "set_verbosity": "llmsearch_optuna.verbosity",

@@ -23,8 +23,8 @@ LAYERS = (
     "errors", "transient_errors", "types", "redaction", "openmp", "progress", "verbosity", "fingerprint",
     "engine.sampling", "engine.request", "engine.completions", "engine.stats",  # what is asked and answered
     "stats", "metrics", "models", "task", "space", "presets", "backends", "declaration", "options", "engine", "storage",
-    "demo", "optimize", "analysis", "report", "dashboard", "search_result", "api", "", "study_file", "workers", "cli",
-    "__main__",
+    "demo", "optimize", "judging", "analysis", "report", "dashboard", "search_result", "api", "", "study_file",
+    "workers", "cli", "__main__",
 )  # fmt: skip
 """The rooms from low to high; each may import what stands before it. ``""`` is the package's own ``__init__``."""
 

@@ -17,6 +17,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import Constraints
 from llmsearch_optuna.optimize.evaluation import requests_for
+from llmsearch_optuna.optimize.judged_study import refuse_shared_engine
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.plan import Plan, make_plan
 from llmsearch_optuna.optimize.pruner import PairedPruner, make_pruner
@@ -117,7 +118,9 @@ def prepare(
         metric=task.metric_name,
         postprocess=postprocess_of(task.postprocess),
     )
-    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation).drawing(options["samples"])
+    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
+    refuse_shared_engine(task.metric, served.backend)
+    served = served.drawing(options["samples"])
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
     ready = ready.as_started(task_of(_default_name(ready, served)))
     algorithm = algorithm_of(_default_name(ready, served))

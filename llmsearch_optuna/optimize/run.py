@@ -19,6 +19,7 @@ from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallb
 from llmsearch_optuna.optimize.draws import examine_draws, stored_draws
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.halves import HalfScores
+from llmsearch_optuna.optimize.judged_study import note_judge
 from llmsearch_optuna.optimize.loop import run_trials
 from llmsearch_optuna.optimize.plan import Plan, readable
 from llmsearch_optuna.optimize.prepare import Prepared
@@ -122,6 +123,7 @@ def run_study(
             run_trials(trial_queue, RequestQueue(meter, served.capacity), make_run, all_callbacks, deadline=deadline)
             _warn_if_ended_early(trial_queue, deadline)
             _winner_selector(prepared, options, opened, session, all_callbacks).select()
+            note_judge(opened, plan.task.metric)
         result = result_of(opened, plan)
         all_callbacks.on(events.StudyEnded(result_summary=result.summary))
     return result

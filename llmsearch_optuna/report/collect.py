@@ -21,6 +21,7 @@ from llmsearch_optuna.analysis.pareto import front_of
 from llmsearch_optuna.fingerprint.diff import digest
 from llmsearch_optuna.metrics.aggregates import votes_in_words
 from llmsearch_optuna.optimize.draws import stored_draws
+from llmsearch_optuna.optimize.judged_study import judge_notes
 from llmsearch_optuna.optimize.objectives import label, tokens_a_row
 from llmsearch_optuna.optimize.set_aside import set_aside_sentence
 from llmsearch_optuna.optimize.throughput import engine_work
@@ -86,7 +87,12 @@ def collect(result: StudyView) -> ReportData:
 
 def _notes(result: StudyView, baseline_note: str) -> str:
     total = sum(item.part == "search" for item in result.items.values())
-    told = [baseline_note, *stored_draws(result.opened).notes, set_aside_sentence(result.set_aside, total)]
+    told = [
+        baseline_note,
+        *stored_draws(result.opened).notes,
+        *judge_notes(result.opened),
+        set_aside_sentence(result.set_aside, total),
+    ]
     return " ".join(filter(None, told))
 
 
