@@ -83,6 +83,10 @@ def test_names_are_those_of_the_server() -> None:
     assert (mirostat["mirostat"], mirostat["mirostat_tau"], mirostat["top_k"]) == (2, 4.0, 0)
 
 
+def test_a_server_whose_end_token_is_not_known_is_asked_for_a_least_length() -> None:
+    assert sampling_fields(VLLM, params(VLLM, do_sample=True, min_new_tokens=5))["min_tokens"] == 5
+
+
 def test_off_is_written_as_the_server_writes_it() -> None:
     assert sampling_fields(SGLANG, params(SGLANG, do_sample=True))["top_k"] == -1
     assert sampling_fields(VLLM, params(VLLM, do_sample=True))["top_k"] == 0

@@ -439,9 +439,8 @@ def _drop_what_others_make_void(values: dict[str, Any]) -> None:
             values.pop(trigger, None)
     if "eos_token_id" not in values or "min_new_tokens" in values:
         values.pop("min_length", None)  # Hugging Face overwrites it with prompt + min_new_tokens
-    if "eos_token_id" not in values:
-        values.pop("min_new_tokens", None)
-    elif isinstance(limit, int) and isinstance(values.get("min_new_tokens"), int):
+    # Kept where no end-of-sequence token is known here: a server knows its own.
+    if isinstance(limit, int) and isinstance(values.get("min_new_tokens"), int):
         values["min_new_tokens"] = min(values["min_new_tokens"], limit)
     decay = values.get("exponential_decay_length_penalty")
     if isinstance(decay, tuple):

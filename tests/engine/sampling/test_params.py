@@ -244,7 +244,8 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"num_assistant_tokens": 5, "assistant_confidence_threshold": 0.3, "max_matching_ngram_size": 2}, {}),
     ({"num_assistant_tokens_schedule": "constant", "assistant_ensemble_weight": 0.5}, {}),
     # what others make void
-    ({"min_new_tokens": 3, "min_length": 3}, {}),
+    ({"min_length": 3}, {}),
+    ({"min_new_tokens": 3, "min_length": 3}, {"min_new_tokens": 3}),
     ({"min_new_tokens": 3, "min_length": 9, "eos_token_id": 2}, {"min_new_tokens": 3, "eos_token_id": 2}),
     ({"min_new_tokens": 99, "eos_token_id": 2}, {"min_new_tokens": 16, "eos_token_id": 2}),
     ({"exponential_decay_length_penalty": (15, 1.2), "eos_token_id": 2}, {"eos_token_id": 2}),
@@ -324,7 +325,7 @@ def test_fingerprints_never_change() -> None:
         ({"do_sample": True, "top_k": 0}, ()),
         ({"do_sample": False, "num_beams": 1, "temperature": 1.0, "pad_token_id": 3}, ()),
         ({"num_beams": 2, "length_penalty": 0.5, "num_assistant_tokens": 3}, ("num_assistant_tokens",)),
-        ({"min_new_tokens": 4}, ("min_new_tokens",)),
+        ({"min_length": 4}, ("min_length",)),
         ({"use_cache": True, "disable_compile": True}, ("disable_compile", "use_cache")),
         ({"temperature": None}, ()),
     ],
