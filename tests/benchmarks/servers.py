@@ -1,6 +1,6 @@
 """How busy a study keeps a server: requests in flight against its slots, beside a plain loop with the same requests.
 
-    python -m tests.benchmarks.servers [--trials 40] [--rows 20] [--tokens 8] [--slots 2]
+    python -m tests.benchmarks.servers [--trials 40] [--rows 20] [--holdout 0.6] [--tokens 8] [--slots 2]
 
 The demo's study, on the openings of its dialogues, on llama.cpp's own server, which LLAMA_CPP_PYTHON runs on one
 thread. Every request is noted when it is sent and when its answer is here. A slot is idle where fewer requests than
@@ -57,6 +57,11 @@ class InFlight:
         """From the first request to the last answer."""
         return self.events[-1][0] - self.events[0][0]
 
+    def seconds_for(self, count: int) -> float:
+        """From the first request to the end of so many."""
+        ends = [at for at, change in self.events if change < 0]
+        return ends[count - 1] - self.events[0][0]
+
     def spans(self) -> list[tuple[float, int]]:
         """How long so many requests were in flight, span by span."""
         found, now = [], 0
@@ -94,8 +99,13 @@ class WatchedServer(ServerBackend):
 
 
 def openings(rows: int) -> list[dict[str, str]]:
-    """The first two lines of dialogues: short prompts, which leave a server the least time beside us."""
-    return [{**row, "dialogue": "\n".join(row["dialogue"].splitlines()[:2])} for row in dialogues(rows)]
+    """The first lines of dialogues: short prompts, which leave a server the least time beside us."""
+    return [{**row, "dialogue": row["dialogue"].splitlines()[0]} for row in dialogues(rows)]
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    print(text, flush=True)
 
 
 def searched(url: str, given: argparse.Namespace) -> tuple[WatchedServer, float, float]:
@@ -109,21 +119,20 @@ def searched(url: str, given: argparse.Namespace) -> tuple[WatchedServer, float,
             {"max_new_tokens": given.tokens, **SAMPLING},
             **TASK,
             n_trials=given.trials,
+            holdout=given.holdout,
+            timeout=given.seconds,
             storage=f"sqlite:///{folder}/s.db",
             progress=False,
         )
     states = [trial.state.name for trial in result.trials]
-    print(f"{len(states)} trials, {states.count('PRUNED')} of them pruned; {len(backend.answered)} requests")
+    say(f"{len(states)} trials, {states.count('PRUNED')} of them pruned; {len(backend.answered)} requests")
     return backend, time.perf_counter() - begun, time.process_time() - processor
 
 
 async def plain_loop(url: str, asked: list[ServerRequest], at_once: int) -> InFlight:
     """The same requests in the same order, as many at once."""
-    connection, slots, in_flight = (
-        Connection(Address.of(url), None, timeout=600.0),
-        asyncio.Semaphore(at_once),
-        InFlight(),
-    )
+    connection = Connection(Address.of(url), None, timeout=600.0)
+    slots, in_flight = asyncio.Semaphore(at_once), InFlight()
 
     async def ask(request: ServerRequest) -> None:
         async with slots:
@@ -138,6 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--rows", type=int, default=20)
+    parser.add_argument("--holdout", type=float, default=0.6)
+    parser.add_argument("--seconds", type=float, help="ends the search; the verdict follows")
+    parser.add_argument("--plain", type=int, default=200, help="requests of the plain loop, the first ones")
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--slots", type=int, default=2)
     given = parser.parse_args()
@@ -145,11 +157,15 @@ def main() -> None:
     with llama_cpp(given.slots) as server:
         backend, seconds, processor = searched(server.url, given)
         ours, at_once = backend.in_flight, backend.capacity // 2
-        print(f"search: {seconds:.1f} s, {processor:.1f} s of processor time here; at most {at_once} in flight")
-        print(f"slots in use: {ours.share(given.slots):.1%} of {ours.seconds:.1f} s from the first request to the last")
-        print("longest with an idle slot:", ", ".join(f"{span:.2f} s" for span in ours.longest_idle(given.slots)))
-        plain = asyncio.run(plain_loop(server.url, backend.answered, at_once))
-        print(f"plain loop: {plain.seconds:.1f} s, slots in use: {plain.share(given.slots):.1%}")
+        say(f"search: {seconds:.1f} s, {processor:.1f} s of processor time here; at most {at_once} in flight")
+        say(f"slots in use: {ours.share(given.slots):.1%} of {ours.seconds:.1f} s from the first request to the last")
+        spans = ", ".join(f"{span:.2f} s" for span in ours.longest_idle(given.slots))
+        say(f"longest with an idle slot: {spans}")
+        asked = backend.answered[: given.plain]
+        plain = asyncio.run(plain_loop(server.url, asked, at_once))
+        ours_for, theirs = ours.seconds_for(len(asked)), plain.seconds
+        say(f"the first {len(asked)} requests: {ours_for:.1f} s in the study, {theirs:.1f} s in the plain loop")
+        say(f"slots in use in the plain loop: {plain.share(given.slots):.1%}")
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def ends_of(name: str, defaults: Mapping[str, Any]) -> ParameterEnds:
 
 
 def questions(defaults: Mapping[str, Any], count: int = 3) -> list[Request]:
-    """A few questions as messages, sampled."""
+    """A few questions as messages, sampled; one of them has a short answer."""
     params = GenerationParams.of(WARM, defaults)
-    texts = [f"Tell me about the number {number}." for number in range(count)]
+    texts = ["Tell me about Oslo.", "Say hello.", "Tell me about the number 7."][:count]
     return [
         Request("t", row, text, params, chat=Chat(({"role": "user", "content": text},)))
         for row, text in enumerate(texts)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmsearch_optuna.analysis.export_formats import files_for
+from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from tests.vllm.setups import NEEDS_VLLM
 
@@ -52,8 +53,8 @@ def test_a_command_line_sets_the_same_defaults(given: dict[str, Any], meant: dic
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     files = files_for("vllm", GenerationParams.of({"max_new_tokens": 40, **given}))
-    program, serve, model, *words = shlex.split(files["serve.sh"].splitlines()[1])
+    program, serve, _, *words = shlex.split(files["serve.sh"].splitlines()[1])
     assert (program, serve) == ("vllm", "serve")
-    parsed = EngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(["--model", model, *words])
+    parsed = EngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(["--model", str(demo_model_folder()), *words])
     overrides = EngineArgs.from_cli_args(parsed).override_generation_config
     assert {name: overrides[name] for name in meant} == meant
