@@ -311,3 +311,21 @@ def test_what_is_handed_on_has_the_prompt(tmp_path: Path, asked: SearchResult) -
     assert opened.best_task_options == result.best_task_options
     copy_through_optuna(result.opened, tmp_path / "copied.db")
     assert load_result(str(tmp_path / "copied.db")).completions().equals(result.completions())
+
+
+def test_it_goes_with_samples_and_with_halves_that_judge_each_other(tmp_path: Path) -> None:
+    space = {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)}
+    drawn = {"samples": 3, "aggregate": "mean"}
+    result = kind(tmp_path, space=space, holdout="cross", pruner="none", n_trials=12, **drawn)
+    assert result.verdict is not None
+    assert result.verdict.difference is not None
+    chosen = {t.user_attrs["params"]["prompt"] for t in result.trials}
+    assert len(chosen) > 1
+    for trial in result.trials:
+        params = params_of(trial)
+        alone = score(
+            Polite(), dataset(40), params.decoding, metric=number_metric, prompt=KIND[params["prompt"]], **drawn
+        )
+        found = result.row_scores(trial.number)
+        assert len(found) in (20, 40)
+        assert found == pytest.approx({row: alone.scores[row] for row in found})
