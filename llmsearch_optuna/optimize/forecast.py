@@ -146,7 +146,7 @@ def make_forecast(
     trials = _trials(plan, lengths, searched, n_trials, prunes=prepared.pruner is not None)
     whole = trials + _verdict(plan, lengths, searched, holdout_replicates, finalists)
     prompt = _mean(r.prompt_tokens for records in probe.records.values() for r in records)
-    prompts_once = prompt * (len(plan.rows.order) + len(plan.holdout))
+    prompts_once = _prompts_once(plan, n_trials).times(prompt)
     shares = _computed_shares(probe, n_trials)
     computed = Range(whole.picks.low * shares.low, whole.picks.high * shares.high)
     costs = _costs(probe)
@@ -159,12 +159,22 @@ def make_forecast(
         probed_rows=sum(map(len, probe.records.values())),
         rows=whole.rows,
         tokens=whole.tokens,
-        seconds=_seconds(costs, Range(prompts_once, prompts_once), computed, whole.picks),
+        seconds=_seconds(costs, prompts_once, computed, whole.picks),
         seconds_without_reuse=_seconds(costs, whole.rows.times(prompt), whole.picks, whole.picks),
         memory=Range(memory_before + cache[0], memory_before + cache[1]),
         memory_without_reuse=float(memory_before),
         cost=_cost(prepared.served, whole, prompt),
     )
+
+
+def _prompts_once(plan: Plan, n_trials: int) -> Range:
+    """How many prompts go through the model that are kept then: one a row, or one for every way to ask that is tried.
+
+    Winner and baseline are asked in two ways at most.
+    """
+    ways = max(1, min(len(plan.task.variants), n_trials))
+    rows, held_out = len(plan.rows.order), len(plan.holdout)
+    return Range(rows + held_out, ways * rows + min(ways, 2) * held_out)
 
 
 def _cost(served: ResolvedEngine, whole: _Volume, prompt: float) -> Range | None:

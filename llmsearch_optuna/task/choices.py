@@ -7,69 +7,24 @@ labels, which is what samplers, tables and stored trials know of them. What prom
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from llmsearch_optuna.engine.sampling.param_specs import TEMPLATE_VARIABLE, is_template_variable
 from llmsearch_optuna.errors import InputError, short
-from llmsearch_optuna.fingerprint.functions import callable_name
-
-Label: TypeAlias = bool | int | float | str
-"""What a value is called: a number or a switch by itself, a text by its name."""
-
-PROMPT, SYSTEM = "prompt", "system"
-
-LABEL_LENGTH = 40
-"""Characters of the text that stand in the label of a value without a name."""
-
-
-@dataclass(frozen=True)
-class TaskChoice:
-    """One part of a task with several values.
-
-    >>> choice = TaskChoice("prompt", ("short", "long"), ("TL;DR {text}", "Summarize: {text}"))
-    >>> choice.label_of("TL;DR {text}"), choice.value_of("long")
-    ('short', 'Summarize: {text}')
-
-    Attributes:
-        name: Among the parameters of a configuration.
-        labels: What the values are called, in the user's order.
-        values: What they stand for.
-    """
-
-    name: str
-    labels: tuple[Label, ...]
-    values: tuple[Any, ...]
-
-    def value_of(self, label: object) -> Any:
-        """Return what a label stands for.
-
-        Raises:
-            InputError: There is no such label; names all.
-        """
-        for known, value in zip(self.labels, self.values, strict=True):
-            if _same(known, label):
-                return value
-        raise InputError(f"{self.name}={short(label, 60)} is none of {', '.join(map(repr, self.labels))}")
-
-    def label_of(self, given: object) -> Label:
-        """Return the label of what a user gave: a label, or a value itself.
-
-        Raises:
-            InputError: It is neither.
-        """
-        for label, value in zip(self.labels, self.values, strict=True):
-            if _same(label, given) or (type(value) is type(given) and bool(value == given)):
-                return label
-        raise InputError(f"{self.name}={short(given, 60)} is none of {', '.join(map(repr, self.labels))}")
-
-    @property
-    def description(self) -> list[list[Any]]:
-        """``[label, value]`` of each, as JSON has them; a function counts by the prompts that it makes."""
-        return [[label, _described(value)] for label, value in zip(self.labels, self.values, strict=True)]
+from llmsearch_optuna.task.choice import (
+    PROMPT,
+    SYSTEM,
+    Label,
+    TaskChoice,
+    choice_of,
+    is_list,
+    is_same_label,
+    system_message,
+    variable_choice,
+)
 
 
 @dataclass(frozen=True)
@@ -90,11 +45,11 @@ class TaskChoices:
         Raises:
             InputError: A list or a mapping is empty, or two values or names are the same.
         """
-        found = [_choice(PROMPT, prompt) if _is_several_prompts(prompt) else None]
-        found.append(_choice(SYSTEM, system) if _is_several_messages(system) else None)
+        found = [choice_of(PROMPT, prompt) if _is_several_prompts(prompt) else None]
+        found.append(choice_of(SYSTEM, system) if _is_several_messages(system) else None)
         for variable, values in _variables(chat_template_kwargs).items():
-            if _is_list(values):
-                found.append(_variable(variable, list(values)))
+            if is_list(values):
+                found.append(variable_choice(variable, list(values)))
         return cls(tuple(choice for choice in found if choice is not None))
 
     def __bool__(self) -> bool:
@@ -129,7 +84,7 @@ class TaskChoices:
                     f"{', '.join(map(repr, choice.labels))}"
                 )
             choice.value_of(params[choice.name])
-            here = next(n for n, label in enumerate(choice.labels) if _same(label, params[choice.name]))
+            here = next(n for n, label in enumerate(choice.labels) if is_same_label(label, params[choice.name]))
             place = place * len(choice.labels) + here
         return place
 
@@ -201,7 +156,7 @@ def naming(labels: Mapping[str, Any]) -> Iterator[None]:
 
 def one_of(value: Any) -> Any:
     """Return the only value of a list or mapping of one; anything else as it is."""
-    if (isinstance(value, Mapping) or _is_list(value)) and len(value) == 1:
+    if (isinstance(value, Mapping) or is_list(value)) and len(value) == 1:
         return next(iter(value.values() if isinstance(value, Mapping) else value))
     return value
 
@@ -209,9 +164,9 @@ def one_of(value: Any) -> Any:
 def fixed_variables(chat_template_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return those variables of the chat template that are not chosen: one value is given, or a list of one."""
     return {
-        name: one_of(value) if _is_list(value) else value
+        name: one_of(value) if is_list(value) else value
         for name, value in _variables(chat_template_kwargs).items()
-        if not _is_list(value) or len(value) == 1
+        if not is_list(value) or len(value) == 1
     }
 
 
@@ -222,7 +177,7 @@ def single_prompt(prompt: Any) -> Any:
 
 def single_system(system: Any) -> str | None:
     """Return the system message that is the only one of a list or mapping; None where it says that there is none."""
-    return _system(one_of(system)) if _is_several_messages(system) else system
+    return system_message(one_of(system)) if _is_several_messages(system) else system
 
 
 def _is_several_prompts(prompt: Any) -> bool:
@@ -230,19 +185,15 @@ def _is_several_prompts(prompt: Any) -> bool:
         if "role" in prompt and "content" in prompt:
             raise InputError(f"prompt={short(prompt, 80)} is one chat message; give a list of messages: [{{...}}]")
         return True
-    return _is_list(prompt) and len(prompt) > 0 and not all(isinstance(item, Mapping) for item in prompt)
+    return is_list(prompt) and len(prompt) > 0 and not all(isinstance(item, Mapping) for item in prompt)
 
 
 def _is_several_messages(system: Any) -> bool:
     if system is None or isinstance(system, str):
         return False
-    if not isinstance(system, Mapping) and not _is_list(system):
+    if not isinstance(system, Mapping) and not is_list(system):
         raise InputError(f"system={short(system)} must be a text, or several of them in a list or in a dict by name")
     return True
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _variables(chat_template_kwargs: Any) -> Mapping[str, Any]:
@@ -256,81 +207,6 @@ def _variables(chat_template_kwargs: Any) -> Mapping[str, Any]:
     return chat_template_kwargs
 
 
-def _choice(name: str, given: Any) -> TaskChoice | None:
-    """The choice of a list or a mapping; None where it has one value only."""
-    if not given:
-        raise InputError(f"{name}={given!r} is empty; give at least one")
-    if isinstance(given, Mapping):
-        if wrong := [key for key in given if not isinstance(key, str) or not key.strip()]:
-            raise InputError(f"{name}: {wrong[0]!r} is no name; give texts as names, such as 'short'")
-        labels, values = tuple(given), tuple(given.values())
-    else:
-        values = tuple(given)
-        labels = tuple(f"{place}. {_words(value)}" for place, value in enumerate(values, start=1))
-    if name == SYSTEM:
-        values = tuple(map(_system, values))
-    _check_different(name, labels, values)
-    return TaskChoice(name, labels, values) if len(values) > 1 else None
-
-
-def _variable(variable: str, values: Sequence[Any]) -> TaskChoice | None:
-    name = f"{TEMPLATE_VARIABLE}{variable}"
-    if not values:
-        raise InputError(f"{name} is an empty list; give at least one value")
-    labels = tuple(value if isinstance(value, bool | int | float | str) else _json(name, value) for value in values)
-    for place, label in enumerate(labels):
-        if label in labels[:place]:
-            raise InputError(f"{name}: the values {values[labels.index(label)]!r} and {values[place]!r} are the same")
-    return TaskChoice(name, labels, tuple(values)) if len(values) > 1 else None
-
-
-def _check_different(name: str, labels: Sequence[Label], values: Sequence[Any]) -> None:
-    for place, value in enumerate(values):
-        for before in range(place):
-            if type(value) is type(values[before]) and bool(value == values[before]):
-                raise InputError(f"{name}: {labels[before]!r} and {labels[place]!r} are the same; leave one out")
-
-
-def _system(value: Any) -> str | None:
-    if value is None or value is False:
-        return None
-    if not isinstance(value, str):
-        raise InputError(f"system: {short(value, 60)} is no text; None (false in a study file) stands for no message")
-    return value
-
-
-def _words(value: Any) -> str:
-    """The first words of what has no name."""
-    if value is None or value is False:
-        return "none"
-    if callable(value):
-        return callable_name(value, "function")
-    if _is_list(value):
-        value = next((m.get("content") for m in reversed(value) if isinstance(m, Mapping)), value)
-    text = " ".join(str(value).split())
-    if len(text) <= LABEL_LENGTH:
-        return text
-    cut = text[:LABEL_LENGTH]
-    return f"{cut.rsplit(' ', 1)[0] if ' ' in cut else cut}…"
-
-
-def _json(name: str, value: Any) -> str:
-    if value is None:
-        return "none"
-    try:
-        return json.dumps(value, sort_keys=True, ensure_ascii=False)
-    except TypeError:
-        raise InputError(f"{name}: {short(value, 60)} cannot be written as JSON") from None
-
-
-def _described(value: Any) -> Any:
-    return f"function {callable_name(value, 'without a name')}" if callable(value) else value
-
-
 def _is_prompts(name: str) -> bool:
     """Whether a parameter decides what prompts are made of."""
     return name in (PROMPT, SYSTEM) or is_template_variable(name)
-
-
-def _same(label: object, other: object) -> bool:
-    return isinstance(label, bool) == isinstance(other, bool) and bool(label == other)

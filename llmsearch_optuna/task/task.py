@@ -21,9 +21,8 @@ from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.metrics.references import plain_reference
 from llmsearch_optuna.models.tokenization import PromptTokens, check_encode_args
+from llmsearch_optuna.task.choice import PROMPT, SYSTEM
 from llmsearch_optuna.task.choices import (
-    PROMPT,
-    SYSTEM,
     TaskChoices,
     fixed_variables,
     naming,

@@ -19,11 +19,15 @@ from llmsearch_optuna.analysis.model_card import card_section
 from llmsearch_optuna.api import confirm, forecast, score, search
 from llmsearch_optuna.cli.bundle import copy_through_optuna, open_bundle, write_bundle
 from llmsearch_optuna.dashboard.notes import study_note
+from llmsearch_optuna.declaration import completed
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import DecodingError, InputError, StudyError
 from llmsearch_optuna.fingerprint.diff import digest
+from llmsearch_optuna.optimize.forecast import Range, _prompts_once
+from llmsearch_optuna.optimize.prepare import prepare
 from llmsearch_optuna.optimize.signals import StudyInterrupted
+from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.report import collect, render
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.trials import params_of
@@ -283,6 +287,15 @@ def test_a_score_is_of_one_prompt(tiny_llama: LlamaForCausalLM, tiny_tokenizer: 
     assert kind_one.params["prompt"] == "kind"
     with pytest.raises(DecodingError, match="prompt says what is asked for"):
         Engine(tiny_llama, tiny_tokenizer).generate(["a"], {**params, "prompt": "kind"})
+
+
+def test_a_forecast_counts_every_prompt_that_may_be_tried() -> None:
+    options = completed(ForecastOptions, {"metric": number_metric, "prompt": KIND})
+    plan = prepare(Polite(), dataset(40), SPACE, None, options).plan
+    assert _prompts_once(plan, 14) == Range(40, 3 * 28 + 2 * 12)
+    assert _prompts_once(plan, 1) == Range(40, 40)
+    plain = prepare(Polite(), dataset(40), SPACE, None, options | {"prompt": None}).plan
+    assert _prompts_once(plain, 14) == Range(40, 40)
 
 
 def test_forecast_and_confirm_ask_as_the_search_did(tmp_path: Path, asked: SearchResult) -> None:
