@@ -90,6 +90,7 @@ _INSPECT = {
     "frequency_penalty": "frequency_penalty",
     "stop": "stop_seqs",
     "reasoning_effort": "reasoning_effort",
+    "thinking_budget": "reasoning_tokens",
     "thinking_token_budget": "reasoning_tokens",
 }
 

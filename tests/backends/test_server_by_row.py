@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from llmsearch_optuna.backends.server.dialect import VLLM, VLLM_BY_ROW
+from llmsearch_optuna.backends.server.dialect import LLAMA_CPP, OLLAMA, OPENAI, SGLANG, TRANSFORMERS, VLLM, VLLM_BY_ROW
 from llmsearch_optuna.backends.server.request_body import refusal, server_request
 from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, RowSettings
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
 
 
 def asked(**given: Any) -> Request:
@@ -55,3 +57,32 @@ def test_it_takes_what_our_own_engine_takes(given: dict[str, Any], said: str | N
     found = refusal(VLLM_BY_ROW, asked(**given).params)
     assert (found is None) == (said is None)
     assert said is None or (found is not None and said in found)
+
+
+SPAN = ReasoningSpan("<think>", "</think>", (7,), (8, 9), frozenset({1, 2}), frozenset({5}))
+
+
+def test_our_processor_is_told_where_the_model_thinks_where_it_has_to_know() -> None:
+    steered = replace(asked(thinking_budget=3, after_thinking={"repetition_penalty": 1.3}), reasoning=SPAN)
+    body = server_request(VLLM_BY_ROW, "m", steered, None).body
+    sent = RowSettings.from_json(body["vllm_xargs"][ARGUMENT])
+    assert sent == RowSettings(steered.params, 2, 1, SPAN)
+    assert "thinking_token_budget" not in body
+    plain = replace(asked(), reasoning=SPAN)
+    assert (
+        RowSettings.from_json(server_request(VLLM_BY_ROW, "m", plain, None).body["vllm_xargs"][ARGUMENT]).reasoning
+        is None
+    )
+    untold = RowSettings(steered.params, 2, 1)
+    with pytest.raises(ValueError, match="has to know between which tokens"):
+        RowSettings.from_json(untold.to_json())
+
+
+def test_the_budget_has_the_servers_own_name_where_it_has_one() -> None:
+    request = asked(thinking_budget=3)
+    assert refusal(VLLM, request.params) is None
+    assert server_request(VLLM, "m", request, None).body["thinking_token_budget"] == 3
+    for dialect in (SGLANG, LLAMA_CPP, OLLAMA, OPENAI, TRANSFORMERS):
+        assert refusal(dialect, request.params) == f"{dialect.name} does not take thinking_budget (vllm does)"
+    after = asked(after_thinking={"repetition_penalty": 1.3}).params
+    assert refusal(VLLM, after) == "vllm does not take after_thinking.repetition_penalty (no server does)"

@@ -58,8 +58,16 @@ def test_a_message_of_any_shape_has_a_text(message: dict[str, Any], text: str) -
 
 
 def test_reasoning_is_kept_apart_and_counted() -> None:
-    assert read(answer({"content": "yes", "reasoning_content": "hm"})).has_reasoning
+    for name in ("reasoning_content", "reasoning"):
+        found = read(answer({"content": "yes", name: "hm"}))
+        assert found.has_reasoning
+        assert (found.completion.text, found.completion.reasoning) == ("yes", "hm")
+        assert found.completion.reasoning_tokens == 0  # the server does not say
     assert not read(answer()).has_reasoning
+    assert read(answer()).completion.reasoning is None
+    usage = {"prompt_tokens": 9, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}
+    counted = read(answer({"content": None, "reasoning_content": "hm"}, usage=usage)).completion
+    assert (counted.text, counted.reasoning_tokens, counted.answer_tokens) == ("", 5, 2)
 
 
 @pytest.mark.parametrize(

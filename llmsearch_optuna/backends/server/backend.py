@@ -29,6 +29,7 @@ from llmsearch_optuna.backends.server.reply import UNKNOWN_TOKEN_ID, Reply, read
 from llmsearch_optuna.backends.server.request_body import refusal, server_request
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import unknown_span
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError
 from llmsearch_optuna.types import DialectName
 
@@ -193,6 +194,11 @@ class ServerBackend(EngineBackend):
         """Say what of these parameters the server cannot be asked for; None where it can all."""
         return refusal(self.identity.dialect, params)
 
+    @property
+    def steers_thoughts(self) -> bool:
+        """Whether our logits processor is loaded there, which ends thoughts itself."""
+        return self.identity.dialect.picks_by_row
+
     def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> list[str]:
         """Say which searched parameters the server seems to ignore."""
         if self._skip_probe or not ends:
@@ -215,7 +221,10 @@ class ServerBackend(EngineBackend):
         for request in requests:
             ticket = next(self._tickets)
             self._open[ticket] = request
-            if (problem := self.refusal(request.params)) is not None:
+            problem = self.refusal(request.params)
+            if self.steers_thoughts:
+                problem = problem or unknown_span(request.params, request.reasoning)
+            if problem is not None:
                 self._results.put((ticket, Failure("never", problem)))
                 continue
             self._loop.call(self._dispatcher.add, Job(ticket, self._asker(request), Backoff(self._retry_for)))

@@ -99,6 +99,7 @@ VLLM = Dialect(
         **_VLLM_FIELDS,
         "num_beams": "n",
         "length_penalty": "length_penalty",
+        "thinking_budget": "thinking_token_budget",
         "thinking_token_budget": "thinking_token_budget",
     },
     neutral=_VLLM_NEUTRAL,

@@ -24,6 +24,7 @@ from llmsearch_optuna.engine.completions import completion_of
 from llmsearch_optuna.engine.request import Completion, Finished, FinishReason, Request, log_finished
 from llmsearch_optuna.engine.sampling.gumbel import row_key
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import about_thinking, unknown_span
 from llmsearch_optuna.engine.sampling.stop import Stopper, StopState, check_decode_args
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error
 from llmsearch_optuna.models.tokenization import Positions, TokenIds, encode
@@ -112,9 +113,15 @@ class VllmBackend(EngineBackend):
         found = refusal(params, by_row=self.facts.picks_by_row)
         complete = GenerationParams.of(params)
         if found is None and not is_beam(complete):
-            complete = GenerationParams.of({"max_new_tokens": 1, **complete})
+            known = set(complete) - set(about_thinking(complete))  # the rest is for our processor, with its markers
+            complete = GenerationParams.of({"max_new_tokens": 1, **{name: complete[name] for name in known}})
             found = self._engine.problem(self._arguments(Request("", 0, "", complete), ()))
         return found
+
+    @property
+    def steers_thoughts(self) -> bool:
+        """Whether our logits processor is loaded, which ends thoughts itself."""
+        return self.facts.picks_by_row
 
     def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> list[str]:
         """Say what this LLM was made without."""
@@ -137,7 +144,10 @@ class VllmBackend(EngineBackend):
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
         for request in requests:
-            if (problem := refusal(request.params, by_row=self.facts.picks_by_row)) is not None:
+            problem = refusal(request.params, by_row=self.facts.picks_by_row)
+            if self.steers_thoughts:
+                problem = problem or unknown_span(request.params, request.reasoning)
+            if problem is not None:
                 self._done.append(Finished(request, None, DecodingError(problem)))
             else:
                 self._queue.append(request)

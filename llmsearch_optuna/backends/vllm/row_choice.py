@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from llmsearch_optuna.engine.sampling.candidates import Candidates
 from llmsearch_optuna.engine.sampling.gumbel import row_key
-from llmsearch_optuna.engine.sampling.mirostat import MirostatState
+from llmsearch_optuna.engine.sampling.mirostat import MIROSTAT_NAMES, MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan, unknown_span
 from llmsearch_optuna.engine.sampling.sampler import needs_full_logits, pick, pick_from_logits, supports
 
 ARGUMENT = "llmsearch_optuna"
@@ -43,11 +44,13 @@ class RowSettings:
         params: How its tokens are picked.
         occurrence: How many earlier rows of the task have the same prompt.
         replicate: Which repetition of the row this is.
+        reasoning: Between which markers the model thinks, where the parameters have to know it.
     """
 
     params: GenerationParams
     occurrence: int = 0
     replicate: int = 0
+    reasoning: ReasoningSpan | None = None
 
     def to_json(self) -> str:
         """Return the text that travels."""
@@ -57,6 +60,7 @@ class RowSettings:
                 "params": self.params.to_json(),
                 "occurrence": self.occurrence,
                 "replicate": self.replicate,
+                **({} if self.reasoning is None else {"reasoning": self.reasoning.to_json()}),
             },
             separators=(",", ":"),
         )
@@ -74,11 +78,12 @@ class RowSettings:
                 raise ValueError(f"it was asked in version {sent['version']!r}")
             params = _params_of(sent["params"])
             numbers = int(sent["occurrence"]), int(sent["replicate"])
+            reasoning = ReasoningSpan.from_json(sent["reasoning"]) if "reasoning" in sent else None
         except (TypeError, KeyError, ValueError) as problem:
             raise ValueError(f"{MARK} cannot read {ARGUMENT}={str(text)[:200]!r}: {problem}") from None
-        if (reason := not_by_row(params)) is not None:
+        if (reason := not_by_row(params) or unknown_span(params, reasoning)) is not None:
             raise ValueError(f"{MARK} cannot apply {params.to_json()}: {reason}")
-        return cls(params, *numbers)
+        return cls(params, *numbers, reasoning)
 
 
 def not_by_row(params: GenerationParams) -> str | None:
@@ -112,13 +117,16 @@ class ChoosingRow:
     """
 
     def __init__(self, settings: RowSettings, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
+        self._settings = settings
         self.params = settings.params
+        self.reasoning = None if settings.reasoning is None else settings.reasoning.state(prompt_ids)
         self.prompt_length = len(prompt_ids)
         self.row_key = row_key(prompt_ids, settings.occurrence, settings.replicate)
         self.mirostat = MirostatState.of(settings.params)
         self.context: list[int] = list(prompt_ids)
         self.seen: set[int] = set(prompt_ids)
         self._output_ids = output_ids
+        self._pick_as_answer()
 
     @property
     def step(self) -> int:
@@ -127,9 +135,21 @@ class ChoosingRow:
 
     def catch_up(self) -> None:
         """Take note of the tokens that vLLM has added."""
-        added = self._output_ids[self.step :]
-        self.context.extend(added)
-        self.seen.update(added)
+        for token in self._output_ids[self.step :]:
+            self.context.append(token)
+            self.seen.add(token)
+            if self.reasoning is not None:
+                self.reasoning.push(token)
+                self._pick_as_answer()
+
+    def _pick_as_answer(self) -> None:
+        """Behind a thought, pick by the parameters of the answer, as `TokenSequence` does."""
+        answer = self._settings.params.answer
+        if self.reasoning is None or self.params is answer or not self.reasoning.is_answering:
+            return
+        before, self.params = self.params, answer
+        if any(before.get(name) != answer.get(name) for name in MIROSTAT_NAMES):
+            self.mirostat = MirostatState.of(answer, self.step)
 
     def follow(self, output_ids: Sequence[int]) -> None:
         """Go on with another list, in a request that vLLM had taken out of the batch."""

@@ -13,6 +13,7 @@ from typing import Any
 from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, RowSettings, not_by_row
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.reasoning import about_thinking
 
 PROCESSOR = "llmsearch_optuna.backends.vllm.logits_processor:RowKeyedSampler"
 """How vLLM is told of the logits processor."""
@@ -40,7 +41,9 @@ _BEAM_NAMES = ("num_beams", "length_penalty")
 
 def picked_by_row(request: Request) -> dict[str, Any]:
     """Return the arguments of a row whose tokens our logits processor picks."""
-    settings = RowSettings(_picking(request.params), request.occurrence, request.replicate)
+    params = _picking(request.params)
+    reasoning = request.reasoning if about_thinking(params) else None
+    settings = RowSettings(params, request.occurrence, request.replicate, reasoning)
     return {"temperature": 0.0, **_common(request.params), "extra_args": {ARGUMENT: settings.to_json()}}
 
 

@@ -86,6 +86,29 @@ class ReasoningSpan:
         """What counts in a study's fingerprint."""
         return {"start": self.start, "end": self.end}
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, tokens included; `from_json` reads them."""
+        return {
+            **self.description,
+            "start_ids": list(self.start_ids),
+            "end_ids": list(self.end_ids),
+            "turn_ids": sorted(self.turn_ids),
+            "blank_ids": sorted(self.blank_ids),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ReasoningSpan:
+        """Read what `to_json` returned."""
+        ids = {name: tuple(map(int, values[name])) for name in ("start_ids", "end_ids", "turn_ids", "blank_ids")}
+        return cls(
+            str(values["start"]),
+            str(values["end"]),
+            ids["start_ids"],
+            ids["end_ids"],
+            frozenset(ids["turn_ids"]),
+            frozenset(ids["blank_ids"]),
+        )
+
     def opened_by(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt ends inside a span: behind a start marker, with no end marker and no new turn since."""
         for place in range(len(prompt), 0, -1):
@@ -272,11 +295,18 @@ def reasoning_span(given: ReasoningOption, tokenizer: Any = None) -> ReasoningSp
     return _with_tokens(start, end, tokenizer)
 
 
+def about_thinking(params: Iterable[str]) -> list[str]:
+    """The parameters that have to know where the model thinks."""
+    return [name for name in params if name == "thinking_budget" or is_after_thinking(name)]
+
+
 def unknown_span(params: Mapping[str, Any], span: ReasoningSpan | None) -> str | None:
     """Say which of these parameters have to know where the model thinks, where that is not known; else None."""
-    asking = [name for name in params if name == "thinking_budget" or is_after_thinking(name)]
+    asking = about_thinking(params)
     if not asking or (span is not None and span.end_ids):
         return None
+    if span is not None:
+        return f"{', '.join(asking)} has to know the tokens of {span.start!r} and {span.end!r}: give tokenizer="
     return (
         f"{', '.join(asking)} has to know between which tokens the model thinks, and its tokenizer and chat template "
         'do not say: give reasoning=("<think>", "</think>"), or what the model writes'
