@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ForwardRef, Literal, TypeVar, cast, get_args
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 
 T = TypeVar("T")
 
@@ -39,7 +38,7 @@ class Limits:
         """Whether it takes this value."""
         if value is None or isinstance(value, str):
             return True
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or value != value:
             return False
         is_low = (self.ge is not None and value < self.ge) or (self.gt is not None and value <= self.gt)
         return not is_low and (self.lt is None or value < self.lt)
@@ -142,7 +141,7 @@ def completed(kind: type[T], given: Mapping[str, Any], function: str = "search",
             raise TypeError(f"{function}() has no argument {name!r}{nearest(name, [*beside, *known])}")
         limits = known[name].limits
         if limits is not None and not limits.allow(value):
-            raise InputError(f"{name}={value!r} must be {limits.words}")
+            raise InputError(f"{name}={short(value)} must be {limits.words}")
     return cast(T, {name: given.get(name, option.default) for name, option in known.items()})
 
 

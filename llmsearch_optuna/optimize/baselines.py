@@ -9,8 +9,9 @@ from typing import Any
 
 from llmsearch_optuna.declaration import nearest
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.task.choices import TaskChoices
+from llmsearch_optuna.task.text_checks import is_encodable
 
 logger = logging.getLogger("llmsearch_optuna.optimize.baselines")
 
@@ -51,14 +52,16 @@ class Baselines:
         """
         given = {} if named is None else named
         if not isinstance(given, Mapping):
-            raise InputError(f"baselines={named!r} must be a dict of names, each with a dict of generation parameters")
+            raise InputError(
+                f"baselines={short(named)} must be a dict of names, each with a dict of generation parameters"
+            )
         for name, values in given.items():
-            if not isinstance(name, str) or not name.strip():
-                raise InputError(f"baselines: {name!r} is no name; give a text such as 'authors'")
+            if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+                raise InputError(f"baselines: {short(name)} is no name; give a text such as 'authors'")
             if name == UNNAMED:
                 raise InputError(f"baselines: {name!r} is what the one in use is called where it has no name")
             if not isinstance(values, Mapping):
-                raise InputError(f"baselines[{name!r}]={values!r} must be a dict of generation parameters")
+                raise InputError(f"baselines[{name!r}]={short(values)} must be a dict of generation parameters")
         if not isinstance(baseline, str):
             return cls(baseline, "", given)
         if baseline not in given:

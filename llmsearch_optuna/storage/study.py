@@ -278,6 +278,7 @@ def _closed_on_error(rdb: RDBStorage) -> Iterator[None]:
 
 def _connect(address: StorageAddress, *, may_create: bool, read_only: bool = False) -> tuple[RDBStorage, sa.Engine]:
     kwargs = _engine_kwargs(address, read_only)
+    lacks_log = may_create and _was_copied_without_log(address)
     try:
         engine = sa.create_engine(address.url, **kwargs)
     except ImportError as error:
@@ -288,6 +289,10 @@ def _connect(address: StorageAddress, *, may_create: bool, read_only: bool = Fal
     _set_pragmas(engine, read_only)
     try:
         _check_contents(engine, address, reading=not may_create)
+        if lacks_log and not sa.inspect(engine).get_table_names():
+            logger.warning(
+                "%s is a database without tables, in which a new study begins. %s", address.place, _log_to_copy(address)
+            )
         with study_lock(engine, "schema") if may_create else contextlib.nullcontext():
             rdb = _rdb_storage(address, kwargs, may_create, read_only)
             if may_create:
@@ -361,7 +366,21 @@ def _without_log(address: StorageAddress) -> str:
     log = write_ahead_log(path)
     if log.exists() and log.stat().st_size > 0:
         return ""
-    return f"If it was copied: what was written last is in {log.name}, which is to be copied too. "
+    return f"{_log_to_copy(address)} "
+
+
+def _log_to_copy(address: StorageAddress) -> str:
+    assert address.path is not None
+    log = write_ahead_log(address.path).name
+    return f"If it was copied: what was written last is in {log}, which is to be copied too."
+
+
+def _was_copied_without_log(address: StorageAddress) -> bool:
+    """Whether there is a file that was written with a log, and neither the log nor the lock of whoever wrote it."""
+    path = address.path
+    if path is None or not path.is_file() or path.stat().st_size == 0:
+        return False
+    return bool(_without_log(address)) and not path.with_name(f"{path.name}-lock").exists()
 
 
 def _has_log(path: Path) -> bool:

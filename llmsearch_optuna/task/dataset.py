@@ -15,6 +15,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ _LONGEST_CELL = (1 << 31) - 1
 """The csv module's own limit is 131,072 letters."""
 
 
+@dataclass(frozen=True)
+class Table:
+    """The rows of a dataset, and what is known of its columns.
+
+    Attributes:
+        rows: One dict a row.
+        class_names: Column -> the names that its numbers stand for, where it holds class labels.
+    """
+
+    rows: tuple[Row, ...]
+    class_names: Mapping[str, Sequence[str]]
+
+
 def read_rows(
     dataset: Any, *, split: str | None = None, subset: str | None = None, limit: int | None = None
 ) -> tuple[Row, ...]:
@@ -65,15 +79,28 @@ def read_rows(
     Raises:
         InputError: There is no such file or dataset, it cannot be read, or it has no rows.
     """
+    return read_table(dataset, split=split, subset=subset, limit=limit).rows
+
+
+def read_table(dataset: Any, *, split: str | None = None, subset: str | None = None, limit: int | None = None) -> Table:
+    """Return the rows of a dataset with what it says of its columns; arguments and errors are those of `read_rows`."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit={short(limit)} must be a whole number from 1 on")
     found = _load(dataset, split, subset) if isinstance(dataset, str | Path) else dataset
-    rows = _listed(_one_split(found, split))
+    part = _one_split(found, split)
+    rows = _listed(part)
     if limit is not None:
         rows = rows[:limit]
     if not rows:
         raise InputError(f"the dataset {dataset_name(dataset)!r} is empty; give at least one row")
-    return tuple(rows)
+    return Table(tuple(rows), _class_names(part))
+
+
+def _class_names(part: Any) -> dict[str, Sequence[str]]:
+    features = getattr(part, "features", None)
+    if not isinstance(features, Mapping):
+        return {}
+    return {str(c): list(f.names) for c, f in features.items() if type(f).__name__ == "ClassLabel"}
 
 
 def dataset_name(dataset: Any) -> str:

@@ -31,7 +31,7 @@ from llmsearch_optuna.task.choices import (
     single_system,
 )
 from llmsearch_optuna.task.content_hash import content_hash
-from llmsearch_optuna.task.dataset import Row, dataset_name, read_rows
+from llmsearch_optuna.task.dataset import Row, Table, dataset_name, read_table
 from llmsearch_optuna.task.library_task import is_library_task, read_library_task
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
@@ -202,9 +202,10 @@ class Task:
         """
         if is_library_task(self.dataset):
             return self._of_library().read()
-        rows = self._rows()
+        table = self._table()
+        rows = table.rows
         columns = list(rows[0])
-        self._metric()
+        self._warn_of_class_labels(self._metric(), table)
         next(references_of(self.reference, rows, columns))
         for labels, variant in self._variants():
             with naming(labels):
@@ -350,7 +351,21 @@ class Task:
         return re.sub(r"[^\w.-]+", "-", self.name or dataset_name(self.dataset)).strip("-") or "data"
 
     def _rows(self) -> tuple[Row, ...]:
-        return read_rows(self.dataset, split=self.split, subset=self.subset, limit=self.limit)
+        return self._table().rows
+
+    def _table(self) -> Table:
+        return read_table(self.dataset, split=self.split, subset=self.subset, limit=self.limit)
+
+    def _warn_of_class_labels(self, metric: Metric, table: Table) -> None:
+        """Say where references are the numbers of classes: a text with a class's name equals none of them."""
+        column = "reference" if self.reference is None else self.reference
+        names = table.class_names.get(column) if isinstance(column, str) else None
+        if names and metric.is_built_in:
+            _log.warning(
+                "the references %r are class labels, the numbers 0 to %d of %s: a text that says %r equals none of "
+                "them. Where prompts ask for the name: reference=lambda row: NAMES[row[%r]]",
+                column, len(names) - 1, short(names, 80), names[0], column,
+            )  # fmt: skip
 
     @property
     def metric_name(self) -> str:

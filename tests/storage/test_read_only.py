@@ -19,6 +19,7 @@ from llmsearch_optuna.search_result import load_result
 from llmsearch_optuna.storage import read_only
 from llmsearch_optuna.storage.study import read_study
 from tests.optimize.studies import run
+from tests.synthetic import dataset
 
 NOBODY = 65534
 
@@ -139,6 +140,22 @@ def test_a_database_whose_log_is_missing_says_so(tmp_path: Path) -> None:
         shutil.copyfile(tmp_path / "s.db", tmp_path / "copy.db")
     with pytest.raises(StudyError, match=r"without tables.*copy\.db-wal, which is to be copied too"):
         read_study(str(tmp_path / "copy.db"))
+
+
+def test_a_search_in_a_database_whose_log_is_missing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, name="new", n_trials=1, dataset=dataset(6))
+    assert "without tables" not in caplog.text
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL").close()
+        connection.execute("CREATE TABLE studies (x)").close()
+        connection.commit()
+        shutil.copyfile(tmp_path / "s.db", tmp_path / "copy.db")
+    run(tmp_path, name="copy", n_trials=1, dataset=dataset(6))
+    told = [message for message in caplog.messages if "in which a new study begins" in message]
+    assert len(told) == 1
+    assert "copy.db-wal, which is to be copied too" in told[0]
+    run(tmp_path, name="copy", n_trials=1, dataset=dataset(6))
+    assert len([message for message in caplog.messages if "in which a new study begins" in message]) == 1
 
 
 def test_a_name_too_long_for_a_file_says_so(tmp_path: Path) -> None:
