@@ -140,9 +140,16 @@ def completed(kind: type[T], given: Mapping[str, Any], function: str = "search",
         if name not in known:
             raise TypeError(f"{function}() has no argument {name!r}{nearest(name, [*beside, *known])}")
         limits = known[name].limits
-        if limits is not None and not limits.allow(value):
+        if limits is not None and not (limits.allow(value) and _is_number_or_known_word(kind, name, value)):
             raise InputError(f"{name}={short(value)} must be {limits.words}")
     return cast(T, {name: given.get(name, option.default) for name, option in known.items()})
+
+
+def _is_number_or_known_word(kind: Any, name: str, value: Any) -> bool:
+    """Whether an option of numbers takes this text, as ``"auto"``; anything but a text is no concern here."""
+    found = annotation(kind, name)
+    words = {word for member in (found, *get_args(found)) for word in get_args(member) if isinstance(word, str)}
+    return not isinstance(value, str) or value in words
 
 
 def part(kind: type[T], options: Mapping[str, object]) -> T:

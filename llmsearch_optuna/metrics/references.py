@@ -20,7 +20,7 @@ def plain_reference(reference: Any) -> Any:
     >>> plain_reference(("x", None))
     ['x']
     """
-    if isinstance(reference, str | bytes | Mapping) or reference is None:
+    if isinstance(reference, str | bytes | Mapping | type) or reference is None:
         return reference
     for method in ("as_py", "to_pylist", "tolist"):  # pyarrow's scalars and arrays; numpy, pandas, torch
         convert = getattr(reference, method, None)

@@ -422,7 +422,7 @@ def _of_one_form(errors: Sequence[Any]) -> list[Any]:
     kept = [
         error
         for error in errors
-        if not (error["type"] == "literal_error" and isinstance(error["input"], dict))
+        if not (error["type"] == "literal_error" and isinstance(error["input"], dict | int | float))
         and not (error["type"] == "model_type" and isinstance(error["input"], str))
     ]
     depth: dict[Any, int] = {}
@@ -452,7 +452,7 @@ def _explain(error: Mapping[str, Any], text: str, name: str) -> str:
 
 
 _UNION_MEMBERS = frozenset(
-    {"str", "int", "float", "constrained-float", "bool", "list", "dict", "PrunerSection", "Message"}
+    {"str", "int", "float", "bool", "list", "dict", "PrunerSection", "Message", "constrained-int", "constrained-float"}
 )
 
 
