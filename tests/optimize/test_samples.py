@@ -19,7 +19,7 @@ from llmsearch_optuna import check, confirm, forecast, score
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion, draw_of
 from llmsearch_optuna.engine.sampling.gumbel import gumbel, row_key
-from llmsearch_optuna.engine.sampling.params import GenerationParams
+from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.report.collect import collect
@@ -281,6 +281,17 @@ def test_samples_are_no_part_of_what_a_backend_is_told() -> None:
     assert params.most_tokens == 15
     assert "samples" in GenerationParams.of({"max_new_tokens": 4, "samples": 3}).inert
     assert "samples" not in params.to_hugging_face()
+
+
+def test_an_answer_alone_may_be_sampled_behind_a_greedy_thought() -> None:
+    asked = {"max_new_tokens": 9, "after_thinking.do_sample": True, "samples": 4}
+    params = GenerationParams.of(asked)
+    assert (params.samples, is_random(params)) == (4, True)
+    assert GenerationParams.of(params.canonical) == params
+    assert "samples" not in params.decoding
+    assert not is_random(GenerationParams.of({"max_new_tokens": 9}))
+    with pytest.raises(InputError, match="after_thinking.samples is not possible"):
+        GenerationParams.of({"max_new_tokens": 9, "after_thinking.samples": 4})
 
 
 def test_a_gatherer_gives_rows_that_are_whole() -> None:

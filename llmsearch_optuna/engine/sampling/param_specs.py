@@ -535,10 +535,10 @@ PARAM_SPECS: Mapping[str, ParamSpec] = {
 
 AFTER_NAMES = (
     "do_sample",
-    *(name for name, spec in PARAM_SPECS.items() if spec.scope == "sampling" and name != "generation_seed"),
+    *(n for n, spec in PARAM_SPECS.items() if spec.scope == "sampling" and n not in ("generation_seed", "samples")),
     *PENALTIES,
 )
-"""What can change behind a thought. Lengths, ends, beams and the seed are those of the whole text."""
+"""What can change behind a thought. Lengths, ends, beams, the seed and samples are those of the whole text."""
 
 _INTERNAL = {"transformers_version"}
 _HUGGING_FACE_NAMES = frozenset(

@@ -373,6 +373,8 @@ def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"In the model's generation configuration: {value.problem}")
     if after := _after_thinking(merged):
         values |= _canonical_after_thinking(values, after)
+        if is_random(values) and (merged.get("samples") or 1) > 1:  # only the answer is sampled
+            values["samples"] = merged["samples"]
     return values
 
 
@@ -534,4 +536,4 @@ def _quiet_transformers() -> Iterator[None]:
 
 def is_random(params: Mapping[str, Any]) -> bool:
     """Whether fresh replicates of these parameters can differ."""
-    return params.get("do_sample") is True
+    return params.get("do_sample") is True or params.get(f"{PREFIX}do_sample") is True
