@@ -332,7 +332,8 @@ class StudyView:
         """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, and parameters.
 
         Where the study has them, also the mean of each part of a weighted metric (``part_…``) and of each condition
-        (``condition_…``) over the rows it did, whether it is ``feasible`` by their bound, and its folds.
+        (``condition_…``) over the rows it did, whether it is ``feasible`` by their bound, its folds,
+        and with ``holdout="cross"`` the ``half`` of the rows that it was run on.
         """
         lines = []
         for t in self.trials:
@@ -350,6 +351,8 @@ class StudyView:
             }
             line |= {f"part_{name}": score for name, score in attributes.get("metric_parts", {}).items()}
             line |= {f"condition_{name}": value for name, value in attributes.get("conditions", {}).items()}
+            if (half := half_of(t)) is not None:
+                line["half"] = half
             if t.constraints:
                 line["feasible"] = is_feasible(t)
             line |= {f"fold_{fold}": score for fold, score in enumerate(attributes.get("fold_scores", ()))}

@@ -57,6 +57,7 @@ def test_a_trial_decodes_the_rows_of_its_half_alone(tmp_path: Path) -> None:
     assert not first & second
     assert [half_of(t) for t in result.trials] == [None] + [0, 1] * 5 + [0]
     assert len(result.row_scores(0)) == 40
+    assert result.trials_dataframe()["half"].tolist()[1:] == [0, 1] * 5 + [0]
     for trial in result.trials[1:]:
         rows = {r.row for r in result.opened.records.rows("search", trial.number)}
         assert rows <= (first, second)[half_of(trial) or 0]
