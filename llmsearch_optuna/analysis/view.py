@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.metrics.metric import Metric
+from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.set_aside import stored_set_aside
 from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.stats.conditions import Limit
@@ -362,6 +363,8 @@ class StudyView:
     def rescore(self, metric: Any, *, part: Part = "search") -> pd.DataFrame:
         """Score the stored completions with another metric; nothing is decoded.
 
+        The score of a row with several samples is the mean of theirs.
+
         Args:
             metric: As for `search`.
             part: ``"search"`` or ``"holdout"``.
@@ -438,7 +441,15 @@ class StudyView:
         texts = [completion.text for completion in completions]
         if metric.per_row is False:
             return metric.score_corpus(texts, references, columns, completions=completions, numbers=numbers)
-        scores = metric.score_rows(texts, references, columns, completions=completions, numbers=numbers)
+        answers = Answers(
+            predictions=texts,
+            references=references,
+            rows=columns,
+            completions=completions,
+            numbers=numbers,
+            samples=[r.completions for r in records] if any(r.further for r in records) else None,
+        )
+        scores = metric.scores_of(answers)
         rescored = [r.scored(score) for r, score in zip(records, scores, strict=True)]
         return mean(by_row(rescored, numbers))
 

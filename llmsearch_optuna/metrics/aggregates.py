@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MEAN, PASS, MAJORITY, BEST = "mean", "pass", "majority", "best"
 
+_TAKE_SILENCE_FOR_A_REFERENCE = ("tool_call",)
+"""Metrics that a row without a reference tells something: that no call is right."""
+
 _PASS = re.compile(r"pass(?:@([1-9][0-9]{0,3}))?")
 
 
@@ -115,7 +118,7 @@ class Aggregate:
     def _tried_scorer(scorer: Metric, rows: Sequence[Mapping[str, Any]], hidden: Sequence[str] | None) -> Metric:
         shown = [_without(row, hidden) for row in rows]
         try:
-            if scorer.is_built_in:
+            if scorer.is_built_in or scorer.description.get("built_in") in _TAKE_SILENCE_FOR_A_REFERENCE:
                 raise InputError("it compares a text with a reference")
             checked = scorer.check([None] * len(rows), shown, direction="maximize")
         except InputError as problem:

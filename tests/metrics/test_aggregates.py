@@ -181,7 +181,7 @@ def test_what_cannot_be_made_of_samples_is_refused(given: dict[str, Any], messag
         Aggregate.of(**given)
 
 
-@pytest.mark.parametrize("scorer", ["rouge1", "json_fields", "bleu"])
+@pytest.mark.parametrize("scorer", ["rouge1", "json_fields", "bleu", "tool_call"])
 def test_a_scorer_that_needs_the_reference_is_refused(scorer: str) -> None:
     with pytest.raises(InputError, match=f"scorer='{scorer}' chooses a sample without the reference"):
         over("best", scorer=scorer)

@@ -172,6 +172,12 @@ def test_report_notes_and_artifacts_say_how_samples_voted(study: Any) -> None:
     assert first["tokens"] == 9
 
 
+def test_another_metric_takes_the_mean_of_the_samples(study: Any) -> None:
+    told = study.rescore(is_one).set_index("number")
+    texts = [s.text for r in study.records(0) for s in r.samples]
+    assert told.loc[0, "is_one"] == pytest.approx(texts.count("True") / len(texts))
+
+
 def test_pruning_counts_whole_rows(study: Any) -> None:
     for t in study.trials:
         counted = int(t.user_attrs["rows"].split()[0])
