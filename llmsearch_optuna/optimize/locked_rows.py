@@ -195,7 +195,7 @@ def lock(
     conditions = Constraints.of(constraints, postprocess=postprocess_of(task.postprocess))
     served = resolve_engine(model, tokenizer, part(ModelOptions, options))
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages)
-    ready = ready.as_started(opened.records.fingerprint().get("data", {}))
+    ready = ready.as_started(opened.records.fingerprint().get("data", {}), served.tokenizer)
     direction = direction_of(opened.study)
     settings = opened.records.settings()
     for what, mine, theirs in (

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
+from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan, reasoning_span
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
@@ -72,16 +72,23 @@ class PreparedTask:
         place = self.choices.place(params)
         return self.variants[place] if self.variants else self
 
-    def as_started(self, description: Mapping[str, Any] | None) -> PreparedTask:
-        """Return the task as a study was started with it: one that read no reasoning goes on without.
+    def as_started(self, description: Mapping[str, Any] | None, tokenizer: Any = None) -> PreparedTask:
+        """Return the task as a study was started with it, where the user does not say himself where the model thinks.
+
+        A study that read no reasoning goes on without, and one that did goes on with its markers.
 
         Args:
             description: What the study says of its task; None where there is no such study.
+            tokenizer: Makes tokens of the markers; None where there is none.
         """
-        if self.reasoning is None or not self.finds_reasoning or description is None or "reasoning" in description:
+        if description is None or not self.finds_reasoning:
             return self
+        told = description.get("reasoning")
+        if told == self.description.get("reasoning"):
+            return self
+        span = None if told is None else reasoning_span((told["start"], told["end"]), tokenizer)
         kept = {name: value for name, value in self.description.items() if name != "reasoning"}
-        return replace(self, reasoning=None, description=kept)
+        return replace(self, reasoning=span, description=kept if told is None else {**kept, "reasoning": told})
 
     def chat(self, row: int) -> Chat | None:
         """Return a row's prompt as messages, where the engine asked for these."""

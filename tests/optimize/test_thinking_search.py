@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from llmsearch_optuna.api import score, search
+from llmsearch_optuna.api import confirm, score, search
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import InputError, StudyError
@@ -232,3 +232,44 @@ def test_a_space_function_may_say_it_too(tmp_path: Path) -> None:
     result = run(tmp_path, space=space, n_trials=3)
     trial = result.trials[-1]
     assert trial.user_attrs["params"]["after_thinking.temperature"] == pytest.approx(trial.params["warm"])
+
+
+class Repeater(Writer):
+    """Another engine, which leaves both in one text."""
+
+    def generate(self, prompts: Sequence[str], params: Mapping[str, Any]) -> list[str]:
+        return [f"{len(prompt)} letters</think>\n\n{prompt[:4]}" for prompt in prompts]
+
+
+def test_another_engine_is_confirmed_on_its_answers(tmp_path: Path) -> None:
+    """It has no tokenizer to find the markers by: they are the study's."""
+    result = run(tmp_path, holdout=0.4, n_trials=3, baseline={"max_new_tokens": 3})
+    rows = [{"q": f"{sentence[:12]} {n}", "a": "7"} for n in range(4) for sentence in SENTENCES]
+    confirm(result, Repeater(), rows, prompt="{q}", reference="a", metric=length)
+    stored = [r for rows_of in result.opened.records.all_rows("confirm").values() for r in rows_of]
+    assert stored
+    assert all(r.reasoning is not None and r.reasoning.endswith(" letters") for r in stored)
+    assert all(r.score == len(r.text or "") == 4 for r in stored)
+
+
+def test_a_vote_over_samples_is_a_vote_over_answers() -> None:
+    rows = [{"q": sentence[:20], "a": "7"} for sentence in SENTENCES]
+    asked: dict[str, Any] = {"prompt": "{q}", "reference": "a", "chat_template": {"open_thinking": True}}
+    seen: list[str] = []
+
+    def judged(predictions: Sequence[str], references: Sequence[Any]) -> list[float]:
+        seen.extend(predictions)
+        return [float(len(text)) for text in predictions]
+
+    found = score(
+        Engine(thinking_model(), thinking_tokenizer()),
+        rows,
+        SPACE | {"samples": 3},
+        metric=judged,
+        aggregate="mean",
+        **asked,
+    )
+    answers = [completion.text for completion in found.completions]
+    assert set(answers) <= set(seen)
+    assert any(completion.reasoning for completion in found.completions)
+    assert not any(completion.reasoning in seen for completion in found.completions if completion.reasoning)

@@ -51,7 +51,7 @@ def test_the_processor_is_found_and_gives_the_texts_of_our_own_engine(url: str) 
     assert decoded(backend, asked) == decoded(engine, asked)
 
 
-NOT_TRIED = {"reasoning_effort", "thinking_token_budget"}  # the model does not think
+NOT_TRIED = {"reasoning_effort", "thinking_budget", "thinking_token_budget"}  # the model does not think
 
 
 def test_every_parameter_of_vllms_own_dialect_does_something(url: str) -> None:
