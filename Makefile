@@ -152,8 +152,9 @@ bench-search: $(STAMP)  ## a whole search, everything on, beside one without reu
 bench-growth: $(STAMP)  ## seconds and memory of the 1st to the 200th trial
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.growth $(ARGS)
 
-bench-size: $(STAMP)  ## what 100,000 rows cost before the first is decoded, and when resumed
+bench-size: $(STAMP)  ## what 100,000 rows cost before the first is decoded, and 2,000 trials when resumed or read
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.size $(ARGS)
+	$(OFFLINE) $(BIN)/python -m tests.benchmarks.trials
 
 bench-contended: $(STAMP)  ## decoding beside 0, 1 and 3 busy processes, against a fair share of the cores
 	$(OFFLINE) $(BIN)/python -m tests.benchmarks.contended $(ARGS)

@@ -27,7 +27,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import about_thinking, unknown_span
 from llmsearch_optuna.engine.sampling.stop import Stopper, StopState, check_decode_args
 from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error
-from llmsearch_optuna.models.tokenization import Positions, TokenIds, encode
+from llmsearch_optuna.models.tokenization import Positions, PromptTokens, TokenIds
 from llmsearch_optuna.transient_errors import unavailable
 
 logger = logging.getLogger("llmsearch_optuna.vllm")
@@ -60,6 +60,8 @@ class VllmBackend(EngineBackend):
         self.tokenizer_decode_args = check_decode_args(self.tokenizer, tokenizer_decode_args or {})
         self._positions = Positions(shared=self.facts.context)
         self._special = tuple(token for token in self.tokenizer.all_special_tokens if token)
+        self._prompt_tokens = PromptTokens(self.tokenizer)
+        self._refusals: dict[GenerationParams, str | None] = {}
         self._queue: deque[Request] = deque()
         self._open: dict[str, _Row] = {}
         self._done: list[Finished] = []
@@ -79,6 +81,7 @@ class VllmBackend(EngineBackend):
         if tokenizer is not None:
             self.tokenizer = tokenizer
             self._special = tuple(token for token in tokenizer.all_special_tokens if token)
+            self._prompt_tokens = PromptTokens(tokenizer)
             self._stoppers.clear()
         decoding = {"tokenizer_decode_args": self.tokenizer_decode_args} if self.tokenizer_decode_args else {}
         return ModelDescription(
@@ -87,6 +90,7 @@ class VllmBackend(EngineBackend):
             self.tokenizer,
             dict(self.facts.default_params),
             self._positions,
+            prompt_tokens=self._prompt_tokens,
         )
 
     @property
@@ -144,7 +148,7 @@ class VllmBackend(EngineBackend):
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue requests; earlier ones are served first."""
         for request in requests:
-            problem = refusal(request.params, by_row=self.facts.picks_by_row)
+            problem = self._refusal(request.params)
             if self.steers_thoughts:
                 problem = problem or unknown_span(request.params, request.reasoning)
             if problem is not None:
@@ -228,23 +232,41 @@ class VllmBackend(EngineBackend):
         return output.request_id if output.finish_reason is None else None
 
     def _search_beams(self) -> None:
-        """Decode the first row with beams, and others of its kind beside it."""
+        """Decode the first row with beams, and others of its kind beside it; all of them stay queued if vLLM dies."""
         params = self._queue[0].params
         most = max(1, self.facts.slots // int(params["num_beams"]))
         batch = [request for request in self._queue if request.params == params][:most]
-        taken = {id(request) for request in batch}
-        prompts: dict[int, TokenIds] = {}
-        for place, request in enumerate(batch):
-            try:
-                prompts[place] = self._prompt(request)
-            except DecodingError as error:
-                self._done.append(Finished(request, None, error))
-        if prompts:
-            with _told():
-                found = self._engine.beam_search(list(prompts.values()), beam_arguments(params))
-            for place, tokens in zip(prompts, found, strict=True):
-                self._take_beam(batch[place], prompts[place], tokens)
+        prompts = [self._prompt_or_error(request) for request in batch]
+        usable = [prompt for prompt in prompts if not isinstance(prompt, DecodingError)]
+        found = iter(self._beams(usable, beam_arguments(params)) if usable else ())
+        for request, prompt in zip(batch, prompts, strict=True):
+            tokens = prompt if isinstance(prompt, DecodingError) else next(found)
+            if isinstance(tokens, DecodingError):
+                self._done.append(Finished(request, None, tokens))
+            else:
+                assert not isinstance(prompt, DecodingError)
+                self._take_beam(request, prompt, tokens)
+        taken = set(map(id, batch))
         self._queue = deque(request for request in self._queue if id(request) not in taken)
+
+    def _prompt_or_error(self, request: Request) -> TokenIds | DecodingError:
+        try:
+            return self._prompt(request)
+        except DecodingError as error:
+            return error
+
+    def _beams(
+        self, prompts: Sequence[TokenIds], arguments: Mapping[str, Any]
+    ) -> list[tuple[int, ...] | DecodingError]:
+        """Decode prompts together; where that fails, again in halves, so that a bad one fails alone."""
+        try:
+            with _told():
+                return list(self._engine.beam_search(prompts, arguments))
+        except DecodingError as error:
+            if len(prompts) == 1:
+                return [error]
+        middle = len(prompts) // 2
+        return self._beams(prompts[:middle], arguments) + self._beams(prompts[middle:], arguments)
 
     def _take_beam(self, request: Request, prompt: TokenIds, tokens: tuple[int, ...]) -> None:
         state = self._stopper(request.params).replay(tokens)
@@ -268,7 +290,7 @@ class VllmBackend(EngineBackend):
         add = request.add_special_tokens
         if add is None:
             add = not request.prompt.startswith(self._special)
-        ids = encode(self.tokenizer, request.prompt, add, request.encode_args)
+        ids = self._prompt_tokens.ids(request.prompt, add, request.encode_args)
         if not ids:
             raise DecodingError(f"row {request.row}: the prompt is empty after tokenization")
         if (problem := self._positions.problem(len(ids), request.params.max_new_tokens)) is not None:
@@ -279,6 +301,11 @@ class VllmBackend(EngineBackend):
         if self.facts.picks_by_row:
             return picked_by_row(request)
         return picked_by_vllm(request, row_key(prompt, request.occurrence, request.replicate))
+
+    def _refusal(self, params: GenerationParams) -> str | None:
+        if params not in self._refusals:
+            self._refusals[params] = refusal(params, by_row=self.facts.picks_by_row)
+        return self._refusals[params]
 
     def _stopper(self, params: GenerationParams) -> Stopper:
         if params not in self._stoppers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, RowSettings, not_by_row
@@ -109,6 +110,7 @@ def _beam_refusal(params: GenerationParams) -> str | None:
     return f"vLLM's beam search does not take {', '.join(unknown)}" if unknown else None
 
 
+@lru_cache(maxsize=256)
 def _picking(params: GenerationParams) -> GenerationParams:
     """What our processor has to know: all but what vLLM does before it."""
     if not any(name in params for name in _BESIDE):
