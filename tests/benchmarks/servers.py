@@ -155,7 +155,9 @@ def main() -> None:
     given = parser.parse_args()
     logging.getLogger("llmsearch_optuna").setLevel(logging.ERROR)
     with llama_cpp(given.slots) as server:
+        begun = server.processor_seconds
         backend, seconds, processor = searched(server.url, given)
+        between = server.processor_seconds
         ours, at_once = backend.in_flight, backend.capacity // 2
         say(f"search: {seconds:.1f} s, {processor:.1f} s of processor time here; at most {at_once} in flight")
         say(f"slots in use: {ours.share(given.slots):.1%} of {ours.seconds:.1f} s from the first request to the last")
@@ -163,8 +165,11 @@ def main() -> None:
         say(f"longest with an idle slot: {spans}")
         asked = backend.answered[: given.plain]
         plain = asyncio.run(plain_loop(server.url, asked, at_once))
-        ours_for, theirs = ours.seconds_for(len(asked)), plain.seconds
-        say(f"the first {len(asked)} requests: {ours_for:.1f} s in the study, {theirs:.1f} s in the plain loop")
+        taken = ((between - begun) / len(backend.answered), (server.processor_seconds - between) / len(asked))
+        say(f"the server's processor time a request: {taken[0]:.3f} s in the study, {taken[1]:.3f} s in the plain loop")
+        say(
+            f"the first {len(asked)} requests: {ours.seconds_for(len(asked)):.1f} s in the study, {plain.seconds:.1f} s"
+        )
         say(f"slots in use in the plain loop: {plain.share(given.slots):.1%}")
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,6 +47,13 @@ class ServerProcess:
     def url(self) -> str:
         """Its address, for a search."""
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time that the running process has taken."""
+        assert self._process is not None
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
