@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, ForwardRef, Literal, TypeVar, cast, get_args
 
 from llmsearch_optuna.errors import InputError, short
@@ -146,9 +146,11 @@ def completed(kind: type[T], given: Mapping[str, Any], function: str = "search",
 
 
 def _is_number_or_known_word(kind: Any, name: str, value: Any) -> bool:
-    """Whether an option of numbers takes this text, as ``"auto"``; anything but a text is no concern here."""
+    """Whether an option of numbers takes this text or None, as it may take ``"auto"``; numbers are no concern here."""
     found = annotation(kind, name)
     words = {word for member in (found, *get_args(found)) for word in get_args(member) if isinstance(word, str)}
+    if value is None:
+        return "auto" in words or NoneType in get_args(found)
     return not isinstance(value, str) or value in words
 
 

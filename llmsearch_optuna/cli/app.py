@@ -78,12 +78,16 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(_say(str(problem), 130 if _is_interruption(problem) else 1)) from None
         except (BrokenPipeError, typer.Exit):
             raise
+        except OSError as problem:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            if problem.filename is None:
+                raise typer.Exit(_say(_unexpected(problem), 1)) from None
+            raise typer.Exit(_say(f"{problem.filename} cannot be used: {problem.strerror}", 1)) from None
         except BaseException as problem:  # SystemExit too: code of models and metrics may call exit()
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            message = f"this should not have happened: {type(problem).__name__}: {problem}"
-            hint = f"Please report it, with the traceback that {DEBUG_VARIABLE}=1 shows."
-            raise typer.Exit(_say(f"{message}\n{hint}", 1)) from None
+            raise typer.Exit(_say(_unexpected(problem), 1)) from None
 
     return telling
 
@@ -105,6 +109,13 @@ for _command, _short_help in (
     (salvage, "Read what is left of a damaged database."),
 ):
     app.command(_command.__name__.rstrip("_"), short_help=_short_help)(_told(_command))
+
+
+def _unexpected(problem: BaseException) -> str:
+    return (
+        f"this should not have happened: {type(problem).__name__}: {problem}\n"
+        f"Please report it, with the traceback that {DEBUG_VARIABLE}=1 shows."
+    )
 
 
 def _is_interruption(problem: LlmsearchError) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llmsearch_optuna.cli.terminal import say
+from llmsearch_optuna.errors import InputError
 
 _SHOWN = 30
 _COUNTED = (("trials", "trials"), ("llmsearch_rows", "decoded rows"), ("llmsearch_items", "prompts"))
@@ -22,6 +23,8 @@ def salvage(
     """Read what is left of a damaged study into a new database, and say what was lost; DB stays as it is."""
     from llmsearch_optuna.storage.salvage import salvage as read_what_is_left
 
+    if not database.name:
+        raise InputError(f"{str(database)!r} is no file; give the damaged database")
     target = output or database.with_suffix(f".salvaged{database.suffix}")
     found = read_what_is_left(database, target)
     counts = (f"{found.saved[table]} {name}" for table, name in _COUNTED)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 
 
 def encode(tokenizer: Any, text: str, add_special_tokens: bool, args: Mapping[str, Any]) -> TokenIds:
@@ -96,6 +96,8 @@ def check_encode_args(args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: An argument that changes what the call returns, or is none of the tokenizer's.
     """
+    if not isinstance(args, Mapping):
+        raise InputError(f"tokenizer_encode_args={short(args)} must be a dict, such as {{'add_special_tokens': False}}")
     strange = [name for name in args if name not in (*_ENCODE_ARGS, *_PADDING)]
     if strange:
         raise InputError(

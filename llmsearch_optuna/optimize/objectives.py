@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.measures import TOKENS, Measure
 from llmsearch_optuna.storage.records import RowRecord, mean
@@ -56,16 +56,16 @@ class Objectives:
         words = (given,) if isinstance(given, str) else tuple(given)
         if not words or words[0] not in (SCORE, metric):
             raise InputError(
-                f"objectives={given!r} must begin with 'score', the study's metric; give ('score',), "
+                f"objectives={short(given)} must begin with 'score', the study's metric; give ('score',), "
                 "('score', 'tokens'), or ('score', 'json_valid') and other metrics by row"
             )
         try:
             further = tuple(Measure.of(word, postprocess) for word in words[1:])
         except InputError as problem:
-            raise InputError(f"objectives={given!r}: {problem}") from None
+            raise InputError(f"objectives={short(given)}: {problem}") from None
         names = [metric, *(measure.name for measure in further)]
         if len(set(names)) < len(names):
-            raise InputError(f"objectives={given!r} names one of them twice")
+            raise InputError(f"objectives={short(given)} names one of them twice")
         return cls(direction, further)
 
     def checked(self, task: PreparedTask) -> Objectives:

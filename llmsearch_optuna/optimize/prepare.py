@@ -13,7 +13,7 @@ import optuna
 
 from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import Constraints
 from llmsearch_optuna.optimize.evaluation import requests_for
@@ -201,6 +201,8 @@ def _default_name(task: PreparedTask, served: ResolvedEngine) -> str:
 
 
 def _check_sampler(sampler: Any) -> None:
+    if not isinstance(sampler, str | optuna.samplers.BaseSampler):
+        raise InputError(f"sampler={short(sampler)} must be a name, such as 'tpe', or a sampler of Optuna")
     if isinstance(sampler, optuna.samplers.BruteForceSampler | optuna.samplers.GridSampler):
         raise InputError(
             f"sampler={type(sampler).__name__} ends a study from within `study.optimize`, which is not called here; "
@@ -209,6 +211,8 @@ def _check_sampler(sampler: Any) -> None:
 
 
 def _pruner(pruner: Any, objectives: Any) -> Pruner:
+    if not isinstance(objectives, str | Sequence):
+        raise InputError(f"objectives={short(objectives)} must be 'score', or a list that begins with it")
     if not isinstance(objectives, str) and len(tuple(objectives)) > 1:
         if pruner in ("paired", "none"):
             return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.redaction import HIDDEN, redacted, redacted_address
 
 _LONGEST_FILE_NAME = 240
@@ -36,7 +38,7 @@ class StorageAddress:
     url: sa.URL = field(repr=False)
 
     @classmethod
-    def of(cls, storage: str | None, study_name: str | None = None) -> StorageAddress:
+    def of(cls, storage: str | PathLike[str] | None, study_name: str | None = None) -> StorageAddress:
         """Return the address for what a user gave.
 
         Args:
@@ -50,6 +52,10 @@ class StorageAddress:
             if study_name is None:
                 raise InputError("give the study's name or its storage")
             storage = f"sqlite:///studies/{_file_name(study_name)}.db"
+        if isinstance(storage, PathLike):
+            storage = os.fspath(storage)
+        if not isinstance(storage, str):
+            raise InputError(f"storage={short(storage)} must be the path of an SQLite file, or an address")
         if "\x00" in storage or any("\ud800" <= letter <= "\udfff" for letter in storage):
             raise InputError(f"storage={redacted_address(storage)!r} holds a character that no address has")
         if "://" not in storage:
@@ -111,6 +117,8 @@ class StorageAddress:
 
 
 def _file_name(study_name: str) -> str:
+    if not isinstance(study_name, str):
+        raise InputError(f"study_name={short(study_name)} must be a text")
     name = re.sub(r"[^\w.-]+", "-", study_name).strip("-") or "study"
     if len(name.encode()) > _LONGEST_FILE_NAME:
         raise InputError(

@@ -156,6 +156,8 @@ def open_study(
 
 
 def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise InputError(f"study_name={short(name)} must be a text")
     has_halves = any("\ud800" <= letter <= "\udfff" for letter in name)
     if len(name) > LONGEST_NAME or has_halves or "\x00" in name:
         raise InputError(

@@ -411,7 +411,16 @@ def _task(file: StudyFile) -> Any:
 def _changed(section: Any, **values: Any) -> Any:
     given = {name: value for name, value in values.items() if value is not None}
     # Validated again, so that a value from the command line is held to the same rules.
-    return type(section).model_validate({**section.model_dump(), **given}) if given else section
+    if not given:
+        return section
+    try:
+        return type(section).model_validate({**section.model_dump(), **given})
+    except ValidationError as problem:
+        said = [
+            f"{error['loc'][0]} = {short(redacted_values(error['input']))}: {error['msg']}"
+            for error in problem.errors()
+        ]
+        raise InputError("; ".join(dict.fromkeys(said))) from None
 
 
 def _of_one_form(errors: Sequence[Any]) -> list[Any]:

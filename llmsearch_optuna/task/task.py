@@ -146,7 +146,7 @@ class Task:
         check_chat_template(self.chat_template)
         check_limit(self.max_prompt_tokens)
         check_reasoning(self.reasoning)
-        check_encode_args(self.tokenizer_encode_args or {})
+        check_encode_args({} if self.tokenizer_encode_args is None else self.tokenizer_encode_args)
         self._aggregate()
         if self.chat_template is False and self.chat_template_kwargs:
             raise InputError(
