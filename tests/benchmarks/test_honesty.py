@@ -63,6 +63,7 @@ def test_the_hard_worlds_make_their_tables() -> None:
     assert margin.count("\n|") == 5
 
 
+@pytest.mark.slow
 def test_the_stages_make_their_tables() -> None:
     with ThreadPoolExecutor(1) as pool:
         in_stages, by_variance = staged(pool, 0.02), replicates(pool, 0.02)

@@ -158,7 +158,7 @@ def click_where_it_says(chromium: Any, text: str) -> int:
             for (let node = walker.nextNode(); node; node = walker.nextNode())
                 if (node.textContent.includes(arguments[0])) places.push(node.parentElement);
             window.open = () => { document.title = 'opened'; };
-            places.forEach(place => place.click());
+            places.forEach(place => place.dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true})));
             return places.length;
             """,
             text,

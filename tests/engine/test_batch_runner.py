@@ -25,7 +25,7 @@ from tests.engine.decoding import CONFIGURATIONS, PROMPTS, FailingForward, shuff
 from tests.oracle import hf_generate
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     when=st.sets(st.integers(1, 60), max_size=12),
     error=st.sampled_from(

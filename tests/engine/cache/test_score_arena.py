@@ -6,7 +6,7 @@ import gc
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsearch_optuna.engine.cache import score_arena
@@ -28,6 +28,7 @@ def store(arena: ScoreArena, given: list[Row]) -> list[NextTokenScores]:
     return arena.store(values, ids, totals, states)
 
 
+@settings(max_examples=20)
 @given(
     st.lists(st.tuples(st.integers(1, 90), st.floats(0, 1)), min_size=1, max_size=12), st.randoms(use_true_random=False)
 )
