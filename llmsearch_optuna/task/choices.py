@@ -40,7 +40,8 @@ class TaskChoices:
         Args:
             prompt: A list of prompts or a mapping of names to prompts; anything else is one prompt.
             system: A list of system messages or a mapping of names to them; None or False in it stands for none.
-            chat_template_kwargs: Variables of the chat template; a list is chosen from.
+            chat_template_kwargs: Variables of the chat template; a list is chosen from, but a list of dicts (tools,
+                documents) is one value.
 
         Raises:
             InputError: A list or a mapping is empty, or two values or names are the same.
@@ -48,7 +49,7 @@ class TaskChoices:
         found = [choice_of(PROMPT, prompt) if _is_several_prompts(prompt) else None]
         found.append(choice_of(SYSTEM, system) if _is_several_messages(system) else None)
         for variable, values in _variables(chat_template_kwargs).items():
-            if is_list(values):
+            if _is_several_values(values):
                 found.append(variable_choice(variable, list(values)))
         return cls(tuple(choice for choice in found if choice is not None))
 
@@ -164,9 +165,9 @@ def one_of(value: Any) -> Any:
 def fixed_variables(chat_template_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return those variables of the chat template that are not chosen: one value is given, or a list of one."""
     return {
-        name: one_of(value) if is_list(value) else value
+        name: one_of(value) if _is_several_values(value) else value
         for name, value in _variables(chat_template_kwargs).items()
-        if not is_list(value) or len(value) == 1
+        if not _is_several_values(value) or len(value) == 1
     }
 
 
@@ -196,6 +197,11 @@ def _is_several_messages(system: Any) -> bool:
     return True
 
 
+def _is_several_values(value: Any) -> bool:
+    """Whether a variable's value is a list to choose from; templates take a list of dicts whole, such as tools."""
+    return is_list(value) and not (len(value) > 0 and all(isinstance(item, Mapping) for item in value))
+
+
 def _variables(chat_template_kwargs: Any) -> Mapping[str, Any]:
     if chat_template_kwargs is None:
         return {}
@@ -203,6 +209,11 @@ def _variables(chat_template_kwargs: Any) -> Mapping[str, Any]:
         raise InputError(
             f"chat_template_kwargs={short(chat_template_kwargs, 80)} must be a dict of the chat template's variables, "
             "such as {'enable_thinking': [True, False]}"
+        )
+    if isinstance(tools := chat_template_kwargs.get("tools"), Mapping | str):
+        raise InputError(
+            f"chat_template_kwargs: tools={short(tools, 80)} must be a list of tools, each a dict as "
+            "OpenAI's interface takes it"
         )
     return chat_template_kwargs
 

@@ -87,6 +87,8 @@ def read_table(dataset: Any, *, split: str | None = None, subset: str | None = N
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit={short(limit)} must be a whole number from 1 on")
     found = _load(dataset, split, subset) if isinstance(dataset, str | Path) else dataset
+    if split is not None and found is dataset and not isinstance(found, Mapping):
+        raise InputError(f"split={split!r} has no effect on rows that are given themselves; leave it out")
     part = _one_split(found, split)
     rows = _listed(part)
     if limit is not None:

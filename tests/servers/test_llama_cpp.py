@@ -90,7 +90,7 @@ def test_tools_and_variables_of_the_template_reach_the_server(two_slots: ServerP
         dialogues(2),
         {"max_new_tokens": 4},
         **TASK,
-        chat_template_kwargs={"tools": [[tool]], "enable_thinking": False},
+        chat_template_kwargs={"tools": [tool], "enable_thinking": False},
     )
     assert len(found.completions) == 2
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.task.choices import TaskChoices
+from llmsearch_optuna.task.choices import TaskChoices, fixed_variables
 from llmsearch_optuna.task.split import same_in_any, split_rows
 from llmsearch_optuna.task.task import Task
 
@@ -56,6 +56,14 @@ def test_variables_of_the_template_are_called_by_their_values() -> None:
     assert next(iter(choices(a=[None, {"b": 1}]))).labels == ("none", '{"b": 1}')
 
 
+def test_a_list_of_dicts_is_one_value_and_several_of_them_are_chosen_from() -> None:
+    one, two = {"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "g"}}
+    assert not TaskChoices.of("{q}", None, {"tools": [one, two]})
+    assert fixed_variables({"tools": [one, two]}) == {"tools": [one, two]}
+    (choice,) = TaskChoices.of("{q}", None, {"tools": [[one], [one, two]]})
+    assert [choice.value_of(label) for label in choice.labels] == [[one], [one, two]]
+
+
 def test_every_combination_has_its_place() -> None:
     found = choices(["a {q}", "b {q}", "c {q}"], [None, "s"], thinking=[True, False], effort=[1, 2.5, "x"])
     assert [found.place({**labels, "top_k": 3}) for labels in found.combinations()] == list(range(36))
@@ -84,6 +92,7 @@ def test_what_is_stored_says_all_of_it() -> None:
         ({"role": "user", "content": "{q}"}, None, {}, "is one chat message; give a list of messages"),
         (None, [1, "s"], {}, "system: 1 is no text"),
         (None, [], {}, r"system=\[\] is empty"),
+        (None, None, {"tools": {"type": "function"}}, "must be a list of tools"),
         (None, None, {"x": []}, "chat_template_kwargs.x is an empty list"),
         (None, None, {"x": [True, 1]}, "the values True and 1 are the same"),
         (None, None, {"x": [{1, 2}, "s"]}, "cannot be written as JSON"),

@@ -140,3 +140,9 @@ def test_a_hub_name_is_loaded_with_its_subset_and_split(monkeypatch: pytest.Monk
     assert read_rows("openai/gsm8k", subset="main", split="test") == tuple(ROWS)
     assert asked == [("openai/gsm8k", "main", "test")]
     assert dataset_name("openai/gsm8k") == "gsm8k"
+
+
+def test_a_split_of_rows_that_are_given_themselves_is_refused() -> None:
+    with pytest.raises(InputError, match=r"split='train' has no effect on rows"):
+        read_rows([{"q": "a"}], split="train")
+    assert read_rows({"train": [{"q": "a"}]}, split="train") == ({"q": "a"},)
