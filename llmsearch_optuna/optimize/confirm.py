@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from llmsearch_optuna.errors import InputError, StudyError
@@ -18,15 +17,13 @@ from llmsearch_optuna.optimize.condition_outcomes import Decoded, condition_outc
 from llmsearch_optuna.optimize.constraints import Constraints
 from llmsearch_optuna.optimize.locked_rows import LockedRows, LockedStudy, lock
 from llmsearch_optuna.optimize.loop import gather
-from llmsearch_optuna.optimize.scored_rows import completions_by_row, corpus_score
+from llmsearch_optuna.optimize.row_comparison import compare_rows
 from llmsearch_optuna.optimize.signals import interruptible
 from llmsearch_optuna.options import ConfirmOptions
-from llmsearch_optuna.stats.comparison import compare
-from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.verdict import Verdict, unscored_verdict
 from llmsearch_optuna.storage.errors import storage_errors
 from llmsearch_optuna.storage.leases import Session
-from llmsearch_optuna.storage.records import Phase, RowRecord, score_table
+from llmsearch_optuna.storage.records import Phase, RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.confirm")
@@ -188,24 +185,16 @@ def _verdict(locked: LockedRows, baseline: Decoded, winner: Decoded) -> Verdict:
 
 def _compared(locked: LockedRows, kept: Sequence[Sequence[RowRecord]], order: Sequence[int]) -> Verdict:
     """Compare the baseline's records with the winner's on these rows."""
-    task, direction = locked.rows.task, locked.rows.direction
-    told: dict[str, Any] = {
-        "prompts": [task.distinct[row] for row in order],
-        "bounds": task.metric.bounds,
-        "direction": direction,
-        "margin": locked.study.verdict.margin,
-        "seed": locked.study.seed,
-        "unscored": len(locked.study.rows) - len(order),
-    }
-    if task.metric.per_row is False:
-        return compare_corpus(
-            partial(corpus_score, locked.rows),
-            *(completions_by_row(records, order) for records in kept),
-            references=[task.references[row] for row in order],
-            rows=[task.rows[row] for row in order],
-            **told,
-        )
-    return compare(*(score_table(records, order) for records in kept), **told)
+    baseline, winner = kept
+    return compare_rows(
+        locked.rows,
+        baseline,
+        winner,
+        order,
+        margin=locked.study.verdict.margin,
+        seed=locked.study.seed,
+        unscored=len(locked.study.rows) - len(order),
+    )
 
 
 def _uncapitalized(text: str) -> str:

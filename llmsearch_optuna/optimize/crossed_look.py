@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -18,24 +17,21 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
-from llmsearch_optuna.optimize.baselines import UNNAMED
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.halves import Halves
 from llmsearch_optuna.optimize.loop import gather
-from llmsearch_optuna.optimize.scored_rows import (
-    completions_by_row,
-    corpus_mean,
-    corpus_score,
-    score_without_failing,
-    store_scores,
+from llmsearch_optuna.optimize.row_comparison import (
+    check_corpus_score,
+    compare_rows,
+    compare_with_baselines,
+    failing_rows,
+    looks_taken,
 )
-from llmsearch_optuna.stats.comparison import compare
-from llmsearch_optuna.stats.corpus_comparison import compare_corpus
+from llmsearch_optuna.optimize.scored_rows import corpus_mean
 from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL, HalfOutcome, with_chosen
-from llmsearch_optuna.stats.holm import BaselineComparison, against_all
 from llmsearch_optuna.stats.verdict import Verdict, baseline_won_both, unscored_verdict
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Look, Phase, RowRecord, score_table
+from llmsearch_optuna.storage.records import Look, Phase, RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import params_of
 
@@ -80,23 +76,14 @@ class CrossedLook:
             return 0, baseline_won_both(direction=self.rows.direction)
         verdict = self._judge(against=0, wanted={0, *self.look.winners})
         chosen = next((half.trial for half in verdict.halves if half.is_chosen), self.look.winners[0])
-        return chosen, verdict.with_baselines(self._against_all(verdict))
-
-    def _against_all(self, verdict: Verdict) -> tuple[BaselineComparison, ...]:
-        """The winners against every baseline, the one in use too; those that could not be compared are left out."""
-        if not self.baselines or verdict.difference is None:
-            return ()
-        numbers = {str(t.user_attrs.get("fingerprint")): t.number for t in reversed(self.trials)}
-        found = {name: numbers.get(params.fingerprint) for name, params in self.baselines.items()}
-        in_use = next((name for name, number in found.items() if number == 0), UNNAMED)
-        compared = {in_use: (0, verdict.difference, verdict.p_value or 0.0)}
-        for name, number in found.items():
-            if number is None or number == 0 or set(self.look.winners) == {number}:
-                continue
-            other = self._judge(against=number, wanted={number, *self.look.winners})
-            if other.difference is not None and other.p_value is not None:
-                compared[name] = (number, other.difference, other.p_value)
-        return against_all(compared, direction=self.rows.direction)
+        others = compare_with_baselines(
+            verdict,
+            self.baselines,
+            self.trials,
+            self.look.winners,
+            lambda number: self._judge(against=number, wanted={number, *self.look.winners}),
+        )
+        return chosen, verdict.with_baselines(others)
 
     def _judge(self, against: int, wanted: Iterable[int]) -> Verdict:
         """Compare the winners, each on the half that it has not seen, with a baseline on all rows."""
@@ -114,10 +101,7 @@ class CrossedLook:
             requests[number] = self.rows.requests(params, tag, order=rows, replicates=self._replicates_of(number))
             self._take_over(number, {(r.row, r.replicate) for r in requests[number]})
         found = gather(self.server, self.opened.records, "holdout", requests, self.claim)
-        failed: set[int] = set()
-        for number, records in found.items():
-            failed |= {r.row for r in records if r.error is not None}
-            failed |= self._rows_without_score(number, [r for r in records if r.error is None])
+        failed = failing_rows(self.opened, self.rows, found, self.claim)
         order = [row for row in self.rows.order if row not in failed]
         if failed:
             logger.warning("rows %s could not be scored for the verdict and do not count", sorted(failed))
@@ -125,7 +109,18 @@ class CrossedLook:
             return unscored_verdict(rows=len(self.rows.order), direction=self.rows.direction)
         kept = {number: self._kept(number, rows, failed) for number, rows in judged.items()}
         try:
-            verdict = self._compared(kept[against], self._pooled(kept), order)
+            pooled = self._pooled(kept)
+            check_corpus_score(self.rows, kept[against], pooled)
+            verdict = compare_rows(
+                self.rows,
+                kept[against],
+                pooled,
+                order,
+                seed=self.seed,
+                look=looks_taken(self.opened.records) + 1,
+                unscored=len(self.rows.order) - len(order),
+                unseen_level=UNSEEN_LEVEL,
+            )
             return verdict.with_halves(self._outcomes(kept, against, failed))
         except MetricError as error:
             logger.warning("the verdict's rows could not be scored: %s", error)
@@ -154,12 +149,6 @@ class CrossedLook:
         known = [r for r in stored.draws(phase, number) if (r.row, r.draw) in wanted and r.error is None]
         stored.record("holdout", number, known, fence=self.claim)
 
-    def _rows_without_score(self, number: int, records: Sequence[RowRecord]) -> set[int]:
-        _, failed = score_without_failing(
-            records, lambda left: store_scores(self.opened, self.rows, "holdout", number, left, self.claim)
-        )
-        return failed
-
     def _kept(self, number: int, rows: Iterable[int], failed: set[int]) -> list[RowRecord]:
         counted, replicates = set(rows) - failed, self._replicates_of(number)
         stored = self.opened.records.rows("holdout", number)
@@ -183,29 +172,6 @@ class CrossedLook:
             for record in group
             for copy in (range(most) if len(known) == 1 else [known.index(record.replicate)])
         ]
-
-    def _compared(self, baseline: Sequence[RowRecord], winners: Sequence[RowRecord], order: Sequence[int]) -> Verdict:
-        common: dict[str, Any] = {
-            "prompts": [self.rows.task.distinct[row] for row in order],
-            "bounds": self.rows.task.metric.bounds,
-            "direction": self.rows.direction,
-            "seed": self.seed,
-            "look": self._looks_taken() + 1,
-            "unscored": len(self.rows.order) - len(order),
-            "unseen_level": UNSEEN_LEVEL,
-        }
-        if self.rows.task.metric.per_row is False:
-            for records in (baseline, winners):
-                corpus_mean(self.rows, records)  # what cannot be computed at all is an error, not an open interval
-            return compare_corpus(
-                partial(corpus_score, self.rows),
-                completions_by_row(baseline, order),
-                completions_by_row(winners, order),
-                references=[self.rows.task.references[row] for row in order],
-                rows=[self.rows.task.rows[row] for row in order],
-                **common,
-            )
-        return compare(score_table(baseline, order), score_table(winners, order), **common)
 
     def _outcomes(
         self, kept: Mapping[int, Sequence[RowRecord]], against: int, failed: set[int]
@@ -235,10 +201,6 @@ class CrossedLook:
 
     def _mean(self, records: Sequence[RowRecord]) -> float:
         return corpus_mean(self.rows, records) if records else 0.0
-
-    def _looks_taken(self) -> int:
-        verdicts = [look.verdict for look in self.opened.records.looks() if look.verdict is not None]
-        return sum(Verdict.from_json(verdict).difference is not None for verdict in verdicts)
 
     def _params(self, number: int) -> GenerationParams:
         return params_of(self.trials[number])

@@ -19,24 +19,23 @@ from llmsearch_optuna import progress
 from llmsearch_optuna.backends.protocol import RequestHandler
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
-from llmsearch_optuna.optimize.baselines import UNNAMED
 from llmsearch_optuna.optimize.condition_outcomes import Decoded, condition_outcomes
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table
 from llmsearch_optuna.optimize.holdout import StagePlan
 from llmsearch_optuna.optimize.loop import gather
-from llmsearch_optuna.optimize.scored_rows import (
-    completions_by_row,
-    corpus_mean,
-    corpus_score,
-    rows_with_score,
-    score_without_failing,
-    store_scores,
+from llmsearch_optuna.optimize.row_comparison import (
+    check_corpus_score,
+    compare_rows,
+    compare_with_baselines,
+    failing_rows,
+    looks_taken,
 )
-from llmsearch_optuna.stats.comparison import compare
+from llmsearch_optuna.optimize.scored_rows import (
+    rows_with_score,
+)
 from llmsearch_optuna.stats.conditions import ConditionOutcome
-from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.group_sequential import StageDesign, judge_stage
-from llmsearch_optuna.stats.holm import BaselineComparison, against_all
+from llmsearch_optuna.stats.holm import BaselineComparison
 from llmsearch_optuna.stats.optimism import Optimism, optimism
 from llmsearch_optuna.stats.verdict import (
     Verdict,
@@ -46,7 +45,7 @@ from llmsearch_optuna.stats.verdict import (
     unscored_verdict,
 )
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Look, Phase, RowRecord, score_table
+from llmsearch_optuna.storage.records import Look, Phase, RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import is_feasible, params_of
 
@@ -132,20 +131,13 @@ class HoldoutLook:
         return found.with_baselines(self._against_all(found, held))
 
     def _against_all(self, verdict: Verdict, held: Held) -> tuple[BaselineComparison, ...]:
-        """The winner against every baseline, the one in use too; those that could not be compared are left out."""
-        if not self.baselines or verdict.difference is None:
-            return ()
-        numbers = {str(t.user_attrs.get("fingerprint")): t.number for t in reversed(self.trials)}
-        found = {name: numbers.get(params.fingerprint) for name, params in self.baselines.items()}
-        in_use = next((name for name, number in found.items() if number == 0), UNNAMED)
-        compared = {in_use: (0, verdict.difference, verdict.p_value or 0.0)}
-        for name, number in found.items():
-            if number is None or number in (0, self.look.winner):
-                continue
-            other = self._look_at(held, against=number)
-            if other.difference is not None and other.p_value is not None:
-                compared[name] = (number, other.difference, other.p_value)
-        return against_all(compared, direction=self.rows.direction)
+        return compare_with_baselines(
+            verdict,
+            self.baselines,
+            self.trials,
+            [self.look.winner],
+            lambda number: self._look_at(held, against=number),
+        )
 
     def _look_at(self, held: Held, alpha: float = 0.05, against: int = 0) -> Verdict:
         """Decode what is not decoded yet of these held-out rows, and compare the winner with a baseline."""
@@ -171,10 +163,7 @@ class HoldoutLook:
         return condition_outcomes(self.rows, winner, baseline, order)
 
     def _compare(self, found: dict[int, list[RowRecord]], held: Held, alpha: float, against: int) -> Verdict:
-        failed: set[int] = set()
-        for number, records in found.items():
-            failed |= {r.row for r in records if r.error is not None}
-            failed |= self._rows_without_score(number, [r for r in records if r.error is None])
+        failed = failing_rows(self.opened, self.rows, found, self.claim)
         order = [row for row in held.rows if row not in failed]
         if failed:
             logger.warning("holdout rows %s could not be scored and do not count", sorted(failed))
@@ -203,33 +192,20 @@ class HoldoutLook:
         alpha: float,
         against: int,
     ) -> Verdict:
-        common: dict[str, Any] = {
-            "prompts": [self.rows.task.distinct[row] for row in order],
-            "bounds": self.rows.task.metric.bounds,
-            "direction": self.rows.direction,
-            "seed": self.seed,
-            "margin": self.margin,
-            "look": self._looks_taken() + 1,
-            "unscored": len(held.rows) - len(order),
-            "alpha": alpha,
-            "planned": held.design and held.design.planned,
-        }
-        common["optimism"] = self._optimism(kept, order) if against == 0 else None
-        if self.rows.task.metric.per_row is False:
-            # Of both: what cannot be computed at all is an error, not an open interval.
-            for records in kept.values():
-                corpus_mean(self.rows, records)
-            completions = {n: completions_by_row(records, order) for n, records in kept.items()}
-            return compare_corpus(
-                partial(corpus_score, self.rows),
-                completions[against],
-                completions[self.look.winner],
-                references=[self.rows.task.references[row] for row in order],
-                rows=[self.rows.task.rows[row] for row in order],
-                **common,
-            )
-        tables = {n: score_table(records, order) for n, records in kept.items()}
-        return compare(tables[against], tables[self.look.winner], **common)
+        check_corpus_score(self.rows, *kept.values())
+        return compare_rows(
+            self.rows,
+            kept[against],
+            kept[self.look.winner],
+            order,
+            seed=self.seed,
+            margin=self.margin,
+            look=looks_taken(self.opened.records) + 1,
+            unscored=len(held.rows) - len(order),
+            alpha=alpha,
+            planned=held.design and held.design.planned,
+            optimism=self._optimism(kept, order) if against == 0 else None,
+        )
 
     def _optimism(self, kept: Mapping[int, Sequence[RowRecord]], order: Sequence[int]) -> Optimism | None:
         """How much larger the winner's lead was on the search rows; None where a corpus metric cannot tell."""
@@ -254,17 +230,6 @@ class HoldoutLook:
         first, second = (np.mean(side, axis=1) for side in sides)
         gains: NDArray[np.float64] = (second - first) * (-1.0 if self.rows.direction == "minimize" else 1.0)
         return gains
-
-    def _looks_taken(self) -> int:
-        verdicts = [look.verdict for look in self.opened.records.looks() if look.verdict is not None]
-        return sum(Verdict.from_json(verdict).difference is not None for verdict in verdicts)
-
-    def _rows_without_score(self, number: int, records: Sequence[RowRecord]) -> set[int]:
-        """Score these holdout rows; returns those on which the metric fails."""
-        _, failed = score_without_failing(
-            records, lambda left: store_scores(self.opened, self.rows, "holdout", number, left, self.claim)
-        )
-        return failed
 
     def _params(self, number: int) -> GenerationParams:
         return params_of(self.trials[number])
