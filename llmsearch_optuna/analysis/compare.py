@@ -15,7 +15,8 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.paired_tests import FEWEST_CLUSTERS
 from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.storage.records import Part, as_stored, score_table
+from llmsearch_optuna.storage.records import Part, as_stored
+from llmsearch_optuna.storage.row_record import score_table
 
 FEWEST_ROWS = 2
 

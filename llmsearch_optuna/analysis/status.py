@@ -17,7 +17,8 @@ from llmsearch_optuna.optimize.holdout import StagePlan
 from llmsearch_optuna.progress import RunningTrial, VerdictStarted, WorkMeasured
 from llmsearch_optuna.progress.time_left import LATEST, Interval, covered_seconds, seconds_per_trial, trials_left
 from llmsearch_optuna.storage.leases import live_workers
-from llmsearch_optuna.storage.records import Look, RowRecord, by_row, mean
+from llmsearch_optuna.storage.records import Look
+from llmsearch_optuna.storage.row_record import RowRecord, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import best_complete, direction_of, half_of, params_of, rows_asked
 from llmsearch_optuna.types import Direction

@@ -22,7 +22,8 @@ from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.stats.conditions import Limit
 from llmsearch_optuna.stats.finalists import Selection, VarianceSplit, split_variance
 from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.storage.records import Item, Look, Part, RowRecord, by_row, mean, score_table
+from llmsearch_optuna.storage.records import Item, Look, Part
+from llmsearch_optuna.storage.row_record import RowRecord, by_row, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import (
     best_complete,

@@ -29,7 +29,7 @@ from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.data import ReportData
 from llmsearch_optuna.report.figures import FIGURES, drawable
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy, library_versions
 from llmsearch_optuna.storage.trials import score_of
 

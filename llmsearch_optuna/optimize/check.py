@@ -15,7 +15,7 @@ from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.locked_rows import LockedRows, lock
 from llmsearch_optuna.options import CheckOptions
 from llmsearch_optuna.stats.regression import Regression, regression
-from llmsearch_optuna.storage.records import RowRecord, gathered, score_table
+from llmsearch_optuna.storage.row_record import RowRecord, gathered, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 
 

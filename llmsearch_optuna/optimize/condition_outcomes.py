@@ -10,7 +10,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL, ConditionOutcome, Standing
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 
 logger = logging.getLogger("llmsearch_optuna.optimize.condition_outcomes")
 

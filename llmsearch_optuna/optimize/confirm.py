@@ -23,7 +23,8 @@ from llmsearch_optuna.options import ConfirmOptions
 from llmsearch_optuna.stats.verdict import Verdict, unscored_verdict
 from llmsearch_optuna.storage.errors import storage_errors
 from llmsearch_optuna.storage.leases import Session
-from llmsearch_optuna.storage.records import Phase, RowRecord
+from llmsearch_optuna.storage.records import Phase
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.confirm")

@@ -17,7 +17,7 @@ from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.measures import Measure
 from llmsearch_optuna.stats.conditions import SEARCH_LEVEL, Limit, Standing, fewest_values, standing
 from llmsearch_optuna.stats.paired_tests import cluster_numbers
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Bounds
 

@@ -31,7 +31,8 @@ from llmsearch_optuna.optimize.scored_rows import corpus_mean
 from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL, HalfOutcome, with_chosen
 from llmsearch_optuna.stats.verdict import Verdict, baseline_won_both, unscored_verdict
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Look, Phase, RowRecord
+from llmsearch_optuna.storage.records import Look, Phase
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import params_of
 

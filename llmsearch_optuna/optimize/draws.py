@@ -18,7 +18,7 @@ from llmsearch_optuna.errors import DecodingError
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import SearchRows
-from llmsearch_optuna.storage.records import RowRecord, SampleGatherer
+from llmsearch_optuna.storage.row_record import RowRecord, SampleGatherer
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.draws")

@@ -20,7 +20,8 @@ from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.group_sequential import MOST_STAGES
 from llmsearch_optuna.stats.jackknife import influences
 from llmsearch_optuna.stats.paired_tests import cluster_numbers
-from llmsearch_optuna.storage.records import Phase, RowRecord, mean
+from llmsearch_optuna.storage.records import Phase
+from llmsearch_optuna.storage.row_record import RowRecord, mean
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
 

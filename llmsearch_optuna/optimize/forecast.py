@@ -35,7 +35,8 @@ from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL
 from llmsearch_optuna.stats.power import Power, minimum_detectable
-from llmsearch_optuna.storage.records import Phase, RowRecord, gathered
+from llmsearch_optuna.storage.records import Phase
+from llmsearch_optuna.storage.row_record import RowRecord, gathered
 
 logger = logging.getLogger("llmsearch_optuna.forecast")
 

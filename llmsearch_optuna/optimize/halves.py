@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.set_aside import stored_set_aside
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import score_of
 from llmsearch_optuna.task.split import assign_folds

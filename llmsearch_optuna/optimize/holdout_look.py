@@ -45,7 +45,8 @@ from llmsearch_optuna.stats.verdict import (
     unscored_verdict,
 )
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Look, Phase, RowRecord
+from llmsearch_optuna.storage.records import Look, Phase
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import is_feasible, params_of
 

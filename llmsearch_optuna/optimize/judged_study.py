@@ -17,7 +17,7 @@ from llmsearch_optuna.metrics.weighted import WeightedMetric
 from llmsearch_optuna.optimize.locked_rows import LockedStudy
 from llmsearch_optuna.stats.judge_noise import judge_share
 from llmsearch_optuna.stats.prediction_powered import FEWEST_LABELS, corrected_mean
-from llmsearch_optuna.storage.records import RowRecord, mean
+from llmsearch_optuna.storage.row_record import RowRecord, mean
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.judged_study")

@@ -27,7 +27,8 @@ from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_eng
 from llmsearch_optuna.optimize.scored_rows import score_without_failing
 from llmsearch_optuna.options import LockedRowsOptions, ModelOptions, TaskOptions
 from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.storage.records import RowRecord, as_stored
+from llmsearch_optuna.storage.records import as_stored
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import direction_of, params_of
 from llmsearch_optuna.task.task import Task

@@ -22,7 +22,8 @@ from llmsearch_optuna.optimize.signals import stop_if_asked, stoppable
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
 from llmsearch_optuna.optimize.trial_queue import TrialQueue
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError
-from llmsearch_optuna.storage.records import Fence, Phase, RowRecord, StudyRecords, gathered
+from llmsearch_optuna.storage.records import Fence, Phase, StudyRecords
+from llmsearch_optuna.storage.row_record import RowRecord, gathered
 from llmsearch_optuna.storage.trials import best_complete
 
 logger = logging.getLogger("llmsearch_optuna.optimize.loop")

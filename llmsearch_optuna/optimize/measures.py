@@ -13,7 +13,7 @@ from typing import Any
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.scoring import Answers
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.task.prepared_task import PreparedTask
 
 TOKENS = "tokens"

@@ -13,7 +13,7 @@ from typing import Any
 from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.measures import TOKENS, Measure
-from llmsearch_optuna.storage.records import RowRecord, mean
+from llmsearch_optuna.storage.row_record import RowRecord, mean
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.types import Direction
 

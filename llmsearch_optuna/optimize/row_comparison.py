@@ -26,7 +26,8 @@ from llmsearch_optuna.stats.corpus_comparison import compare_corpus
 from llmsearch_optuna.stats.holm import BaselineComparison, against_all
 from llmsearch_optuna.stats.verdict import Verdict
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import RowRecord, StudyRecords, score_table
+from llmsearch_optuna.storage.records import StudyRecords
+from llmsearch_optuna.storage.row_record import RowRecord, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 
 

@@ -22,7 +22,7 @@ from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.resolve_engine import resolve_engine
 from llmsearch_optuna.optimize.space_points import inert_warning, sample_problem
 from llmsearch_optuna.options import ScoreOptions, TaskOptions
-from llmsearch_optuna.storage.records import RowRecord, SampleGatherer, mean
+from llmsearch_optuna.storage.row_record import RowRecord, SampleGatherer, mean
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.task import Task
 

@@ -11,7 +11,8 @@ from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Phase, RowRecord, mean
+from llmsearch_optuna.storage.records import Phase
+from llmsearch_optuna.storage.row_record import RowRecord, mean
 from llmsearch_optuna.storage.study import OpenedStudy
 
 

@@ -31,7 +31,8 @@ from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.finalists import Finalist, Selection, choose_finalists, pick_winner
 from llmsearch_optuna.stats.replicate_allocation import DifferenceVariance, difference_variance
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
-from llmsearch_optuna.storage.records import Look, RowRecord, mean, score_table
+from llmsearch_optuna.storage.records import Look
+from llmsearch_optuna.storage.row_record import RowRecord, mean, score_table
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import is_feasible, nearest, params_of, score_of
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.optimize.evaluation import SearchRows
-from llmsearch_optuna.storage.records import RowRecord, SampleGatherer
+from llmsearch_optuna.storage.row_record import RowRecord, SampleGatherer
 from llmsearch_optuna.storage.study import OpenedStudy
 
 logger = logging.getLogger("llmsearch_optuna.optimize.set_aside")

@@ -33,7 +33,8 @@ from llmsearch_optuna.optimize.signals import stoppable
 from llmsearch_optuna.stats.conditions import Standing
 from llmsearch_optuna.storage.artifacts import save_rows
 from llmsearch_optuna.storage.leases import Claim
-from llmsearch_optuna.storage.records import Phase, RowRecord, SampleGatherer, by_row, mean
+from llmsearch_optuna.storage.records import Phase
+from llmsearch_optuna.storage.row_record import RowRecord, SampleGatherer, by_row, mean
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.task.prepared_task import PreparedTask
 

@@ -25,7 +25,7 @@ from llmsearch_optuna.optimize.space_points import sample_problem
 from llmsearch_optuna.optimize.trial import Role, TrialJob
 from llmsearch_optuna.space.space import Space, Suggestion
 from llmsearch_optuna.storage.leases import Claim, Session
-from llmsearch_optuna.storage.records import by_row
+from llmsearch_optuna.storage.row_record import by_row
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.storage.trials import HALF, best_complete, params_of
 

@@ -29,7 +29,7 @@ from llmsearch_optuna.progress import short_time, with_error
 from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored, TrialPoint
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.trials import half_of, rows_counted, score_of
 
 if TYPE_CHECKING:

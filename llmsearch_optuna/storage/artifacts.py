@@ -17,7 +17,7 @@ import optuna
 from optuna.artifacts import get_all_artifact_meta, upload_artifact
 
 from llmsearch_optuna.metrics.aggregates import votes_in_words
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 
 if TYPE_CHECKING:
     from llmsearch_optuna.storage.study import OpenedStudy

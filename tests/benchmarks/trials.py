@@ -33,7 +33,7 @@ from llmsearch_optuna.dashboard.study_attributes import NOTED, StudyAttributes
 from llmsearch_optuna.optimize.samplers import Candidate, CandidateMaker, RandomSuggester
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.space.space import Space
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy, read_study
 
 ROWS, HOLDOUT, STEP, STARTED, MORE = 40, 16, 8, 4, 10

@@ -23,7 +23,7 @@ from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.scoring import MetricError
 from llmsearch_optuna.progress import printable
 from llmsearch_optuna.redaction import redacted
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from tests.task.test_dataset_properties import any_text, any_value
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.search_result import load_result
 from llmsearch_optuna.storage.leases import ClaimLostError, Session
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.study import OpenedStudy, open_study
 from tests.dashboard.test_server import free_port, get
 from tests.faults.study_child import run

@@ -21,7 +21,7 @@ from llmsearch_optuna.metrics.scoring import Answers, MetricError
 from llmsearch_optuna.metrics.weighted import WeightedMetric, weighted
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.study_file.model import metric_name, parse_study_file, search_arguments
 from llmsearch_optuna.task.task import Task
 from tests.synthetic import TextEngine, dataset, number_metric

@@ -14,7 +14,7 @@ from llmsearch_optuna.report import collect, render
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.stats.comparison import compare
 from llmsearch_optuna.stats.holm import holm
-from llmsearch_optuna.storage.records import score_table
+from llmsearch_optuna.storage.row_record import score_table
 from tests.optimize.studies import signature
 from tests.synthetic import TextEngine, dataset, number_metric
 

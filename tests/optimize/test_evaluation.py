@@ -15,7 +15,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.optimize.evaluation import SearchRows, prompt_table, requests_for
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.task import Task
 from tests.synthetic import ShuffledServer, TextEngine

@@ -24,7 +24,7 @@ from llmsearch_optuna.optimize.forecast import Forecast, Probe, Range, make_fore
 from llmsearch_optuna.optimize.prepare import Prepared, prepare
 from llmsearch_optuna.optimize.throughput import Span
 from llmsearch_optuna.options import ForecastOptions
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from tests.optimize.studies import SPACE, Recorder, run, signature
 from tests.synthetic import TextEngine, dataset, number_metric
 

@@ -21,7 +21,7 @@ from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.report import collect, render
 from llmsearch_optuna.search_result import SearchResult, load_result
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 from llmsearch_optuna.storage.trials import score_of
 from tests.synthetic import TextEngine, dataset, number_metric
 from tests.synthetic import score_of as synthetic_score

@@ -24,7 +24,7 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.report.collect import collect
 from llmsearch_optuna.report.page import render
-from llmsearch_optuna.storage.records import RowRecord, SampleGatherer, gathered
+from llmsearch_optuna.storage.row_record import RowRecord, SampleGatherer, gathered
 from tests.optimize.studies import Interrupting, run, signature
 from tests.synthetic import ShuffledServer, TextEngine, dataset, number_metric
 

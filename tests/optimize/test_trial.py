@@ -21,7 +21,7 @@ from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.trial import TrialJob, TrialRun
 from llmsearch_optuna.storage.leases import Claim, ClaimLostError, Session
-from llmsearch_optuna.storage.records import by_row
+from llmsearch_optuna.storage.row_record import by_row
 from llmsearch_optuna.storage.study import OpenedStudy, open_study
 from llmsearch_optuna.task.prepared_task import PreparedTask
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.storage import errors as database_errors
 from llmsearch_optuna.storage import schema, study
-from llmsearch_optuna.storage.records import RowRecord
+from llmsearch_optuna.storage.row_record import RowRecord
 
 FINGERPRINT = {"seed": 42, "metric": {"name": "rouge1", "bounds": [0, 1]}}
 
