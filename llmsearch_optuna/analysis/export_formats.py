@@ -45,6 +45,7 @@ _LLAMA_SERVER_FLAGS = {
     "mirostat": "--mirostat",
     "mirostat_tau": "--mirostat-ent",
     "mirostat_eta": "--mirostat-lr",
+    "thinking_budget_tokens": "--reasoning-budget",
 }
 _GGUF_KEYS = {
     "temperature": "temp",

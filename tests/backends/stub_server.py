@@ -155,8 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/v1/models": {"object": "list", "data": [{"id": stub.model, "object": "model", "owned_by": stub.owner}]},
             **stub.pages,
         }
-        page = pages.get(self.path)
-        self._send(200 if page is not None else 404, page if page is not None else {"error": {"message": "no page"}})
+        self._send_page(pages.get(self.path))
 
     def do_POST(self) -> None:
         stub = self.server_of
@@ -166,6 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
         stub.headers.append({name.lower(): value for name, value in self.headers.items()})
         if stub.redirect is not None:
             self._send(307, {}, {"Location": stub.redirect})
+            return
+        if not self.path.endswith("/completions"):
+            page = stub.pages.get(self.path)
+            self._send(
+                200 if page is not None else 404, page if page is not None else {"error": {"message": "no page"}}
+            )
             return
         fault = stub._begin(body)
         is_answered = False
@@ -205,6 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(int(fault), {"error": {"message": f"fault {fault}"}})
         return False
+
+    def _send_page(self, page: Any) -> None:
+        self._send(200 if page is not None else 404, page if page is not None else {"error": {"message": "no page"}})
 
     def _send(self, status: int, answer: Any, headers: Mapping[str, str] | None = None) -> bool:
         data = json.dumps(answer).encode()

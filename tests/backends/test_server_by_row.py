@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmsearch_optuna.backends.server.dialect import LLAMA_CPP, OLLAMA, OPENAI, SGLANG, TRANSFORMERS, VLLM, VLLM_BY_ROW
+from llmsearch_optuna.backends.server.dialect import OLLAMA, OPENAI, TRANSFORMERS, VLLM, VLLM_BY_ROW
 from llmsearch_optuna.backends.server.request_body import refusal, server_request
 from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, RowSettings
 from llmsearch_optuna.engine.request import Request
@@ -82,7 +82,8 @@ def test_the_budget_has_the_servers_own_name_where_it_has_one() -> None:
     request = asked(thinking_budget=3)
     assert refusal(VLLM, request.params) is None
     assert server_request(VLLM, "m", request, None).body["thinking_token_budget"] == 3
-    for dialect in (SGLANG, LLAMA_CPP, OLLAMA, OPENAI, TRANSFORMERS):
-        assert refusal(dialect, request.params) == f"{dialect.name} does not take thinking_budget (vllm does)"
+    for dialect in (OLLAMA, OPENAI, TRANSFORMERS):
+        told = f"{dialect.name} does not take thinking_budget (vllm, sglang, llama.cpp do)"
+        assert refusal(dialect, request.params) == told
     after = asked(after_thinking={"repetition_penalty": 1.3}).params
     assert refusal(VLLM, after) == "vllm does not take after_thinking.repetition_penalty (no server does)"

@@ -13,7 +13,8 @@ from llmsearch_optuna.backends.server.reply import UNKNOWN_TOKEN_ID, Reply, read
 
 def answer(message: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
     choice = {"message": {"content": "four"} if message is None else message, "finish_reason": "stop"}
-    choice |= {name: changed.pop(name) for name in ("finish_reason", "stop_reason", "token_ids") if name in changed}
+    of_choice = ("finish_reason", "stop_reason", "matched_stop", "token_ids")
+    choice |= {name: changed.pop(name) for name in of_choice if name in changed}
     return {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}, **changed}
 
 
@@ -66,8 +67,10 @@ def test_reasoning_is_kept_apart_and_counted() -> None:
     assert not read(answer()).has_reasoning
     assert read(answer()).completion.reasoning is None
     usage = {"prompt_tokens": 9, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}
-    counted = read(answer({"content": None, "reasoning_content": "hm"}, usage=usage)).completion
-    assert (counted.text, counted.reasoning_tokens, counted.answer_tokens) == ("", 5, 2)
+    from_sglang = {"prompt_tokens": 9, "completion_tokens": 7, "reasoning_tokens": 5}
+    for said in (usage, from_sglang):
+        counted = read(answer({"content": None, "reasoning_content": "hm"}, usage=said)).completion
+        assert (counted.text, counted.reasoning_tokens, counted.answer_tokens) == ("", 5, 2)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,8 @@ def test_reasoning_is_kept_apart_and_counted() -> None:
         ({"finish_reason": "stop"}, "eos"),
         ({"finish_reason": "stop", "stop_reason": "\n\n"}, "stop"),
         ({"finish_reason": "stop", "stop_reason": 2}, "eos"),
+        ({"finish_reason": "stop", "matched_stop": "\n\n"}, "stop"),
+        ({"finish_reason": "stop", "matched_stop": 2}, "eos"),
         ({"finish_reason": "length"}, "length"),
         ({"finish_reason": "tool_calls"}, "eos"),
         ({"finish_reason": "something new"}, "eos"),

@@ -26,7 +26,7 @@ from llmsearch_optuna.backends.server.failures import Failure, RequestFailedErro
 from llmsearch_optuna.backends.server.identity import Identity, base_name, identify
 from llmsearch_optuna.backends.server.probe import effects, ignored_warning, repetition
 from llmsearch_optuna.backends.server.reply import UNKNOWN_TOKEN_ID, Reply, read_reply
-from llmsearch_optuna.backends.server.request_body import refusal, server_request
+from llmsearch_optuna.backends.server.request_body import refusal, server_request, text_refusal
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import unknown_span
@@ -221,7 +221,7 @@ class ServerBackend(EngineBackend):
         for request in requests:
             ticket = next(self._tickets)
             self._open[ticket] = request
-            problem = self.refusal(request.params)
+            problem = self.refusal(request.params) or text_refusal(self.identity.dialect, request)
             if self.steers_thoughts:
                 problem = problem or unknown_span(request.params, request.reasoning)
             if problem is not None:

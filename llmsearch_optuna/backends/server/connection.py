@@ -105,6 +105,10 @@ class Connection:
         """Return the JSON of one of the server's own pages, outside of OpenAI's interface."""
         return await self._client.get(f"{self._address.root}{path}", cast_to=object)
 
+    async def post_at_root(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Return the JSON that one of the server's own pages answers with."""
+        return await self._client.post(f"{self._address.root}{path}", cast_to=object, body=dict(body))
+
     async def close(self) -> None:
         """Let go of all connections."""
         await self._client.close()

@@ -2,6 +2,11 @@
 
 Names on our side are Hugging Face's and this library's own. Only data and the translation of one value stand here;
 which request they end up in is decided in `request_body`.
+
+Sources, read in November 2026: vLLM 0.32, ``entrypoints/openai/*/protocol.py`` and ``v1/sample``; SGLang,
+``srt/entrypoints/openai/protocol.py``, ``srt/sampling/sampling_params.py`` and its page on thinking budgets; llama.cpp,
+``tools/server/server-schema.cpp`` and ``server-common.cpp``; Ollama, ``openai/openai.go`` and pull request 17679
+(``repeat_penalty`` is 1.0 unless the model says otherwise; it was 1.1); OpenAI, the types of its Python client.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ class Dialect:
         returns_token_ids: Whether it says the ids of what it generated.
         generation_config: Whether sampling parameters travel as Hugging Face's generation configuration, in a string
             of JSON; then all of Hugging Face's names are taken.
+        chat_only: Our names of what only the chat interface takes; beside a text it would be ignored.
+        chat_names: The server's fields that its chat interface calls otherwise.
         picks_by_row: Whether this library's logits processor is loaded there (see `backends.vllm.logits_processor`);
             then it picks the tokens, under all parameters of our own engine but DRY and XTC.
     """
@@ -52,6 +59,8 @@ class Dialect:
     takes_token_ids: bool = False
     returns_token_ids: bool = False
     generation_config: bool = False
+    chat_only: frozenset[str] = frozenset()
+    chat_names: Mapping[str, str] = field(default_factory=dict)
     picks_by_row: bool = False
 
     def value(self, name: str, value: Any) -> Any:
@@ -81,7 +90,12 @@ OPENAI = Dialect(
     greedy={"temperature": 0.0},
     defaults=_PLAIN_SAMPLING,
     max_stops=4,
+    chat_only=frozenset({"reasoning_effort", "response_format"}),
 )
+
+OPENAI_ITSELF = replace(OPENAI, neutral={}, chat_names={"max_tokens": "max_completion_tokens"})
+"""At api.openai.com: its defaults are documented to switch everything off, and its reasoning models refuse to be told
+so; they refuse ``max_tokens``, too, which only the older interface for texts still wants."""
 
 _VLLM_FIELDS = {
     **_OPENAI_FIELDS,
@@ -109,18 +123,22 @@ VLLM = Dialect(
     continues_messages=True,
     takes_token_ids=True,
     returns_token_ids=True,
+    chat_only=frozenset({"reasoning_effort"}),
 )
 
 VLLM_BY_ROW = replace(VLLM, picks_by_row=True)
 
 SGLANG = Dialect(
     name="sglang",
-    fields=_VLLM_FIELDS,
+    # A server that was started without --enable-strict-thinking ignores the budget.
+    fields={**_VLLM_FIELDS, "thinking_budget": "custom_params"},
     neutral={**_VLLM_NEUTRAL, "top_k": -1},
     greedy={"temperature": 0.0},
     defaults=_PLAIN_SAMPLING,
     written={"top_k": {0: -1}},
     continues_messages=True,
+    takes_token_ids=True,
+    chat_only=frozenset({"reasoning_effort", "thinking_budget"}),
 )
 
 _WHOLE_CONTEXT = 2**20
@@ -146,6 +164,7 @@ LLAMA_CPP = Dialect(
         "mirostat_mode": "mirostat",
         "mirostat_tau": "mirostat_tau",
         "mirostat_eta": "mirostat_eta",
+        "thinking_budget": "thinking_budget_tokens",
     },
     neutral={
         **_OPENAI_NEUTRAL,
@@ -162,6 +181,7 @@ LLAMA_CPP = Dialect(
         "xtc_threshold": 0.1,
         "mirostat": 0,
         "dynatemp_range": 0.0,
+        "adaptive_target": -1.0,
     },
     written={"dry_penalty_last_n": {-1: _WHOLE_CONTEXT}},
     greedy={"temperature": 0.0},
@@ -171,6 +191,7 @@ LLAMA_CPP = Dialect(
         "cache_prompt": False,
     },
     takes_token_ids=True,
+    chat_only=frozenset({"response_format", "thinking_budget"}),
 )
 
 OLLAMA = Dialect(
@@ -180,6 +201,7 @@ OLLAMA = Dialect(
     greedy={"temperature": 0.0},
     defaults={"do_sample": True, "top_k": 40},
     unchangeable={"top_k": 40},
+    chat_only=frozenset({"reasoning_effort", "response_format"}),
 )
 
 TRANSFORMERS = Dialect(

@@ -8,14 +8,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import openai
 
 from llmsearch_optuna.backends.server.connection import OPENAI_HOST, Address, Connection
-from llmsearch_optuna.backends.server.dialect import DIALECT_NAMES, DIALECTS, VLLM_BY_ROW, Dialect
+from llmsearch_optuna.backends.server.dialect import (
+    DIALECT_NAMES,
+    DIALECTS,
+    OPENAI_ITSELF,
+    VLLM_BY_ROW,
+    Dialect,
+)
 from llmsearch_optuna.backends.server.failures import Failure, RequestFailedError, failure_of
 from llmsearch_optuna.backends.vllm.row_choice import ARGUMENT, MARK
 from llmsearch_optuna.errors import InputError
@@ -47,6 +53,16 @@ _LLAMA_CPP_DEFAULTS = {
     "xtc_threshold": "xtc_threshold",
 }
 """The server's field -> our name, for what its page of properties says."""
+
+_OLLAMA_FIXED = {
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+    "repeat_last_n": "repeat_last_n",
+}
+_OLLAMA_DEFAULTS = {**_OLLAMA_FIXED, "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty"}
+"""A model's own parameter -> our name. OpenAI's interface has fields for the last two only, and sets temperature and
+top_p to 1 where a client is silent, whatever the model's file says."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,10 @@ async def identify(
         return _llama_cpp(spoken, name, entry, pages["/props"])
     if spoken.name == "vllm" and await _picks_by_row(connection, name):
         spoken = VLLM_BY_ROW
+    if spoken.name == "openai" and address.host == OPENAI_HOST:
+        spoken = OPENAI_ITSELF
+    if spoken.name == "ollama":
+        spoken = _with_model_file(spoken, await _ollama_parameters(connection, name))
     version = pages["/version" if spoken.name == "vllm" else "/api/version"].get("version", "")
     return Identity(
         dialect=spoken,
@@ -143,6 +163,35 @@ async def _picks_by_row(connection: Connection, model: str) -> bool:
             raise RequestFailedError(failure) from error  # what it is would be another thing in the next session
         return MARK in failure.reason
     return False
+
+
+async def _ollama_parameters(connection: Connection, model: str) -> dict[str, Any]:
+    """What the model's file sets, of what can be told; empty where the server does not say."""
+    try:
+        answer = await connection.post_at_root("/api/show", {"model": model})
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.kind == "not now":
+            raise RequestFailedError(failure) from error  # the baseline would be another in the next session
+        return {}
+    said = answer.get("parameters") if isinstance(answer, Mapping) else None
+    pairs = [line.split(maxsplit=1) for line in str(said or "").splitlines()]
+    return {pair[0]: number for pair in pairs if len(pair) == 2 and (number := _number(pair[1])) is not None}
+
+
+def _with_model_file(dialect: Dialect, told: Mapping[str, Any]) -> Dialect:
+    """Ollama's dialect for a model whose file sets parameters, most of which no request can change."""
+    fixed = {ours: told[theirs] for theirs, ours in _OLLAMA_FIXED.items() if theirs in told}
+    if fixed.get("repetition_penalty", 1.0) == 1.0:
+        fixed.pop("repeat_last_n", None)
+    else:
+        fixed.setdefault("repeat_last_n", 64)
+    defaults = {ours: told[theirs] for theirs, ours in _OLLAMA_DEFAULTS.items() if theirs in told} | fixed
+    return replace(
+        dialect,
+        unchangeable={**dialect.unchangeable, **fixed},
+        defaults={**dialect.defaults, **defaults},
+    )
 
 
 async def _pages(connection: Connection) -> Sequence[Mapping[str, Any]]:
@@ -239,6 +288,14 @@ def base_name(model: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _number(text: str) -> int | float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and "." not in text else number
 
 
 def _count(value: Any) -> int | None:

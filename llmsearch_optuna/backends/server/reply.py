@@ -105,7 +105,8 @@ def _finish_reason(choice: Mapping[str, Any]) -> FinishReason:
         raise _not_now(f"the answer broke off (finish_reason {reason!r})")
     if reason == "content_filter":
         raise RequestFailedError(Failure("never", "the server's content filter withheld the answer"))
-    if reason == "stop" and isinstance(choice.get("stop_reason"), str):  # vLLM names the stop string
+    # vLLM and SGLang name the stop string; a token that ended the text is a number there.
+    if reason == "stop" and any(isinstance(choice.get(name), str) for name in ("stop_reason", "matched_stop")):
         return "stop"
     return _ENDED.get(str(reason), "eos")
 
@@ -133,10 +134,13 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
 
 
 def _reasoning_tokens(body: Mapping[str, Any], generated: int) -> int:
+    """By the server's count, among the details of the usage, or, from SGLang, in the usage itself; 0 for none."""
     usage = body.get("usage")
-    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
-    counted = _count(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None
-    return min(counted or 0, generated)
+    if not isinstance(usage, Mapping):
+        return 0
+    places = (usage.get("completion_tokens_details"), usage)
+    counts = [_count(place.get("reasoning_tokens")) for place in places if isinstance(place, Mapping)]
+    return min(next((count for count in counts if count), 0), generated)
 
 
 def _token_ids(choice: Mapping[str, Any]) -> tuple[int, ...] | None:

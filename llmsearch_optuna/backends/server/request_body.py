@@ -46,6 +46,7 @@ def server_request(dialect: Dialect, model: str, request: Request, token_ids: Se
     body = {"model": model, **_picking_fields(dialect, request), **dialect.constant}
     if request.chat is None:
         return ServerRequest("/completions", {**body, "prompt": request.prompt if token_ids is None else [*token_ids]})
+    body = {dialect.chat_names.get(name, name): value for name, value in body.items()}
     body["messages"] = [dict(message) for message in request.chat.messages]
     if request.chat.messages[-1]["role"] == "assistant" and dialect.continues_messages:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -122,6 +123,19 @@ def refusal(dialect: Dialect, params: Mapping[str, Any]) -> str | None:
     return "; ".join(problems) or None
 
 
+def text_refusal(dialect: Dialect, request: Request) -> str | None:
+    """Say which parameters a row that is asked as a text cannot have; None for messages, and where it can have all.
+
+    Args:
+        dialect: The server's.
+        request: The row and its parameters.
+    """
+    names = sorted(dialect.chat_only.intersection(request.params)) if request.chat is None else []
+    if not names:
+        return None
+    return f"{dialect.name} takes {', '.join(names)} with messages only, and this prompt goes to it as a text"
+
+
 def row_seed(request: Request) -> int:
     """Return the seed of a row: 31 bits that follow from the generation seed, the row and the replicate."""
     chat = request.chat
@@ -170,4 +184,6 @@ def _fields(dialect: Dialect, name: str, value: Any) -> dict[str, Any]:
         return {field: [sequence[0] for sequence in value]}
     if name == "num_beams":
         return {field: value, "use_beam_search": True}
+    if name == "thinking_budget" and field == "custom_params":
+        return {field: {name: value}}
     return {field: dialect.value(name, value)}
