@@ -17,6 +17,7 @@ from llmsearch_optuna.backends.server.probe import effects, repetition
 from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.search_result import SearchResult
+from tests.servers.command_line import checked, command, confirmed, write_study_file
 from tests.servers.parameters import ENDS, WARM, ends_of, questions
 from tests.servers.programs import NEEDS_LLAMA_CPP, llama_cpp
 from tests.servers.served_study import ROWS, TASK, dialogues, interrupted, study, told
@@ -117,3 +118,16 @@ def test_the_verdict_elsewhere_and_later(one_slot: ServerProcess, whole: SearchR
     other = confirm(whole, str(demo_model_folder()), dialogues(), **TASK)
     assert other.here.rows == whole.verdict.rows
     print(other.sentence)
+
+
+def test_the_command_line_confirms_and_checks(
+    one_slot: ServerProcess, two_slots: ServerProcess, tmp_path: Path
+) -> None:
+    write_study_file(tmp_path, one_slot.url, dialogues())
+    ran = command(tmp_path, "run", "study.toml", "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    same = confirmed(tmp_path, "--server", one_slot.url)
+    assert same["here"]["difference"] == same["study"]["difference"]
+    assert confirmed(tmp_path, "--server", two_slots.url)["here"]["rows"] == same["here"]["rows"]
+    code, found = checked(tmp_path)
+    assert (code, found["changed"], found["is_worse"]) == (0, 0, False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmsearch_optuna import check
+from llmsearch_optuna import check, confirm
 from llmsearch_optuna.backends.server.backend import ServerBackend
 from llmsearch_optuna.backends.server.dialect import VLLM, VLLM_BY_ROW
 from llmsearch_optuna.backends.server.probe import effects, repetition
@@ -16,6 +16,7 @@ from llmsearch_optuna.backends.vllm.sampling_arguments import PROCESSOR
 from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.errors import DecodingError
 from tests.backends.decoding import decoded
+from tests.servers.command_line import checked, command, confirmed, write_study_file
 from tests.servers.parameters import ENDS, ends_of, questions
 from tests.servers.programs import vllm
 from tests.servers.served_study import TASK, dialogues, interrupted, study, told
@@ -81,3 +82,14 @@ def test_a_study_goes_on_after_kills_as_if_there_had_been_none(server: ServerPro
     whole = study(server.url, str(tmp_path / "whole"))
     assert told(interrupted(server, tmp_path / "parts")) == told(whole)
     assert check(whole, server.url, dialogues(), **TASK).found.changed == 0
+    assert confirm(whole, server.url, dialogues(), **TASK).here.difference == whole.verdict.difference
+
+
+def test_the_command_line_confirms_and_checks(server: ServerProcess, tmp_path: Path) -> None:
+    write_study_file(tmp_path, server.url, dialogues())
+    ran = command(tmp_path, "run", "study.toml", "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    found = confirmed(tmp_path, "--server", server.url)
+    assert found["here"]["difference"] == found["study"]["difference"]
+    code, later = checked(tmp_path)
+    assert (code, later["changed"], later["is_worse"]) == (0, 0, False)
