@@ -169,9 +169,10 @@ class TaskOptions(TypedDict, total=False):
     scorer: Annotated[
         Any,
         Option(
-            'Which sample is the best, for aggregate = "best": a metric that needs no reference.',
+            'Which sample is the best, for aggregate = "best": a metric that needs no reference, such as mean_logprob; '
+            "or several with their weights.",
             more="Or a function of a completion's text; the highest score is the best.",
-            key=Key("data", type=str, example="json_valid"),
+            key=Key("data", type=str | dict[str, float], example="json_valid"),
         ),
     ]
     pass_score: Annotated[

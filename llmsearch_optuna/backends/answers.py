@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import replace
 from itertools import islice
@@ -34,7 +35,8 @@ def checked_completion(given: Any) -> Completion:
     if reasoning is not None and not isinstance(reasoning, str):
         raise DecodingError(f"the engine returned reasoning={short(reasoning)}; it must be a text or None")
     thought = min(_count(getattr(given, "reasoning_tokens", 0), "reasoning_tokens"), len(ids))
-    return Completion(text, ids, cast(FinishReason, reason), prompt_tokens, reasoning, thought)
+    logprob = _logprob(getattr(given, "cumulative_logprob", None))
+    return Completion(text, ids, cast(FinishReason, reason), prompt_tokens, reasoning, thought, logprob)
 
 
 def answer_apart(completion: Completion, request: Request) -> Completion:
@@ -68,6 +70,20 @@ def _token_ids(given: Any) -> tuple[int, ...]:
         raise DecodingError(f"the engine returned more than {MOST_TOKENS:,} token_ids for a prompt")
     if any(not 0 <= token < 1 << 32 for token in found):
         raise DecodingError(f"the engine returned token_ids={short(ids)}; a token's number is from 0 on")
+    return found
+
+
+def _logprob(given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        found = float(given)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise DecodingError(
+            f"the engine returned cumulative_logprob={short(given)}; it must be a finite number or None"
+        )
     return found
 
 

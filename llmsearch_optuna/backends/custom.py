@@ -173,6 +173,11 @@ class CustomBackend(EngineBackend):
         return bool(self._member("steers_thoughts", super().steers_thoughts))
 
     @property
+    def gives_logprobs(self) -> bool:
+        """Whether the object says how likely the tokens of its completions are."""
+        return bool(self._member("gives_logprobs", super().gives_logprobs))
+
+    @property
     def capacity(self) -> int:
         """How many requests it can make use of at the moment."""
         return self._count("capacity", super().capacity, least=1)

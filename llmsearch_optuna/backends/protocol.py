@@ -177,6 +177,14 @@ class EngineBackend(ABC):
         """
         return False
 
+    @property
+    def gives_logprobs(self) -> bool:
+        """Whether the completion of a request that asks for it (``logprobs``) has its `cumulative_logprob`.
+
+        Default: False.
+        """
+        return False
+
     def warnings(self, rows: Sequence[Request], ends: Sequence[ParameterEnds]) -> Sequence[str]:
         """Try what a new study searches on a few rows, and return what its owner should know. Default: nothing.
 

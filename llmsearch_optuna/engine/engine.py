@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,10 +23,11 @@ from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
 from llmsearch_optuna.engine.cache.offload import HostOffload
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.input_batch import InputBatch
+from llmsearch_optuna.engine.likelihood import cumulative_logprob
 from llmsearch_optuna.engine.memory import automatic_cache_budget, device_name
 from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating, without_cudnn_attention
 from llmsearch_optuna.engine.model_runner_seq2seq import model_runner_for
-from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer
+from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, one_row_does_not_fit
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
@@ -112,6 +114,7 @@ class Engine(EngineBackend):
             self._encoder_cache = EncoderCache(budget)
             logger.warning("%s: %s", type(model).__name__, self._runner.capabilities)
         reclaimer = MemoryReclaimer(sizes, self._cache, self._encoder_cache, input_batch, stats, device)
+        self._reclaimer = reclaimer
         sequences = SequenceFactory(tokenizer, self.tokenizer_decode_args, self._runner.vocab_size)
         self._scheduler = Scheduler(self._runner, self._cache, sizes, sequences.make, self._counters)
         self._sampler = SequenceSampler(self._runner, self._cache, reclaimer, stats)
@@ -263,7 +266,12 @@ class Engine(EngineBackend):
         return self._counters.of(tag).snapshot()
 
     def generate(
-        self, prompts: Sequence[str], params: Mapping[str, Any], *, reasoning: ReasoningOption = "auto"
+        self,
+        prompts: Sequence[str],
+        params: Mapping[str, Any],
+        *,
+        reasoning: ReasoningOption = "auto",
+        logprobs: bool = False,
     ) -> list[Completion]:
         """Decode prompts (texts that are ready for the model) under one set of parameters.
 
@@ -272,6 +280,7 @@ class Engine(EngineBackend):
             params: Generation parameters by name, over the model's own generation config.
             reasoning: Between which two texts the model thinks: those of its tokenizer and chat template by default,
                 False for none. What stands there is in each completion's ``reasoning``, and not in its ``text``.
+            logprobs: Whether each completion is to say how likely its tokens are (``mean_logprob``).
 
         Returns:
             One completion a prompt, in the order of the prompts.
@@ -289,7 +298,8 @@ class Engine(EngineBackend):
         tag, seen, span = object(), Counter[str](), reasoning_span(reasoning, self.tokenizer)
         requests = []
         for row, prompt in enumerate(prompts):
-            requests.append(Request(tag, row, prompt, complete, occurrence=seen[prompt], reasoning=span))
+            request = Request(tag, row, prompt, complete, seen[prompt], reasoning=span, logprobs=logprobs)
+            requests.append(request)
             seen[prompt] += 1
         completions: dict[int, Completion] = {}
         others: list[Finished] = []
@@ -312,6 +322,11 @@ class Engine(EngineBackend):
     @property
     def steers_thoughts(self) -> bool:
         """Whether it ends thoughts itself: it does."""
+        return True
+
+    @property
+    def gives_logprobs(self) -> bool:
+        """Whether it says how likely its tokens are: it does."""
         return True
 
     def refusal(self, params: Mapping[str, Any]) -> str | None:
@@ -355,7 +370,7 @@ class Engine(EngineBackend):
                     self.step()
         finally:
             self._counters.total.seconds += time.perf_counter() - started
-        finished = scheduler.take_finished()
+        finished = [self._with_logprob(item) for item in scheduler.take_finished()]
         log_finished(logger, finished)
         return finished
 
@@ -365,6 +380,22 @@ class Engine(EngineBackend):
         self._batches.run(batch)
         sampled = self._sampler.sample(self._scheduler.ready())
         self._scheduler.update(sampled)
+
+    def _with_logprob(self, finished: Finished) -> Finished:
+        """Say how likely a completion is where it was not decoded token by token: beams, and `model.generate`."""
+        request, completion = finished.request, finished.completion
+        if completion is None or not request.logprobs or completion.cumulative_logprob is not None:
+            return finished
+        prompt_ids = self._encoder.encode(request)
+        try:
+            with evaluating(self.model), without_cudnn_attention():
+                found = self._reclaimer.retry(
+                    lambda: cumulative_logprob(self.model, prompt_ids, completion.token_ids, request.params),
+                    self._cache.evict_blocks,
+                )
+        except NoRoomError as error:
+            return Finished(request, None, one_row_does_not_fit(str(error)))
+        return Finished(request, replace(completion, cumulative_logprob=found))
 
     def cancel(self, tag: Hashable) -> None:
         """Drop all requests with this tag, in flight or queued; what they computed is kept."""

@@ -53,6 +53,8 @@ class Completion:
         prompt_tokens: How many tokens the prompt had.
         reasoning: What was thought, without its markers; None where there was no such span.
         reasoning_tokens: How many of the tokens belong to it, generated markers included.
+        cumulative_logprob: The sum of the tokens' log-probabilities (natural logarithm) under the model's own logits,
+            before any parameter changes them; None where the request did not ask for it.
     """
 
     text: str
@@ -61,11 +63,17 @@ class Completion:
     prompt_tokens: int = 0
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    cumulative_logprob: float | None = None
 
     @property
     def answer_tokens(self) -> int:
         """How many tokens belong to the answer, the ending one included."""
         return len(self.token_ids) - self.reasoning_tokens
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """The mean log-probability of its tokens under the model; None where it was not asked for."""
+        return None if self.cumulative_logprob is None else self.cumulative_logprob / max(1, len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,7 @@ class Request:
         encode_args: What else the tokenizer is called with, such as ``{"truncation": True, "max_length": 512}``.
         chat: The prompt as messages, where the engine asked for them; ``prompt`` is then for people only.
         reasoning: Between which markers the model thinks; None where all of its text is the answer.
+        logprobs: Whether the completion is to have its `cumulative_logprob`.
     """
 
     tag: Hashable
@@ -97,6 +106,7 @@ class Request:
     encode_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     chat: Chat | None = field(default=None, hash=False)
     reasoning: ReasoningSpan | None = field(default=None, hash=False)
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from llmsearch_optuna.engine.out_of_memory import NoRoomError, one_row_does_not_
 from llmsearch_optuna.engine.prompt_encoder import common_prefix
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.settings import supports
-from llmsearch_optuna.engine.sequence import RunningSequence
+from llmsearch_optuna.engine.sequence import RunningSequence, TokenSequence
 from llmsearch_optuna.engine.sequence_sampler import Sampled
 from llmsearch_optuna.engine.stats import Counters
 from llmsearch_optuna.errors import DecodingError
@@ -203,6 +203,8 @@ class Scheduler:
                 continue
             for _ in sequence.frontier:
                 self._counters.picked(sequence.request.tag)
+            if isinstance(sequence, TokenSequence):
+                sequence.cumulative_logprob += item.logprob
             sequence.advance(outcome)  # type: ignore[arg-type]  # a sequence gets what was sampled for its kind
             if sequence.finished:
                 self._finish(sequence)

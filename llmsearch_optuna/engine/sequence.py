@@ -50,6 +50,7 @@ class TokenSequence:
         self.mirostat = MirostatState.of(request.params)
         self.step = 0
         self.reason: FinishReason | None = None
+        self.cumulative_logprob = 0.0
         self.reasoning = None if request.reasoning is None else request.reasoning.state(tree.start)
         self._stopper = stopper
         self._stop = stopper.start()
@@ -104,7 +105,8 @@ class TokenSequence:
         """Return the finished text."""
         assert self.reason is not None
         tokens = self.context[self.prompt_length :]
-        return completion_of(self._stopper, tokens, self.reason, len(self.tree.prompt_ids), self.reasoning)
+        made = completion_of(self._stopper, tokens, self.reason, len(self.tree.prompt_ids), self.reasoning)
+        return replace(made, cumulative_logprob=self.cumulative_logprob) if self.request.logprobs else made
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,12 @@ class Sampled:
     Attributes:
         sequence: The sequence.
         outcome: Its next token, its next beams, or the error where its logits do not even fit alone or are no numbers.
+        logprob: The log-probability of its next token under the model; 0 where its request does not ask for it.
     """
 
     sequence: RunningSequence
     outcome: int | NextBeams | NoRoomError | DecodingError
+    logprob: float = 0.0
 
 
 class SequenceSampler:
@@ -68,7 +70,9 @@ class SequenceSampler:
         if not sequences:
             return []
         try:
-            tokens, lookups = self._reclaimer.retry(lambda: self._pick(sequences), self._cache.evict_host_blocks)
+            tokens, lookups, logprobs = self._reclaimer.retry(
+                lambda: self._pick(sequences), self._cache.evict_host_blocks
+            )
         except NoRoomError as error:
             if len(sequences) == 1:
                 return [Sampled(sequences[0], error)]
@@ -76,12 +80,12 @@ class SequenceSampler:
             return [*self._sample_tokens(sequences[:half]), *self._sample_tokens(sequences[half:])]
         self._stats.lookups += lookups
         return [
-            Sampled(sequence, self._not_numbers(sequence) if token == NOT_NUMBERS else token)
-            for sequence, token in zip(sequences, tokens.tolist(), strict=True)
+            Sampled(sequence, self._not_numbers(sequence) if token == NOT_NUMBERS else token, logprob)
+            for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True)
         ]
 
-    def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int]:
-        """The next token of each sequence, and how many of them needed all logits."""
+    def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int, NDArray[np.float64]]:
+        """The next token of each sequence, how many of them needed all logits, and the tokens' log-probabilities."""
         tokens = np.full(len(sequences), UNDECIDED, dtype=np.int64)
         lookups = self._pick_on_device(tokens, sequences) if self._runner.samples_on_device else 0
         quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
@@ -92,7 +96,25 @@ class SequenceSampler:
         undecided = np.flatnonzero(tokens == UNDECIDED).tolist()
         if undecided:
             self._pick_from_logits(tokens, sequences, undecided)
-        return tokens, lookups + len(undecided)
+        return tokens, lookups + len(undecided), self._logprobs(tokens, sequences)
+
+    @torch.inference_mode()
+    def _logprobs(self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence]) -> NDArray[np.float64]:
+        """The log-probability of each token under the model, ``[sequences]``; 0 where it is not asked for."""
+        found = np.zeros(len(sequences))
+        asked = [i for i, s in enumerate(sequences) if s.request.logprobs and tokens[i] != NOT_NUMBERS]
+        scores = [score for i in asked if (score := sequences[i].node.scores) is not None]
+        if not scores:
+            return found
+        values, ids, totals = listed(scores)
+        picked = torch.as_tensor(tokens[asked], device=values.device)
+        is_picked = ids == picked[:, None]
+        logits = torch.where(is_picked, values, 0.0).sum(dim=1)
+        if unlisted := torch.nonzero(~is_picked.any(dim=1)).flatten().tolist():
+            rows = self._runner.logits(states_of([scores[k] for k in unlisted]))
+            logits[unlisted] = rows.gather(1, picked[unlisted, None].to(rows.device)).flatten().to(logits.device)
+        found[asked] = (logits.double() - totals.double()).cpu().numpy()
+        return found
 
     def _pick_listed(
         self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence], places: list[int], width: int | None

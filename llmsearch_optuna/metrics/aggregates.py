@@ -309,6 +309,7 @@ def _aggregated(aggregate: Aggregate, metric: Metric, hidden: Sequence[str] | No
         per_row=True,
         description=described,
         reads_completions=True,
+        reads_logprobs=metric.reads_logprobs or (aggregate.scorer is not None and aggregate.scorer.reads_logprobs),
         check_row=metric.check_row,
         columns=metric.columns,
         check_text=metric.check_text,

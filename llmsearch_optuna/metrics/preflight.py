@@ -85,7 +85,11 @@ def made_up_completions(texts: Sequence[str]) -> list[Completion]:
     """Return completions to try a metric with: a token for each word, and one that ends the text."""
     from llmsearch_optuna.engine.request import Completion
 
-    return [Completion(text, tuple(range(1 + len(text.split()))), prompt_tokens=1) for text in texts]
+    lengths = [1 + len(text.split()) for text in texts]
+    return [
+        Completion(text, tuple(range(length)), prompt_tokens=1, cumulative_logprob=-float(length))
+        for text, length in zip(texts, lengths, strict=True)
+    ]
 
 
 def _check_references(scorer: Scorer, references: Sequence[Any]) -> None:

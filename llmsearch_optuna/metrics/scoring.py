@@ -98,6 +98,7 @@ class Scorer:
         check_text: Raises ValueError for the text of a reference that it cannot use; None for a user's function, of
             whose references nothing is known.
         reads_completions: Whether the function looks at the completions; where it does not, it may be given none.
+        reads_logprobs: Whether the function needs to know of the completions how likely their tokens are.
         check_row: Raises for a reference and its row that the metric cannot use; None for a function that may use any.
         columns: The columns of the rows that a built-in metric looks at, beside the reference.
         answer: What a text answers, so that samples can vote: equal for texts that say the same, None for one without
@@ -110,6 +111,7 @@ class Scorer:
     per_row: bool | None = None
     description: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     reads_completions: bool = field(default=False, repr=False)
+    reads_logprobs: bool = field(default=False, repr=False)
     check_row: Callable[[Any, Mapping[str, Any]], object] | None = field(default=None, repr=False, compare=False)
     columns: tuple[str, ...] = field(default=(), repr=False)
     check_text: Callable[[str], None] | None = field(default=None, repr=False, compare=False)

@@ -139,6 +139,7 @@ def _weighted(parts: Sequence[Metric], weights: Sequence[float], name: str | Non
         per_row=True,
         description=description,
         reads_completions=any(part.reads_completions for part in parts),
+        reads_logprobs=any(part.reads_logprobs for part in parts),
         columns=tuple(dict.fromkeys(column for part in parts for column in part.columns)),
         answer=next((part.answer for part in parts if part.answer is not None), None),
         parts=tuple(parts),

@@ -210,6 +210,7 @@ def iter_requests_for(
             encode_args=asked.encode_args,
             chat=asked.chat(row),
             reasoning=task.reasoning,
+            logprobs=task.metric.reads_logprobs,
         )
         for row in order
         for replicate in replicates

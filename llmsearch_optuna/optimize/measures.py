@@ -46,6 +46,11 @@ class Measure:
         if isinstance(what, str) and what == TOKENS:
             return cls(TOKENS)
         metric = Metric.of(what)
+        if metric.reads_logprobs:
+            raise InputError(
+                f"{metric.name} tells which of several samples the model finds likelier, and says nothing between "
+                "settings; give it as scorer= with aggregate='best'"
+            )
         return cls(metric.name, metric if postprocess is None else metric.after(postprocess))
 
     def checked(self, task: PreparedTask) -> Measure:

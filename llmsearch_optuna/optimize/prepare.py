@@ -122,6 +122,7 @@ def prepare(
     refuse_shared_engine(task.metric, served.backend)
     served = served.drawing(options["samples"])
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
+    served.check_logprobs(ready.metric)
     ready = ready.as_started(task_of(_default_name(ready, served)), served.tokenizer)
     algorithm = algorithm_of(_default_name(ready, served))
     if isinstance(pruner, PairedPruner) and algorithm < 2:

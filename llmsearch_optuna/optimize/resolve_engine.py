@@ -25,6 +25,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan, unknown_span
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.checks import short
+from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions
 
@@ -97,6 +98,14 @@ class ResolvedEngine:
         """
         problem = self.backend.refusal(params)
         return unknown_span(params, reasoning) if problem is None and self.backend.steers_thoughts else problem
+
+    def check_logprobs(self, metric: Metric) -> None:
+        """Raise InputError where a metric needs to know how likely tokens are, and the backend does not say it."""
+        if metric.reads_logprobs and not self.backend.gives_logprobs:
+            raise InputError(
+                f"{metric.name} needs the log-probabilities of tokens, and {self.name} gives none: servers, vLLM and "
+                "functions count them in ways of their own. Give a model that is decoded here, or another scorer"
+            )
 
     def tag_stats(self, tag: Hashable) -> Mapping[str, Any]:
         """The backend's counters for one trial; empty where it keeps none."""

@@ -76,6 +76,7 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     if (problem := served.refusal(checked.decoding, span)) is not None:
         raise InputError(problem)
     prepared = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages).under(checked)
+    served.check_logprobs(prepared.metric)
     if (problem := sample_problem(prepared.metric, checked)) is not None:
         raise InputError(problem)
     prepared.check_lengths(served.prompt_tokens, served.positions, checked.max_new_tokens)

@@ -207,6 +207,7 @@ class StudyRecords:
             "error": record.error,
             "reasoning": record.reasoning,
             "reasoning_tokens": None if record.reasoning is None else int(record.reasoning_tokens),
+            "logprob": None if record.logprob is None else float(record.logprob),
         }
         return values | {"checksum": schema.row_checksum(values)}
 
@@ -251,6 +252,7 @@ class StudyRecords:
                         r.error,
                         r.reasoning,
                         r.reasoning_tokens or 0,
+                        r.logprob,
                         sample=sample,
                     )
                 )

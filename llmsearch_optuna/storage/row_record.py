@@ -31,6 +31,8 @@ class RowRecord:
     error: str | None = None
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    logprob: float | None = None
+    """Of all tokens together; see `Completion.cumulative_logprob`."""
     parts: Mapping[str, float] | None = field(default=None, compare=False)
     """Scores of the parts of a weighted metric, by name; only in the process that scored them."""
     sample: int = 0
@@ -54,6 +56,7 @@ class RowRecord:
             completion.prompt_tokens,
             reasoning=None if completion.reasoning is None else storable(completion.reasoning),
             reasoning_tokens=completion.reasoning_tokens,
+            logprob=completion.cumulative_logprob,
             sample=sample,
         )
 
@@ -96,6 +99,7 @@ class RowRecord:
             self.prompt_tokens,
             self.reasoning,
             self.reasoning_tokens,
+            self.logprob,
         )
 
 

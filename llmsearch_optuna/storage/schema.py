@@ -73,11 +73,17 @@ rows = sa.Table(
     sa.Column("checksum", sa.BigInteger),
     sa.Column("reasoning", sa.Text),
     sa.Column("reasoning_tokens", sa.Integer),
+    sa.Column("logprob", sa.Double),
 )
 """`checksum` (see `row_checksum`) is null in rows of the version before it, and databases of versions before have none
 of `LATER_COLUMNS` until they are written to."""
 
-LATER_COLUMNS = {"checksum": "BIGINT", "reasoning": "TEXT", "reasoning_tokens": "INTEGER"}
+LATER_COLUMNS = {
+    "checksum": "BIGINT",
+    "reasoning": "TEXT",
+    "reasoning_tokens": "INTEGER",
+    "logprob": "DOUBLE PRECISION",
+}
 """Columns of `rows` that were not there from the beginning, with their types."""
 
 workers = sa.Table(
@@ -135,7 +141,7 @@ def create_tables(engine: sa.Engine) -> None:
 def row_checksum(values: Mapping[str, Any]) -> int:
     """Return the checksum of a row of `rows`: of all its columns but the checksum itself.
 
-    Without reasoning it is that of the version that knew none.
+    Without reasoning and log-probability it is that of the versions that knew none.
 
     Args:
         values: Column -> value, as the database gives them.
@@ -143,6 +149,8 @@ def row_checksum(values: Mapping[str, Any]) -> int:
     checked = [values[column.name] for column in rows.columns if column.name not in LATER_COLUMNS]
     if values.get("reasoning") is not None:
         checked += [values["reasoning"], values["reasoning_tokens"]]
+    if values.get("logprob") is not None:
+        checked += [values["logprob"]]
     return zlib.crc32(repr([bytes(v) if isinstance(v, memoryview) else v for v in checked]).encode())
 
 

@@ -97,7 +97,7 @@ def test_markers_can_be_given_or_left_out() -> None:
 def before_reasoning(database: Path) -> None:
     """Make a database what the version before would have made of the study."""
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        for column in ("reasoning", "reasoning_tokens"):
+        for column in ("reasoning", "reasoning_tokens", "logprob"):
             connection.execute(f"ALTER TABLE llmsearch_rows DROP COLUMN {column}")
 
 
