@@ -49,7 +49,8 @@ class Metric(Scorer):
                 columns, else the whole row; a loaded ``evaluate`` module or anything with its ``compute``.
                 A function that names ``completions`` beside ``predictions`` and ``references`` (or ``y_true`` and
                 ``y_pred``) is given the `Completion` of each row too: its text as it was decoded, its tokens, and
-                why it ended; with an attribute ``reads_logprobs`` that is True also how likely its tokens are. A dict of such metrics and their weights is the weighted mean of their scores a row.
+                why it ended; with an attribute ``reads_logprobs`` that is True also how likely its tokens are.
+                A dict of such metrics and their weights is the weighted mean of their scores a row.
             name: What to call it; a function's own name otherwise.
             bounds: Lowest and highest possible score. A function may carry them as an attribute ``bounds``.
             per_row: For objects with ``compute``: True calls it once a row, which gives row scores to a measure
