@@ -6,7 +6,9 @@ taken out and given to the next engine on the same device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from llmsearch_optuna.engine.memory import MIDDLE_LENGTH
 
 PROMPTS = 0
 """In the place of the number of beams: a pass over whole prompts, which takes far more memory a row."""
@@ -60,12 +62,14 @@ class BatchSizes:
 
     Args:
         maximum: The most rows that are ever tried.
+        fitting: Estimates how many rows of so many tokens fit; without it the maximum does.
     """
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, fitting: Callable[[int], int] | None = None) -> None:
         self.maximum = maximum
-        self.rows = maximum
-        """Of the decoding pass that was asked for last."""
+        self._fitting = fitting
+        self.rows = self._most(MIDDLE_LENGTH)
+        """Of the decoding pass that was asked for last; before the first one of rows of middle length."""
         self._limits: dict[tuple[int, int], BatchLimit] = {}
         self._learned: set[tuple[int, int]] = set()
 
@@ -76,7 +80,7 @@ class BatchSizes:
         if limit is None:
             # Longer rows take no less memory than shorter ones, of which something may be known.
             shorter = (known.rows for (bucket, b), known in self._limits.items() if b == beams and bucket < key[0])
-            limit = self._limits[key] = BatchLimit(self.maximum, min(shorter, default=None))
+            limit = self._limits[key] = BatchLimit(self._most(key[0]), min(shorter, default=None))
         if beams != PROMPTS:
             self.rows = limit.rows
         return limit
@@ -98,5 +102,9 @@ class BatchSizes:
     def start_from(self, learned: Mapping[tuple[int, int], int]) -> None:
         """Begin with what another engine learned on the same device; it grows from there like any other size."""
         for key, rows in learned.items():
-            self._limits[key] = BatchLimit(self.maximum, rows)
+            self._limits[key] = BatchLimit(self._most(key[0]), rows)
             self._learned.add(key)
+
+    def _most(self, tokens: int) -> int:
+        """The most rows of so many tokens that are ever tried."""
+        return self.maximum if self._fitting is None else max(1, min(self.maximum, self._fitting(tokens)))

@@ -34,7 +34,7 @@ from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, reasoning_span, unknown_span
 from llmsearch_optuna.engine.sampling.stop import check_decode_args
-from llmsearch_optuna.engine.scheduler import Scheduler, estimated_rows
+from llmsearch_optuna.engine.scheduler import Scheduler, automatic_sizes
 from llmsearch_optuna.engine.sequence import SequenceFactory
 from llmsearch_optuna.engine.sequence_sampler import SequenceSampler
 from llmsearch_optuna.engine.stats import Counters, EngineStats
@@ -101,7 +101,7 @@ class Engine(EngineBackend):
         device = self._runner.device
         budget = automatic_cache_budget(device) if cache_budget == "auto" else cache_budget
         self._cache = PrefixCache(budget, self._runner.start, HostOffload.behind(device))
-        sizes = BatchSizes(estimated_rows(self._runner, budget) if batch_size == "auto" else batch_size)
+        sizes = automatic_sizes(self._runner, budget) if batch_size == "auto" else BatchSizes(batch_size)
         self._sizes = sizes
         self._counters = Counters()
         stats = self._counters.total

@@ -102,9 +102,14 @@ def cache_bytes_per_token(config: Any, item_bytes: int) -> int | None:
     return layers * heads * 2 * head_dim * item_bytes
 
 
-def rows_that_fit(free: int, bytes_per_token: int, vocab_size: int) -> int:
-    """How many rows of middle length take half of the free bytes; the other half is for what a pass needs beside."""
-    return free // 2 // (MIDDLE_LENGTH * bytes_per_token + SCORES_AT_ONCE * vocab_size * 4)
+def rows_that_fit(free: int, bytes_per_token: int, vocab_size: int, tokens: int = MIDDLE_LENGTH) -> int:
+    """How many rows of so many tokens take half of the free bytes; the other half is for what a pass needs beside."""
+    return free // 2 // (tokens * bytes_per_token + SCORES_AT_ONCE * vocab_size * 4)
+
+
+def allocated_bytes(tensor: torch.Tensor) -> int:
+    """Bytes that a tensor of its own takes; torch rounds page-locked memory up to a power of two."""
+    return 1 << (tensor.nbytes - 1).bit_length() if tensor.nbytes and tensor.is_pinned() else tensor.nbytes
 
 
 def device_name(device: torch.device) -> str:

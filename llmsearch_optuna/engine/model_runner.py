@@ -21,7 +21,9 @@ from transformers.cache_utils import DynamicLayer
 
 from llmsearch_optuna.engine.cache.score_arena import NextTokenScores, ScoreArena, states_of
 from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.engine.largest_logits import largest_logits
 from llmsearch_optuna.engine.memory import is_out_of_memory
+from llmsearch_optuna.engine.output_head import Finish, finish_of
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.static_step import EAGER_USES, StaticStep
 from llmsearch_optuna.engine.threads import ThreadTuner
@@ -134,6 +136,7 @@ class ModelRunner:
         self.samples_on_device = self.device.type == "cuda"
         self._body: Any = model
         self._from_hidden = False
+        self._finish: Finish | None = None
         self._takes_positions = False
         self._threads = ThreadTuner()
         self.capabilities = self._probe()
@@ -221,11 +224,10 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """All logits in float32, ``[rows, vocab]``, from states ``[rows, state]``."""
-        if not self._from_hidden:
+        if self._finish is None:
             return states.float()
         with self.timer.measuring(), self._threads.using():
-            logits: torch.Tensor = self.model.get_output_embeddings()(states.to(self.device)).float()
-        return logits
+            return self._finish(self.model.get_output_embeddings()(states.to(self.device))).float()
 
     def all_logits(self, scores: Sequence[NextTokenScores]) -> NDArray[np.float32]:
         """All logits of prefixes whose scores are stored, on the host: ``[rows, vocab]``."""
@@ -236,8 +238,9 @@ class ModelRunner:
     def scores(self, states: torch.Tensor) -> list[NextTokenScores]:
         """Store what is kept of each state ``[rows, state]``: the largest logits, their total, the state."""
         logits = self.logits(states)
-        top = torch.topk(logits, min(self._top, logits.shape[-1]), dim=-1)
-        return self._arena.store(top.values, top.indices, torch.logsumexp(logits, dim=-1), states)
+        with self._threads.using():
+            found = largest_logits(logits, min(self._top, logits.shape[-1]))
+        return self._arena.store(*found, states)
 
     def _timed_step(self, rows: int) -> contextlib.AbstractContextManager[None]:
         """Time a step to choose the number of threads; on a device other than the CPU there is nothing to choose."""
@@ -291,19 +294,20 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _choose_body(self) -> None:
-        """Use the model below the output head where head(hidden) gives exactly the model's own logits."""
+        """Use the model below the output head where the head gives exactly the model's own logits."""
         ids = torch.tensor([self._probe_rows_ids()[0]], device=self.device)
-        self._body, self._from_hidden = self.model, False
+        self._body, self._from_hidden, self._finish = self.model, False, None
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         body, head = self.model.base_model, self.model.get_output_embeddings()
         if body is self.model or head is None:
             return
         try:
             hidden = body(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-            same = torch.allclose(head(hidden), self.model(input_ids=ids).logits, rtol=1e-5, atol=1e-5, equal_nan=True)
+            config = self.model.config.get_text_config()
+            self._finish = finish_of(config, head(hidden), self.model(input_ids=ids).logits)
         except Exception:  # a body that cannot be called alone is not used alone
-            return
-        if same:
+            self._finish = None
+        if self._finish is not None:
             self._body, self._from_hidden = body, True
             self._takes_positions = "position_ids" in inspect.signature(body.forward).parameters
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llmsearch_optuna.engine.batch_size import PROMPTS, BatchLimit, BatchSizes
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
@@ -125,11 +126,11 @@ class Scheduler:
 
     def has_ready(self) -> bool:
         """Tell whether some sequence can go on without the model."""
-        return any(map(_is_ready, self._running))
+        return any(sequence.is_ready for sequence in self._running)
 
     def ready(self) -> list[RunningSequence]:
         """Return the sequences whose next scores are all there, oldest first."""
-        return [sequence for sequence in self._running if _is_ready(sequence)]
+        return [sequence for sequence in self._running if sequence.is_ready]
 
     def add(self, request: Request, prompt_ids: TokenIds) -> None:
         """Queue a request; earlier ones are served first."""
@@ -178,7 +179,7 @@ class Scheduler:
         if prefix:
             return PrefixBatch(prefix)
         waiting = self._waiting()
-        while not self.finished and (room := self._limit(waiting).rows - len(waiting)) > 0 and self._admit(room):
+        while not self.finished and self._admit(waiting):
             if self.has_ready():
                 return None
             waiting = self._waiting()
@@ -193,32 +194,41 @@ class Scheduler:
 
     def update(self, sampled: Iterable[Sampled]) -> None:
         """Let sequences go on by what was sampled for them; those that are complete, or cannot go on, end."""
-        for item in sampled:
-            sequence, outcome = item.sequence, item.outcome
+        picked: dict[Hashable, int] = {}
+        for sequence, outcome, logprob in sampled:
             if isinstance(outcome, NoRoomError):
                 self.fail_running(sequence, one_row_does_not_fit(str(outcome)))
                 continue
             if isinstance(outcome, DecodingError):
                 self.fail_running(sequence, outcome)
                 continue
-            for _ in sequence.frontier:
-                self._counters.picked(sequence.request.tag)
+            tag = sequence.request.tag
+            picked[tag] = picked.get(tag, 0) + len(sequence.frontier)
             if isinstance(sequence, TokenSequence):
-                sequence.cumulative_logprob += item.logprob
+                sequence.cumulative_logprob += logprob
             sequence.advance(outcome)  # type: ignore[arg-type]  # a sequence gets what was sampled for its kind
             if sequence.finished:
                 self._finish(sequence)
+        for tag, tokens in picked.items():
+            self._counters.picked(tag, tokens)
 
     def count_computed(self, nodes: Sequence[Node]) -> None:
         """Count computed scores for the (oldest) request that waited for them."""
         waiting = {node: s.request.tag for s in reversed(self._running) for node in s.frontier}
+        computed: dict[Hashable, int] = {}
+        distinct = 0
         for node in nodes:
-            self._counters.computed(waiting.get(node), first_time=not node.known)
+            tag = waiting.get(node)
+            computed[tag] = computed.get(tag, 0) + 1
+            distinct += not node.known
             node.known = True
+        self._counters.total.distinct_prefixes += distinct
+        for tag, tokens in computed.items():
+            self._counters.computed(tag, tokens)
 
     def first_waiting(self) -> RunningSequence | None:
         """Return the oldest sequence that waits for scores."""
-        return next((sequence for sequence in self._running if not _is_ready(sequence)), None)
+        return next((sequence for sequence in self._running if not sequence.is_ready), None)
 
     def complete(self, request: Request, completion: Completion) -> None:
         """End a request that no sequence was made for."""
@@ -251,11 +261,20 @@ class Scheduler:
         waiting = (node for sequence in self._running for node in sequence.frontier if node.scores is None)
         return list(dict.fromkeys(waiting))
 
-    def _admit(self, count: int) -> bool:
-        """Start sequences of the next requests that are decoded row by row; tells whether there were any."""
-        before = len(self._running)
-        while self._queue and len(self._running) < before + count:
+    def _admit(self, waiting: Sequence[Node]) -> bool:
+        """Start sequences of the next requests, as many as fit beside the waiting nodes; tells whether there were any.
+
+        Only those that are decoded row by row.
+        """
+        if not self._queue:
+            return False
+        before, taken = len(self._running), len(waiting)
+        longest = max((len(node.tree.start) + node.depth for node in waiting), default=0)
+        while self._queue:
             request, prompt_ids = self._queue[0]
+            longest = max(longest, len(self._runner.start or prompt_ids))
+            if len(self._running) - before + taken >= self._sizes.of(longest).rows:
+                break
             if self.generate_reason(request, prompt_ids) is not None:
                 break
             self._queue.popleft()
@@ -323,24 +342,20 @@ class Scheduler:
         self._cache.release(sequence.tree)
 
 
-def estimated_rows(runner: ModelRunner, cache_budget: int) -> int:
-    """Rows that fit into the memory beside the cache, from what one row of middle length takes."""
+def automatic_sizes(runner: ModelRunner, cache_budget: int) -> BatchSizes:
+    """Rows that fit into the memory that is free now beside the cache, from what one row of each length takes."""
     shape, device, config = runner.capabilities.shape, runner.device, runner.model.config
+    most, kept = MOST_ROWS.get(device.type, CAUTIOUS_ROWS), cache_budget
     if shape is not None:
-        fitting = rows_that_fit(free_bytes(device) - cache_budget, shape.bytes_per_token, runner.vocab_size)
+        per_token: int | None = shape.bytes_per_token
     else:
         per_token = cache_bytes_per_token(config, runner.model.dtype.itemsize)
-        if per_token is None:
-            return CAUTIOUS_ROWS
         kept = cache_budget if config.is_encoder_decoder else 0  # of a decoder nothing is kept here
-        fitting = rows_that_fit(free_bytes(device) - kept, per_token, runner.vocab_size)
-    return max(1, min(MOST_ROWS.get(device.type, CAUTIOUS_ROWS), fitting))
+    if per_token is None:
+        return BatchSizes(min(most, CAUTIOUS_ROWS))
+    return BatchSizes(most, partial(rows_that_fit, free_bytes(device) - kept, per_token, runner.vocab_size))
 
 
 def _told(request: Request) -> tuple[object, ...]:
     """What requests of one call of ``model.generate`` have in common."""
     return request.tag, request.params, request.reasoning
-
-
-def _is_ready(sequence: RunningSequence) -> bool:
-    return all(node.scores is not None for node in sequence.frontier)

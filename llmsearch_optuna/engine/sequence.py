@@ -64,6 +64,11 @@ class TokenSequence:
         return (self._node,)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether these scores are there."""
+        return self._node.scores is not None
+
+    @property
     def node(self) -> Node:
         """The node whose scores it needs."""
         return self._node
@@ -157,6 +162,11 @@ class BeamSequence:
     def frontier(self) -> tuple[Node, ...]:
         """The nodes of all running hypotheses."""
         return tuple(self._nodes.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all their scores are there."""
+        return all(node.scores is not None for node in self._nodes.values())
 
     @property
     def finished(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from llmsearch_optuna.engine.sampling.device_sampler import DeviceRows, can_pick
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED
 from llmsearch_optuna.engine.sampling.numbers_only import not_numbers
 from llmsearch_optuna.engine.sampling.sampler import pick, pick_from_logits
-from llmsearch_optuna.engine.sampling.settings import NARROW, is_wide_enough, needs_full_logits, settings_of
+from llmsearch_optuna.engine.sampling.settings import NARROW, SamplingSettings, settings_of_rows
 from llmsearch_optuna.engine.sequence import BeamSequence, NextBeams, RunningSequence, TokenSequence
 from llmsearch_optuna.engine.stats import EngineStats
 from llmsearch_optuna.errors import DecodingError
@@ -28,8 +28,7 @@ NOT_NUMBERS = -2
 """Stands for the token of a row whose logits are NaN or infinite."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """How one sequence goes on.
 
     Attributes:
@@ -87,10 +86,14 @@ class SequenceSampler:
     def _pick(self, sequences: Sequence[TokenSequence]) -> tuple[NDArray[np.int64], int, NDArray[np.float64]]:
         """The next token of each sequence, how many of them needed all logits, and the tokens' log-probabilities."""
         tokens = np.full(len(sequences), UNDECIDED, dtype=np.int64)
-        lookups = self._pick_on_device(tokens, sequences) if self._runner.samples_on_device else 0
-        quick = [i for i, sequence in enumerate(sequences) if not needs_full_logits(sequence.params)]
+        settings = settings_of_rows(sequences)
+        lookups = self._pick_on_device(tokens, sequences, settings) if self._runner.samples_on_device else 0
         for width in (NARROW, None):
-            places = [i for i in quick if tokens[i] == UNDECIDED and is_wide_enough(width, sequences[i].params)]
+            places = [
+                i
+                for i in np.flatnonzero(tokens == UNDECIDED).tolist()
+                if not settings[i].needs_full_logits and (width is None or settings[i].width <= width)
+            ]
             if places:
                 self._pick_listed(tokens, sequences, places, width)
         undecided = np.flatnonzero(tokens == UNDECIDED).tolist()
@@ -140,9 +143,10 @@ class SequenceSampler:
             tokens[places] = pick_from_logits(logits, [sequences[i] for i in places])
 
     @torch.inference_mode()
-    def _pick_on_device(self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence]) -> int:
+    def _pick_on_device(
+        self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence], settings: Sequence[SamplingSettings]
+    ) -> int:
         """Fill in the tokens that can be picked where the scores are; returns how many needed all logits."""
-        settings = [settings_of(sequence.params) for sequence in sequences]
         places = [i for i, row in enumerate(settings) if can_pick(row)]
         scores = [found for i in places if (found := sequences[i].node.scores) is not None]
         if not scores:

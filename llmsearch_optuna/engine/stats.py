@@ -68,11 +68,11 @@ class Counters:
         """Drop the counts of a tag; those of the engine stay."""
         self._tags.pop(tag, None)
 
-    def picked(self, tag: Hashable) -> None:
-        """A token was picked, from known scores unless :meth:`computed` says otherwise."""
+    def picked(self, tag: Hashable, tokens: int) -> None:
+        """So many tokens were picked, from known scores unless :meth:`computed` says otherwise."""
         for stats in (self.total, self._tags.setdefault(tag, EngineStats())):
-            stats.tokens += 1
-            stats.replayed_tokens += 1
+            stats.tokens += tokens
+            stats.replayed_tokens += tokens
 
     def generated(self, tag: Hashable, tokens: int) -> None:
         """A request went through ``model.generate`` and got so many tokens."""
@@ -80,9 +80,8 @@ class Counters:
             stats.plain_requests += 1
             stats.tokens += tokens
 
-    def computed(self, tag: Hashable, *, first_time: bool) -> None:
-        """Scores were computed, on behalf of this tag: the token picked from them is not replayed."""
+    def computed(self, tag: Hashable, scores: int) -> None:
+        """So many scores were computed, on behalf of this tag: the tokens picked from them are not replayed."""
         for stats in (self.total, self._tags.setdefault(tag, EngineStats())):
-            stats.forward_tokens += 1
-            stats.replayed_tokens -= 1
-        self.total.distinct_prefixes += first_time
+            stats.forward_tokens += scores
+            stats.replayed_tokens -= scores

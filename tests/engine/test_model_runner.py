@@ -52,7 +52,8 @@ def test_scores_are_the_largest_logits_and_the_total(tiny_llama: LlamaForCausalL
     ("name", "words"),
     [
         ("llama", "replays from hidden states"),
-        ("gemma2", "replays from full logits"),  # it caps its logits after the head
+        ("gemma2", "replays from hidden states"),  # it caps its logits after the head
+        ("bloom", "replays from hidden states"),
         ("mamba", "its forward takes no past_key_values"),
     ],
 )

@@ -26,7 +26,7 @@ from llmsearch_optuna.engine.scheduler import (
     PrefillBatch,
     PrefixBatch,
     Scheduler,
-    estimated_rows,
+    automatic_sizes,
 )
 from llmsearch_optuna.engine.sequence import SequenceFactory
 from llmsearch_optuna.engine.sequence_sampler import Sampled
@@ -220,19 +220,50 @@ def test_auto_follows_the_free_memory_of_a_cuda_device(
     rows = []
     for free in (6 * row, 40 * row, 2 * row, 10_000 * row):
         fake.free_by_nvml, fake.reserved, fake.allocated = free, 5 * row, 3 * row
-        rows.append(estimated_rows(engine._runner, 2 * row))
+        rows.append(automatic_sizes(engine._runner, 2 * row).rows)
     assert rows == [3, 20, 1, MOST_ROWS["cuda"]]
+
+
+def test_auto_asks_how_long_rows_are(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, fake = Engine(tiny_llama, tiny_tokenizer), FakeCuda(monkeypatch)
+    engine._runner.device = torch.device("cuda", 0)
+    shape = engine._runner.capabilities.shape
+    assert shape is not None
+
+    def taken(tokens: int) -> int:
+        return shape.bytes_per_token * tokens + 16 * engine._runner.vocab_size
+
+    fake.free_by_nvml = 2 * 126 * taken(1024)
+    sizes = automatic_sizes(engine._runner, 0)
+    assert sizes.rows == 126, "before anything is known"
+    for tokens, bucket in ((364, 512), (1000, 1024), (1500, 2048)):
+        assert sizes.of(tokens).rows == min(256, 126 * taken(1024) // taken(bucket))
+    assert sizes.rows == 126 * taken(1024) // taken(2048), "what the engine can make use of now"
+
+
+def test_no_more_prompts_begin_than_rows_of_their_length_fit(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    desk = Desk(tiny_llama, tiny_tokenizer, BatchSizes(8, lambda tokens: 400 // tokens))
+    for row in range(8):
+        desk.add("a", row, *range(3 + row, 20 if row < 4 else 80))
+    batch = desk.scheduler.schedule()
+    assert isinstance(batch, PrefillBatch)
+    assert len(batch.nodes) == 4, "a fifth row is longer, and of such rows 3 fit"
 
 
 class Desk:
     """A scheduler over a real model, whose passes the test runs by hand."""
 
-    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: int = 4) -> None:
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: int | BatchSizes = 4) -> None:
         self.runner = ModelRunner(model)
         self.cache = PrefixCache(10**6)
         self.counters = Counters()
         make_sequence = SequenceFactory(tokenizer, {}, self.runner.vocab_size).make
-        self.scheduler = Scheduler(self.runner, self.cache, BatchSizes(rows), make_sequence, self.counters)
+        sizes = BatchSizes(rows) if isinstance(rows, int) else rows
+        self.scheduler = Scheduler(self.runner, self.cache, sizes, make_sequence, self.counters)
 
     def add(self, tag: str, row: int, *prompt: int, **values: Any) -> None:
         params = GenerationParams.of({"max_new_tokens": 2, "eos_token_id": None, **values})

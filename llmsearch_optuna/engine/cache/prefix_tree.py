@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from llmsearch_optuna.engine.cache.score_arena import NextTokenScores
 from llmsearch_optuna.engine.cache.slots import Segment
+from llmsearch_optuna.engine.memory import allocated_bytes
 
 
 class Node:
@@ -133,7 +134,7 @@ class KVBlock:
     @property
     def nbytes(self) -> int:
         """Bytes that the block takes."""
-        return sum(part.nbytes for part in (self.segment, self.cross) if part is not None)
+        return sum(allocated_bytes(part) for part in (self.segment, self.cross) if part is not None)
 
     def move(self, copy: Callable[[Segment], Segment]) -> None:
         """Replace the tensors by copies; nothing has changed when copying fails."""

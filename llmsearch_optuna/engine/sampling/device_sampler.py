@@ -17,7 +17,7 @@ import torch
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED
 from llmsearch_optuna.engine.sampling.gumbel import MAX_GUMBEL
 from llmsearch_optuna.engine.sampling.sampler import TOTAL_TOLERANCE, SamplerRow
-from llmsearch_optuna.engine.sampling.settings import SamplingSettings, settings_of
+from llmsearch_optuna.engine.sampling.settings import SamplingSettings, settings_of_rows
 from llmsearch_optuna.engine.sampling.truncation import ROUNDING
 
 WHOLE_BYTES = 2**28
@@ -57,7 +57,7 @@ class DeviceRows:
     @classmethod
     def of(cls, rows: Sequence[SamplerRow], device: torch.device) -> DeviceRows:
         """Gather it from the rows; two copies go to the device."""
-        settings = [settings_of(row.params) for row in rows]
+        settings = settings_of_rows(rows)
         numbers = np.array([(s.temperature, s.top_p, s.min_p) for s in settings]).T.copy()
         seeds = np.array([s.seed for s in settings], dtype=np.uint64).view(np.int64)
         keys = np.array([row.row_key for row in rows], dtype=np.uint64).view(np.int64)

@@ -27,6 +27,7 @@ from llmsearch_optuna.engine.sampling.settings import (
     SamplingSettings,
     needs_full_logits,
     settings_of,
+    settings_of_rows,
     supports,
 )
 from llmsearch_optuna.engine.sampling.truncation import kept_by_own
@@ -71,7 +72,7 @@ def pick(candidates: Candidates, rows: Sequence[SamplerRow]) -> Ints:
     A token that is returned is the one that :func:`pick_from_logits` finds.
     """
     tokens = np.full(len(rows), UNDECIDED, dtype=np.int64)
-    settings = [settings_of(row.params) for row in rows]
+    settings = settings_of_rows(rows)
     narrow: list[int] = []
     wide: list[int] = []
     for index, row_settings in enumerate(settings):

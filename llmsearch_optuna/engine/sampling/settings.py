@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +26,6 @@ NARROW = 128
 def needs_full_logits(params: GenerationParams) -> bool:
     """Whether a list of candidates can never prove a token under these parameters."""
     return settings_of(params).needs_full_logits
-
-
-def is_wide_enough(width: int | None, params: GenerationParams) -> bool:
-    """Whether so many candidates are likely to prove a token; None stands for all that are kept."""
-    return width is None or settings_of(params).width <= width
 
 
 def supports(params: GenerationParams) -> str | None:
@@ -116,6 +113,26 @@ class SamplingSettings:
     def has_shape(self) -> bool:
         """Whether something beside thresholds is applied, which needs the exact support."""
         return self.typical_p < 1.0 or self.eta > 0.0
+
+
+class HasParams(Protocol):
+    """A row under some parameters."""
+
+    @property
+    def params(self) -> GenerationParams: ...
+
+
+def settings_of_rows(rows: Sequence[HasParams]) -> list[SamplingSettings]:
+    """Take the configurations of many rows apart; those that are one object are looked up once."""
+    known: dict[int, SamplingSettings] = {}
+    found = []
+    for row in rows:
+        params = row.params
+        settings = known.get(id(params))
+        if settings is None:
+            settings = known[id(params)] = settings_of(params)
+        found.append(settings)
+    return found
 
 
 @lru_cache(maxsize=4096)

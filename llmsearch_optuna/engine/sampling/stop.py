@@ -203,8 +203,9 @@ class _Finder:
 
     def completed(self, token_ids: Sequence[int]) -> bool:
         """Whether a stop ends with the last token, given that none ended before."""
-        if any(self._ends_with(token_ids, sequence) for sequence in self.sequences):
-            return True
+        for sequence in self.sequences:
+            if self._ends_with(token_ids, sequence):
+                return True
         if self.mixed and self._mixed_match(token_ids, max(0, len(token_ids) - self._window)) is not None:
             return True
         return bool(self.strings) and self._may_contain_stop(token_ids) and self._contains(self._decode(token_ids))

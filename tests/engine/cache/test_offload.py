@@ -59,6 +59,27 @@ def test_the_host_gives_up_what_was_unused_for_longest() -> None:
     assert store.evictions == 1
 
 
+def test_page_locked_memory_is_counted_in_the_powers_of_two_that_it_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HostOffload.store
+    locked: list[int] = []
+
+    def store_locked(memory: HostOffload, part: Segment) -> Segment:
+        copy = store(memory, part)
+        locked.append(copy.data_ptr())
+        return copy
+
+    monkeypatch.setattr(HostOffload, "store", store_locked)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: tensor.data_ptr() in locked)
+    one, three = segment(1).nbytes, segment(3).nbytes
+    cache = PrefixCache(10**6, host=HostOffload(CPU, 8 * one))
+    root = cache.tree((5,)).root
+    for token in range(3):
+        cache.store_path(grow(root, token, 1, 2), segment(3))
+        assert cache.nbytes == three
+        assert cache.evict_blocks() == three
+        assert cache.host_blocks.nbytes == min(token + 1, 2) * 4 * one, "two blocks of three tokens fill it"
+
+
 def test_memory_that_runs_out_moves_everything_to_the_host() -> None:
     store = PrefixCache(10**6, host=HostOffload(CPU, 10**6))
     tree = store.tree((5, 6))
