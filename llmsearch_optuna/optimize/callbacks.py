@@ -15,9 +15,11 @@ import optuna
 from llmsearch_optuna import progress
 from llmsearch_optuna.engine.memory import bytes_in_use, gpu_bytes, process_bytes
 from llmsearch_optuna.fingerprint.diff import digest
-from llmsearch_optuna.optimize.forecast import Probe, make_forecast, power_of
+from llmsearch_optuna.optimize.forecast import make_forecast
 from llmsearch_optuna.optimize.plan import Plan
+from llmsearch_optuna.optimize.planned_power import power_of
 from llmsearch_optuna.optimize.prepare import Prepared
+from llmsearch_optuna.optimize.probe import Probe
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
 from llmsearch_optuna.optimize.throughput import ThroughputMeter
 from llmsearch_optuna.redaction import redacted_study_file

@@ -6,39 +6,27 @@ nothing and goes on sharing as little as its first trials do.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.optimize import nnls
 
 from llmsearch_optuna.engine.memory import bytes_in_use
-from llmsearch_optuna.engine.request import Finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.scoring import MetricError
-from llmsearch_optuna.optimize.decode import decode_all
-from llmsearch_optuna.optimize.evaluation import prompt_table
 from llmsearch_optuna.optimize.plan import Plan
+from llmsearch_optuna.optimize.planned_power import power_of
 from llmsearch_optuna.optimize.prepare import Prepared, prepare
+from llmsearch_optuna.optimize.probe import Probe, probe
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
-from llmsearch_optuna.optimize.samplers import CandidateMaker, visible
-from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter
-from llmsearch_optuna.optimize.trial_queue import first_candidate
+from llmsearch_optuna.optimize.samplers import CandidateMaker
 from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.space.space import Space
-from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL
-from llmsearch_optuna.stats.power import Power, minimum_detectable
-from llmsearch_optuna.storage.records import Phase
-from llmsearch_optuna.storage.row_record import RowRecord, gathered
-
-logger = logging.getLogger("llmsearch_optuna.forecast")
 
 LEAST_ROWS = 0.5
 """Share of a searched trial's rows at the lower end. Measured: 0.84 in the demo, 0.33 in simulations of 40 trials."""
@@ -338,82 +326,6 @@ def _two_digits(value: float) -> str:
     return f"{value:.2g}" if value < 9.95 else str(_rounded(value))
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a few rows under the study's first configurations gave and took.
-
-    Attributes:
-        records: What came of them, by configuration; rows that failed are left out.
-        spans: The work, piece by piece.
-        cache_bytes: What stored scores, keys and values take at its end.
-    """
-
-    records: Mapping[GenerationParams, Sequence[RowRecord]]
-    spans: Sequence[Span]
-    cache_bytes: int = 0
-
-
-def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
-    """Decode the rows of the first pruning step under the configurations that a study begins with.
-
-    Args:
-        prepared: The study; with a user's own sampler only the baseline and greedy are known beforehand.
-        n_trials: The study's total.
-        in_flight: Trials that are begun before the first result is there.
-    """
-    rows, served = prepared.plan.rows, prepared.served
-    opening = enumerate(_opening(prepared, min(n_trials, in_flight)))
-    wanted = {number: params for number, params in opening if params is not None}
-    requests = [
-        request
-        for number, params in wanted.items()
-        for request in rows.requests(params, _tag(number), order=rows.order[: rows.steps[0]])
-    ]
-    draws: dict[Hashable, list[RowRecord]] = {_tag(number): [] for number in wanted}
-    server = ThroughputMeter(served.backend, lambda: served.stats)
-
-    def take(finished: Sequence[Finished]) -> None:
-        for item in finished:
-            draws[item.request.tag].append(RowRecord.of(item))
-
-    decode_all(server, requests, take)
-    records = {
-        params: [r for r in gathered(draws[_tag(number)]) if r.error is None] for number, params in wanted.items()
-    }
-    return Probe(records, list(server.spans), int(served.stats.get("cache_bytes", 0)))
-
-
-def _opening(prepared: Prepared, count: int) -> Iterator[GenerationParams | None]:
-    """The parameters of the first trials; None where they are refused."""
-    plan, begun, known = prepared.plan, list[FrozenTrial](), set[str]()
-    for number in range(count):
-        candidate, _ = first_candidate(
-            number,
-            plan.baseline,
-            plan.greedy,
-            prepared.space,
-            prepared.served.defaults,
-            try_first=plan.try_first,
-        )
-        if candidate is None and prepared.suggester is not None:
-            candidate = prepared.suggester.suggest(number, visible(begun, number, count), known)
-        if candidate is None:
-            return
-        yield candidate.generation
-        known.add(candidate.fingerprint)
-        begun.append(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=dict(candidate.params),
-                distributions=dict(candidate.distributions),
-            )
-        )
-
-
-def _tag(number: int) -> tuple[Phase, int]:
-    return ("search", number)
-
-
 def forecast_study(model: Any, dataset: Any, space: Any, tokenizer: Any, options: ForecastOptions) -> Forecast:
     """Say what a search would take; see `forecast`, whose arguments these are.
 
@@ -433,34 +345,3 @@ def forecast_study(model: Any, dataset: Any, space: Any, tokenizer: Any, options
     )
     power = power_of(prepared.plan, found.records[prepared.plan.baseline], replicates=holdout_replicates)
     return made if power is None else replace(made, power=power.text)
-
-
-def power_of(plan: Plan, baseline: Sequence[RowRecord], *, replicates: int) -> Power | None:
-    """What the verdict will be able to find; None where the baseline's scores do not tell.
-
-    Args:
-        plan: Says how rows are scored, and how many are held out.
-        baseline: Rows of the baseline, all or a few; without their scores, too.
-        replicates: How often a row of the holdout is decoded where something is sampled.
-    """
-    failed = {record.row for record in baseline if record.error is not None}
-    baseline = [record for record in baseline if record.row not in failed]
-    order = list(dict.fromkeys(record.row for record in baseline))
-    try:
-        table = prompt_table(plan.rows, plan.rows.score(baseline), order)
-    except MetricError as error:
-        logger.info("what so many rows can show is not known: %s", error)
-        return None
-    if len(table) < 2:
-        return None
-    found = minimum_detectable(
-        table,
-        rows=len(plan.judged),
-        prompts=len({plan.task.distinct[row] for row in plan.judged}),
-        replicates=plan.most_replicates(replicates),
-        alpha=0.05 if plan.stages is None else plan.stages.planned.alpha,
-        unseen_level=None if plan.halves is None else UNSEEN_LEVEL,
-        bounds=plan.task.metric.bounds,
-        direction=plan.rows.direction,
-    )
-    return replace(found, held_out=plan.halves is None)

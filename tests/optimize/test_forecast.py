@@ -20,8 +20,9 @@ from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.forecast import Forecast, Probe, Range, make_forecast
+from llmsearch_optuna.optimize.forecast import Forecast, Range, make_forecast
 from llmsearch_optuna.optimize.prepare import Prepared, prepare
+from llmsearch_optuna.optimize.probe import Probe
 from llmsearch_optuna.optimize.throughput import Span
 from llmsearch_optuna.options import ForecastOptions
 from llmsearch_optuna.storage.row_record import RowRecord
