@@ -12,7 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from llmsearch_optuna.engine.sampling.after_thinking import flattened
-from llmsearch_optuna.engine.sampling.param_specs import thaw
+from llmsearch_optuna.engine.sampling.param_values import thaw
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.space.distributions import Choices, Searched, searched

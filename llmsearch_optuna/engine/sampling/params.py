@@ -35,9 +35,8 @@ from llmsearch_optuna.engine.sampling.param_specs import (
     is_template_variable,
     known_names,
     spec_of,
-    thaw,
-    with_watermark,
 )
+from llmsearch_optuna.engine.sampling.param_values import thaw, with_watermark
 from llmsearch_optuna.errors import InputError
 
 __all__ = ["OWN_NAMES", "SERVER_NAMES", "GenerationParams", "Kind", "check_name", "check_value", "model_defaults"]
