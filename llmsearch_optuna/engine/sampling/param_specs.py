@@ -1,7 +1,7 @@
 """The names of generation parameters: which exist, what each may be, and when it can matter.
 
 Names and meanings are those of Hugging Face's ``GenerationConfig`` (transformers 5.23), our own, and those of servers.
-One name and its value are judged here; what several of them mean together is judged in ``params``.
+One name and its value are judged here; what several of them mean together is judged in `canonical`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Generation parameters of one configuration: checked, brought to one form, and named by a fingerprint.
 
-Two settings that decode the same have one canonical form: what cannot change the text is left out of it,
-and floats are rounded. Single names and values are judged in `param_specs`; how tokens are picked is not known here.
+Single names and values are judged in `param_specs`, what several of them mean together in `canonical`; how tokens are
+picked is not known here.
 """
 
 from __future__ import annotations
@@ -12,20 +12,31 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from llmsearch_optuna.engine.sampling import mirostat
 from llmsearch_optuna.engine.sampling.after_thinking import (
-    PREFIX,
     flattened,
     is_after_thinking,
     plain_name,
 )
+from llmsearch_optuna.engine.sampling.canonical import (
+    Kind,
+    Unusable,
+    answer_form,
+    canonical_form,
+    is_random,
+    kind_of,
+    live_scopes,
+    off_value,
+    one_name,
+    says_nothing,
+    values_after_thinking,
+)
 from llmsearch_optuna.engine.sampling.param_specs import (
-    AFTER_NAMES,
     NAMES_BESIDE_HUGGING_FACE,
     OWN_NAMES,
     SERVER_NAMES,
@@ -39,21 +50,16 @@ from llmsearch_optuna.engine.sampling.param_specs import (
 from llmsearch_optuna.engine.sampling.param_values import thaw, with_watermark
 from llmsearch_optuna.errors import InputError
 
-__all__ = ["OWN_NAMES", "SERVER_NAMES", "GenerationParams", "Kind", "check_name", "check_value", "model_defaults"]
-
-Kind: TypeAlias = Literal["greedy", "sampling", "beam", "beam_sampling", "assisted"]
-
-DEFAULT_TOP_K = 50
-"""What Hugging Face puts in when ``do_sample=True`` comes without ``top_k``."""
-
-_SETTINGS_OF = {
-    ("dry_multiplier",): ("dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
-    ("xtc_probability",): ("xtc_threshold",),
-    ("repetition_penalty", "presence_penalty", "frequency_penalty"): ("repeat_last_n",),
-}
-"""Without one of the first, the others have no effect."""
-
-_ASSISTED_TRIGGERS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+__all__ = [
+    "OWN_NAMES",
+    "SERVER_NAMES",
+    "GenerationParams",
+    "Kind",
+    "check_name",
+    "check_value",
+    "is_random",
+    "model_defaults",
+]
 
 
 class GenerationParams(Mapping[str, Any]):
@@ -89,12 +95,12 @@ class GenerationParams(Mapping[str, Any]):
         """
         if isinstance(values, GenerationParams):
             return values
-        given = _one_name({name: check_value(name, value) for name, value in flattened(values).items()})
+        given = one_name({name: check_value(name, value) for name, value in flattened(values).items()})
         merged: dict[str, Any] = {**_checked_defaults(defaults or {}), **given}
-        canonical = _canonical(merged)
+        canonical = canonical_form(merged)
         _ask_hugging_face(canonical)
-        if after := _after_thinking(canonical):
-            _ask_hugging_face(_answer(canonical, after))
+        if after := values_after_thinking(canonical):
+            _ask_hugging_face(answer_form(canonical, after))
         return cls(canonical=canonical, given={name: value for name, value in given.items() if value is not None})
 
     @classmethod
@@ -149,15 +155,15 @@ class GenerationParams(Mapping[str, Any]):
     @cached_property
     def answer(self) -> GenerationParams:
         """How tokens are picked behind a thought; these parameters themselves where there is no difference."""
-        after = _after_thinking(self._canonical)
+        after = values_after_thinking(self._canonical)
         if not after and "thinking_budget" not in self._canonical:
             return self
-        return GenerationParams(canonical=_answer(self._canonical, after), given={})
+        return GenerationParams(canonical=answer_form(self._canonical, after), given={})
 
     @cached_property
     def kind(self) -> Kind:
         """The strategy: greedy, sampling, beam, beam_sampling or assisted."""
-        return _kind(self._canonical)
+        return kind_of(self._canonical)
 
     @cached_property
     def inert(self) -> tuple[str, ...]:
@@ -169,7 +175,7 @@ class GenerationParams(Mapping[str, Any]):
             sorted(
                 name
                 for name, value in self._given.items()
-                if not self._has_a_say(name) and name != "pad_token_id" and not _says_nothing(name, value)
+                if not self._has_a_say(name) and name != "pad_token_id" and not says_nothing(name, value)
             )
         )
 
@@ -249,10 +255,10 @@ class GenerationParams(Mapping[str, Any]):
         ``GenerationParams.of(p.explicit(defaults), defaults) == p`` for any defaults.
         """
         values = self.canonical
-        live = _live_scopes(values)
+        live = live_scopes(values)
         for name, value in _checked_defaults(defaults or {}).items():
             if name not in values and value is not None and spec_of(name).scope in live:
-                values[name] = _off(name)
+                values[name] = off_value(name)
         return dict(sorted(values.items()))
 
     def __getitem__(self, name: str) -> Any:
@@ -299,13 +305,6 @@ def _matters(name: str) -> bool:
     return spec_of(name).scope not in ("refused", "never") or name == "pad_token_id"
 
 
-class _Unusable:
-    """A default that is out of range; an error only where it would have an effect."""
-
-    def __init__(self, problem: InputError) -> None:
-        self.problem = problem
-
-
 def _checked_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(defaults, GenerationParams):
         return dict(defaults._canonical)
@@ -317,193 +316,8 @@ def _checked_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked[name] = check_value(name, value)
         except InputError as problem:
-            checked[name] = _Unusable(problem)
-    return _one_name(checked)
-
-
-_OTHER_NAMES = {"stop_strings": "stop", "min_tokens": "min_new_tokens"}
-"""Hugging Face's name for ours, and vLLM's for Hugging Face's."""
-
-
-def _one_name(values: dict[str, Any]) -> dict[str, Any]:
-    """One name for what has two."""
-    if values.get("min_tokens") and (values.get("stop") or values.get("stop_token_sequences")):
-        raise InputError(
-            "min_tokens holds back stop strings and stop tokens in vLLM, too, which is not possible here. Give "
-            "min_new_tokens, which holds back the end-of-sequence token, or leave the stops out."
-        )
-    if values.get("thinking_budget") is not None and values.get("thinking_token_budget") is not None:
-        raise InputError("thinking_token_budget is a server's name for thinking_budget. Give only thinking_budget.")
-    for other, name in _OTHER_NAMES.items():
-        if other not in values:
-            continue
-        value = values.pop(other)
-        if name in values and values[name] != value:
-            raise InputError(f"{name} and {other} are two names of one parameter and differ here. Give only {name}.")
-        values[name] = value
-    return values
-
-
-def _kind(values: Mapping[str, Any]) -> Kind:
-    """As ``GenerationConfig.get_generation_mode``; with beams the assisting parameters are ignored."""
-    sampled = values.get("do_sample") is True
-    if (values.get("num_beams") or 1) > 1:
-        return "beam_sampling" if sampled else "beam"
-    if any(values.get(trigger) not in (None, False) for trigger in _ASSISTED_TRIGGERS):
-        return "assisted"
-    return "sampling" if sampled else "greedy"
-
-
-def _canonical(merged: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what has no effect. ``merged`` holds checked values; ``None`` is off."""
-    values = {name: value for name, value in merged.items() if not is_after_thinking(name)}
-    if merged.get("do_sample") is True:
-        values["top_k"] = _top_k(merged)
-    live = _live_scopes(values)
-    values = {
-        name: value
-        for name, value in values.items()
-        if value is not None and spec_of(name).scope in live and not _says_nothing(name, value)
-    }
-    _drop_what_others_make_void(values)
-    _settle_mirostat(values)
-    for value in values.values():
-        if isinstance(value, _Unusable):
-            raise InputError(f"In the model's generation configuration: {value.problem}")
-    if after := _after_thinking(merged):
-        values |= _canonical_after_thinking(values, after)
-        if is_random(values) and (merged.get("samples") or 1) > 1:  # only the answer is sampled
-            values["samples"] = merged["samples"]
-    return values
-
-
-def _after_thinking(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of what follows a thought, under their plain names."""
-    return {plain_name(name): value for name, value in values.items() if is_after_thinking(name)}
-
-
-def _answer(values: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical form of how tokens are picked behind a thought, where there is no budget any more."""
-    kept = {n: value for n, value in values.items() if n != "thinking_budget" and not is_after_thinking(n)}
-    if after.get("temperature") == 0:
-        after = {**{n: value for n, value in after.items() if n != "temperature"}, "do_sample": False}
-    return _canonical({**kept, **after})
-
-
-def _canonical_after_thinking(values: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What is different behind a thought; ``None`` is off where a parameter has no value that says so."""
-    if _kind(values) not in ("greedy", "sampling"):
-        raise InputError(
-            f"after_thinking follows one text from its thought to its answer; it cannot follow {_kind(values)}. Leave "
-            "out num_beams and what asks for assisted decoding, or after_thinking."
-        )
-    answer = _answer(values, after)
-    live = _live_scopes(answer)
-    found = {}
-    for name in AFTER_NAMES:
-        if name in answer and answer[name] != values.get(name):
-            found[f"{PREFIX}{name}"] = answer[name]
-        elif name not in answer and name in values and spec_of(name).scope in live:
-            found[f"{PREFIX}{name}"] = _off(name)
-    return found
-
-
-def _live_scopes(values: Mapping[str, Any]) -> set[str]:
-    """Which scopes of parameters can matter under this strategy."""
-    kind = _kind(values)
-    live = {"always", "task"}
-    if values.get("do_sample") is True:
-        live.add("sampling")
-    if kind in ("beam", "beam_sampling"):
-        live.add("beams")
-    if kind == "assisted":
-        live.add("assisted")
-    return live
-
-
-def _top_k(merged: Mapping[str, Any]) -> Any:
-    """Absent means 50, ``None`` and 0 mean off."""
-    value = merged.get("top_k", DEFAULT_TOP_K)
-    return 0 if value is None else value
-
-
-def _says_nothing(name: str, value: Any) -> bool:
-    """Whether a value is the same as its absence."""
-    spec = spec_of(name)
-    return spec.scope != "never" and spec.neutral is not None and bool(value == spec.neutral)
-
-
-def _drop_what_others_make_void(values: dict[str, Any]) -> None:
-    limit = values.get("max_new_tokens")
-    if _kind(values) in ("beam", "beam_sampling"):
-        for trigger in _ASSISTED_TRIGGERS:
-            values.pop(trigger, None)
-    if "eos_token_id" not in values or "min_new_tokens" in values:
-        values.pop("min_length", None)  # Hugging Face overwrites it with prompt + min_new_tokens
-    # Kept where no end-of-sequence token is known here: a server knows its own.
-    if isinstance(limit, int) and isinstance(values.get("min_new_tokens"), int):
-        values["min_new_tokens"] = min(values["min_new_tokens"], limit)
-    decay = values.get("exponential_decay_length_penalty")
-    if isinstance(decay, tuple):
-        start, factor = decay
-        if factor == 1.0 or (isinstance(limit, int) and start >= limit - 1):
-            del values["exponential_decay_length_penalty"]
-        elif "eos_token_id" not in values:
-            raise InputError(
-                f"exponential_decay_length_penalty={decay!r} raises the score of the end-of-sequence token, "
-                "and there is none. Give eos_token_id."
-            )
-    bad_words = values.get("bad_words_ids")
-    if isinstance(bad_words, tuple):
-        ends = {(token,) for token in values.get("eos_token_id", ())}
-        kept = tuple(sequence for sequence in bad_words if sequence not in ends)
-        if not kept:
-            raise InputError(
-                f"bad_words_ids={thaw(bad_words)!r} forbids only end-of-sequence tokens, which Hugging Face "
-                "takes out of this list. To forbid an early end give min_new_tokens."
-            )
-        values["bad_words_ids"] = kept
-    if values.get("cache_implementation") != "quantized":
-        values.pop("cache_config", None)
-    if isinstance(values.get("cache_implementation"), _Unusable):
-        del values["cache_implementation"]
-    budget = values.get("thinking_budget")
-    if isinstance(limit, int) and isinstance(budget, int) and budget >= limit:
-        del values["thinking_budget"]  # no thought is that long
-    if values.get("dry_penalty_last_n") == 0:
-        values.pop("dry_multiplier", None)
-    if (values.get("xtc_threshold") or 0.0) > 0.5:  # two tokens cannot be as likely as that
-        values.pop("xtc_probability", None)
-    for switch, settings in _SETTINGS_OF.items():
-        if not any(name in values for name in switch):
-            for name in settings:
-                values.pop(name, None)
-
-
-def _settle_mirostat(values: dict[str, Any]) -> None:
-    """Name what Mirostat works with, and leave out what it takes the place of."""
-    if "mirostat_mode" not in values:
-        values.pop("mirostat_tau", None)
-        values.pop("mirostat_eta", None)
-        return
-    if _kind(values) != "sampling":
-        raise InputError(
-            f"mirostat_mode=2 steers one text by what it has said so far; it cannot follow {_kind(values)}. Leave out "
-            "num_beams and what asks for assisted decoding, or mirostat_mode."
-        )
-    for name in mirostat.REPLACED:
-        values.pop(name, None)
-    values["top_k"] = 0
-    values.setdefault("mirostat_tau", mirostat.DEFAULT_TAU)
-    values.setdefault("mirostat_eta", mirostat.DEFAULT_ETA)
-
-
-def _off(name: str) -> Any:
-    """The value that makes a model's default void when it is given to ``generate``."""
-    if name == "top_k":
-        return 0
-    neutral = spec_of(name).neutral
-    return None if neutral == () or neutral is None else neutral
+            checked[name] = Unusable(problem)
+    return one_name(checked)
 
 
 def _is_hugging_faces(name: str) -> bool:
@@ -531,8 +345,3 @@ def _quiet_transformers() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
-
-
-def is_random(params: Mapping[str, Any]) -> bool:
-    """Whether fresh replicates of these parameters can differ."""
-    return params.get("do_sample") is True or params.get(f"{PREFIX}do_sample") is True
