@@ -11,7 +11,8 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.engine.engine import Engine
-from llmsearch_optuna.study_file.model import parse_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.parse import parse_study_file
 
 PAGE = Path(__file__).parents[1] / "docs" / "prompts.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)

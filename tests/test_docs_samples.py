@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmsearch_optuna.space.space import Space
-from llmsearch_optuna.study_file.model import parse_study_file
+from llmsearch_optuna.study_file.parse import parse_study_file
 from llmsearch_optuna.study_file.template import new_study_file
 from tests.synthetic import TextEngine
 

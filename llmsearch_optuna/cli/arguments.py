@@ -10,7 +10,9 @@ import typer
 
 from llmsearch_optuna.declaration import Option
 from llmsearch_optuna.options import every_option
-from llmsearch_optuna.study_file.model import Changes, StudyFile, read_study_file
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.model import StudyFile
+from llmsearch_optuna.study_file.parse import read_study_file
 
 if TYPE_CHECKING:
     from llmsearch_optuna.search_result import SearchResult

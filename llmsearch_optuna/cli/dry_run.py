@@ -25,7 +25,7 @@ def print_resolved(file: StudyFile, console: Console) -> None:
     """Print what a study file comes to."""
     from llmsearch_optuna.optimize.prepare import DEFAULT_TRIALS
     from llmsearch_optuna.storage.address import StorageAddress
-    from llmsearch_optuna.study_file.model import check_choices, check_space, metric_name
+    from llmsearch_optuna.study_file.checks import check_choices, check_space, metric_name
 
     study, model, data = file.study, file.model, file.data
     whole_grid = study.n_trials is None and study.sampler == "grid"
@@ -70,7 +70,7 @@ def _baseline(given: str | dict[str, Any]) -> str:
 
 
 def _branches(file: StudyFile) -> list[Branch]:
-    from llmsearch_optuna.study_file.model import check_space
+    from llmsearch_optuna.study_file.checks import check_space
 
     return list(check_space(file).branches)
 

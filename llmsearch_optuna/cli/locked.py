@@ -13,7 +13,10 @@ from llmsearch_optuna.cli.terminal import say
 from llmsearch_optuna.declaration import declared, part
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ModelOptions, ServerOptions
-from llmsearch_optuna.study_file.model import Changes, StudyFile, parse_study_file, read_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.model import StudyFile
+from llmsearch_optuna.study_file.parse import parse_study_file, read_study_file
 
 if TYPE_CHECKING:
     from llmsearch_optuna.optimize.check import Check

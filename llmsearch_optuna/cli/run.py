@@ -12,7 +12,10 @@ import typer
 from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.cli.terminal import say
 from llmsearch_optuna.redaction import redacted_values
-from llmsearch_optuna.study_file.model import DEMO_STUDY, Changes, parse_study_file, search_arguments, study_file_text
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.model import DEMO_STUDY, study_file_text
+from llmsearch_optuna.study_file.parse import parse_study_file
 
 if TYPE_CHECKING:
     from llmsearch_optuna.progress import Callback
@@ -232,7 +235,8 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
     from llmsearch_optuna.cli.output import wide_enough
     from llmsearch_optuna.declaration import part
     from llmsearch_optuna.options import ForecastOptions
-    from llmsearch_optuna.study_file.model import search_arguments, with_defaults
+    from llmsearch_optuna.study_file.arguments import search_arguments
+    from llmsearch_optuna.study_file.changes import with_defaults
 
     if not quiet:
         _say_what_is_resolved(file)
@@ -254,7 +258,7 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
 def _say_what_is_resolved(file: StudyFile) -> None:
     from llmsearch_optuna.cli.dry_run import print_resolved
     from llmsearch_optuna.cli.output import wide_enough
-    from llmsearch_optuna.study_file.model import with_defaults
+    from llmsearch_optuna.study_file.changes import with_defaults
 
     print_resolved(with_defaults(file), wide_enough(stderr=True))
 

@@ -14,7 +14,9 @@ from llmsearch_optuna.cli.terminal import say
 from llmsearch_optuna.declaration import part
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import ModelOptions
-from llmsearch_optuna.study_file.model import Changes, metric_name, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.checks import metric_name
 
 
 def score(

@@ -26,7 +26,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from llmsearch_optuna import SearchResult, search
 from llmsearch_optuna.demo.model import cache_folder, demo_model_folder
 from llmsearch_optuna.stats.verdict import Verdict
-from llmsearch_optuna.study_file.model import Changes, read_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.parse import read_study_file
 
 FOLDER = Path(__file__).parents[2] / "studies"
 

@@ -23,7 +23,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 
 from llmsearch_optuna import SearchResult, search
 from llmsearch_optuna.demo.model import demo_model_folder
-from llmsearch_optuna.study_file.model import Changes, read_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.parse import read_study_file
 from tests.benchmarks.gains import FOLDER, gemma_folder
 
 TABLES = Path(__file__).parent / "regret"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmsearch_optuna.metrics import json_fields, tool_call
-from llmsearch_optuna.study_file.model import read_study_file
+from llmsearch_optuna.study_file.parse import read_study_file
 from tests.benchmarks import gains, gains_data
 from tests.benchmarks.regret import regret_at, regrets
 from tests.benchmarks.regret_methods import Purse, gaussian_process, methods, unit_cube

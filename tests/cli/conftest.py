@@ -66,7 +66,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     """The current folder for one test, with `study.toml` and its rows in it."""
     write_study(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: WordEngine())
     return tmp_path
 
 
@@ -77,7 +77,7 @@ def finished(tmp_path_factory) -> Path:
     write_study(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+        patch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: WordEngine())
         with pytest.raises(SystemExit) as ended:
             app.main(["run", "study.toml", "--quiet"])
     assert ended.value.code in (0, None)

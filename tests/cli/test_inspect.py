@@ -43,7 +43,7 @@ def test_run_ends_with_the_table_and_where_everything_is(capsys, workplace):
 def test_run_again_does_nothing_but_tell(capsys, workplace, monkeypatch):
     first = run(capsys, "run", "study.toml", "--quiet")
     engine = WordEngine()
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: engine)
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: engine)
     second = run(capsys, "run", "study.toml", "--quiet")
     assert engine.calls == []
     assert first == second
@@ -71,7 +71,7 @@ def test_a_study_whose_baseline_cannot_decode_says_why_and_goes_on_once_it_can(c
         def generate(self, prompts, params):
             raise RuntimeError("no power")
 
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: Broken())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: Broken())
     arguments = ["run", "study.toml", "-q", "--n-trials", "2", "--json"]
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (1, "")
@@ -79,7 +79,7 @@ def test_a_study_whose_baseline_cannot_decode_says_why_and_goes_on_once_it_can(c
     assert "no power" in err
     found = json.loads(run(capsys, "status", "words", "--json")[1])
     assert (found["baseline"], found["best"], found["verdict"]) == (None, None, None)
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: WordEngine())
     code, out, _ = run(capsys, *arguments)
     assert (code, json.loads(out)["failures"]) == (0, {})
 
@@ -91,14 +91,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(capsys, workplace, mon
                 raise KeyboardInterrupt
             return super().generate(prompts, params)
 
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: Interrupted())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: Interrupted())
     code, out, err = run(capsys, "run", "study.toml")
     assert (code, out) == (130, "")
     assert "Run the same command again to go on." in err.splitlines()[-1]
     assert "Traceback" not in err
     status = run(capsys, "status", "words")[1]
     assert "not yet" in status
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: WordEngine())
     assert run(capsys, "run", "study.toml", "-q")[0] == 0
     assert len(load_result("studies/words.db").trials) == 12
 
@@ -149,7 +149,7 @@ def test_status_tells_what_is_in_hand_and_how_to_go_on(capsys, workplace, monkey
                 raise KeyboardInterrupt
             return super().generate(prompts, params)
 
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: Interrupted())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: Interrupted())
     assert run(capsys, "run", "study.toml", "-q")[0] == 130
     code, out, err = run(capsys, "status", "words")
     assert (code, err) == (0, "")
@@ -280,13 +280,13 @@ def test_a_bundle_is_opened_elsewhere_and_goes_on_there(capsys, workplace):
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.faults)])
 def test_a_bundle_of_a_study_that_was_stopped_goes_on_elsewhere(capsys, workplace, monkeypatch, workers):
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: Stopped())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: Stopped())
     assert run(capsys, "run", "study.toml", "-q", "--n-trials", "6", "--workers", str(workers))[0] != 0
     assert run(capsys, "export", "words", "--bundle", "b.zip")[0] == 0
     out = run(capsys, "import", "b.zip", "-o", "elsewhere")[1]
     assert "go on with: llmsearch-optuna run elsewhere/study.toml --storage elsewhere/study.db" in out
     assert "n_trials = 6" in Path("elsewhere/study.toml").read_text(encoding="utf-8")
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: WordEngine())
     code, _, err = run(capsys, "run", "elsewhere/study.toml", "--storage", "elsewhere/study.db", "-q")
     assert (code, err) == (0, "")
     assert "6 of 6" in run(capsys, "status", "elsewhere/study.db")[1]

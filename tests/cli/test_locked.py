@@ -33,7 +33,7 @@ def test_check_is_quiet_where_nothing_changed(capsys, study):
 
 
 def test_check_exits_with_1_where_the_model_got_worse(capsys, study, monkeypatch):
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: Silent())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: Silent())
     code, out, err = run(capsys, "check", "study.toml", "--margin", "0.01", "--json")
     assert code == 1, err
     found = json.loads(out)

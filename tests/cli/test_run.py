@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.study_file.model import read_study_file
+from llmsearch_optuna.study_file.parse import read_study_file
 from llmsearch_optuna.study_file.schema import PUBLISHED
 
 from .conftest import run

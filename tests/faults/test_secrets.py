@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from llmsearch_optuna.cli.bundle import STUDY_FILE
 from llmsearch_optuna.progress import Quiet
 from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, read_study
-from llmsearch_optuna.study_file.model import parse_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.parse import parse_study_file
 from llmsearch_optuna.workers.processes import search_with_workers
 from tests.cli.conftest import STUDY, WordEngine, run, write_study
 from tests.postgres import empty_database, server
@@ -39,7 +40,7 @@ def postgres() -> Iterator[str]:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_study(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llmsearch_optuna.study_file.model._model", lambda section: WordEngine())
+    monkeypatch.setattr("llmsearch_optuna.study_file.arguments._model", lambda section: WordEngine())
     return tmp_path
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.fingerprint.functions import describe_callable
 from llmsearch_optuna.metrics.postprocess import POSTPROCESSES, postprocess_of
-from llmsearch_optuna.study_file.model import parse_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.parse import parse_study_file
 from llmsearch_optuna.study_file.template import new_study_file
 from llmsearch_optuna.task.task import Task
 

@@ -22,7 +22,9 @@ from llmsearch_optuna.metrics.weighted import WeightedMetric, weighted
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.storage.row_record import RowRecord
-from llmsearch_optuna.study_file.model import metric_name, parse_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.checks import metric_name
+from llmsearch_optuna.study_file.parse import parse_study_file
 from llmsearch_optuna.task.task import Task
 from tests.synthetic import TextEngine, dataset, number_metric
 

@@ -11,14 +11,10 @@ from hypothesis import strategies as st
 
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.redaction import redacted_study_file
-from llmsearch_optuna.study_file.model import (
-    TABLES,
-    Changes,
-    parse_study_file,
-    search_arguments,
-    study_file_text,
-    with_defaults,
-)
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes, with_defaults
+from llmsearch_optuna.study_file.model import TABLES, study_file_text
+from llmsearch_optuna.study_file.parse import parse_study_file
 
 QUICK = settings(max_examples=150, deadline=None)
 texts = st.text(max_size=12) | st.sampled_from(

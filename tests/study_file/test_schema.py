@@ -10,7 +10,9 @@ import jsonschema
 import pytest
 
 from llmsearch_optuna.api import search
-from llmsearch_optuna.study_file.model import StudyFile, parse_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.model import StudyFile
+from llmsearch_optuna.study_file.parse import parse_study_file
 from llmsearch_optuna.study_file.schema import DIRECTIVE, PUBLISHED, SCHEMA_NAME, schema_text, study_file_schema
 from llmsearch_optuna.study_file.template import new_study_file, write_new_study_file
 from llmsearch_optuna.task.task import Task

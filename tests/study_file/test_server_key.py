@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.study_file.model import Changes, parse_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.parse import parse_study_file
 
 URL = "http://127.0.0.1:8000/v1"
 FILE = """

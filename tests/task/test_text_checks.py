@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.storage.study import open_study
-from llmsearch_optuna.study_file.model import parse_study_file
+from llmsearch_optuna.study_file.parse import parse_study_file
 from llmsearch_optuna.task.dataset import read_rows
 from llmsearch_optuna.task.task import Task
 

@@ -18,7 +18,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.api import search
 from llmsearch_optuna.search_result import load_result
-from llmsearch_optuna.study_file.model import Changes, read_study_file, search_arguments
+from llmsearch_optuna.study_file.arguments import search_arguments
+from llmsearch_optuna.study_file.changes import Changes
+from llmsearch_optuna.study_file.parse import read_study_file
 from tests.faults.test_kill import signature, wait_for
 from tests.postgres import empty_database, server
 

@@ -7,51 +7,19 @@ from pathlib import Path
 import pytest
 
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.space.space import Space
-from llmsearch_optuna.study_file.model import (
-    DEMO_STUDY,
-    Changes,
-    check_space,
-    parse_study_file,
-    read_study_file,
-    search_arguments,
-    study_file_text,
-    with_defaults,
-)
+from llmsearch_optuna.study_file.checks import check_space
+from llmsearch_optuna.study_file.model import DEMO_STUDY
+from llmsearch_optuna.study_file.parse import parse_study_file, read_study_file
+from tests.study_file.texts import TEXT
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
-TEXT = """\
-[study]
-name = "x"
-n_trials = 12
-
-[model]
-name = "some/model"
-
-[data]
-path = "rows.jsonl"
-prompt = "Ask: {q}"
-metric = "rouge1"
-
-[[space]]
-max_new_tokens = 40
-do_sample = true
-temperature = {low = 0.2, high = 1.2, log = true}
-
-[[space]]
-max_new_tokens = 40
-num_beams = {low = 2, high = 6}
-stop = ["\\n"]
-"""
 
 
-def test_values_and_defaults():
+def test_values_are_those_of_the_file_and_none_where_it_is_silent():
     file = parse_study_file(TEXT)
     assert (file.study.n_trials, file.study.holdout, file.study.seed) == (12, None, None)
-    assert (file.data.direction, with_defaults(file).data.direction) == (None, "maximize")
-    assert (with_defaults(file).study.n_trials, with_defaults(file).study.holdout) == (12, 0.3)
-    assert file.baseline is None
+    assert (file.data.direction, file.baseline) == (None, None)
 
 
 def test_space_is_what_python_would_say():
@@ -105,13 +73,6 @@ def test_a_missing_file_is_named(tmp_path):
         read_study_file(tmp_path / "nowhere.toml")
 
 
-def test_the_command_line_puts_values_in_their_place():
-    file = Changes(data="other.csv", rows=5, n_trials=3, name="y").apply(parse_study_file(TEXT))
-    assert (file.data.path, file.data.rows, file.study.n_trials, file.study.name) == ("other.csv", 5, 3, "y")
-    assert file.data.prompt == "Ask: {q}"
-    assert Changes().apply(file) == file
-
-
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
 def test_the_studies_of_the_project_can_be_read(path):
     file = read_study_file(path)
@@ -121,40 +82,12 @@ def test_the_studies_of_the_project_can_be_read(path):
 
 def test_the_demo_is_the_quickstart_and_searches_the_demos_preset():
     from llmsearch_optuna import presets
-    from llmsearch_optuna.study_file.model import DEMO_STUDY
 
     quickstart = next(path for path in STUDIES if path.stem == "quickstart")
     assert DEMO_STUDY.read_text(encoding="utf-8") == quickstart.read_text(encoding="utf-8")
     file = read_study_file(quickstart)
     assert check_space(file).description == Space.of(presets.demo()).description
     assert file.study.n_trials >= 20
-
-
-def test_the_demos_data_are_the_bundled_dialogues():
-    from llmsearch_optuna.demo.dialogues import demo_dialogues
-    from llmsearch_optuna.study_file.model import DEMO_DIALOGUES, search_arguments
-
-    text = TEXT.replace('"rows.jsonl"', '"demo"').replace('{q}"', '{dialogue}"\nreference = "summary"')
-    task = search_arguments(parse_study_file(text))["dataset"]
-    assert task.dataset == DEMO_DIALOGUES
-    assert [row["dialogue"] for row in task.prepare().rows] == [row["dialogue"] for row in demo_dialogues()]
-
-
-def test_what_a_file_leaves_out_is_left_to_search():
-    from llmsearch_optuna.study_file.model import search_arguments
-
-    assert set(search_arguments(parse_study_file(TEXT))) == {
-        "model", "dataset", "space", "n_trials", "study_name"
-    }  # fmt: skip
-
-
-def test_the_pruners_risk_can_be_set():
-    text = TEXT.replace("n_trials = 12", "n_trials = 12\npruner = {risk = 0.05}")
-    file = parse_study_file(text)
-    assert search_arguments(file)["pruner"] == PairedPruner(risk=0.05)
-    assert parse_study_file(study_file_text(file)) == file
-    with pytest.raises(InputError, match=r"line 4: study\.pruner\.risk = 2\.0"):
-        parse_study_file(text.replace("0.05", "2.0"))
 
 
 def test_what_only_search_would_find_is_named_with_its_line_as_well():
@@ -164,32 +97,6 @@ def test_what_only_search_would_find_is_named_with_its_line_as_well():
         parse_study_file(TEXT + "\n[baseline]\ntemperature = -1\n")
     with pytest.raises(InputError, match=r"study file, line 11: .*rouge9"):
         parse_study_file(TEXT.replace('"rouge1"', '"rouge9"'))
-
-
-def test_conditions_are_read_checked_and_changed_from_outside() -> None:
-    text = DEMO_STUDY.read_text(encoding="utf-8") + '\n[constraints]\nterminates = ">= 0.9"\n'
-    file = parse_study_file(text)
-    assert search_arguments(file)["constraints"] == {"terminates": ">= 0.9"}
-    changed = Changes(constraints={"terminates": ">= 0.8", "tokens": "<= 60"}).apply(file)
-    assert search_arguments(changed)["constraints"] == {"terminates": ">= 0.8", "tokens": "<= 60"}
-    assert "constraints" not in search_arguments(parse_study_file(DEMO_STUDY.read_text(encoding="utf-8")))
-    line = text.splitlines().index('terminates = ">= 0.9"') + 1
-    with pytest.raises(InputError, match=rf"line {line}: .*'0.9' is no limit"):
-        parse_study_file(text.replace(">= 0.9", "0.9"))
-    with pytest.raises(InputError, match="did you mean 'terminates'"):
-        Changes(constraints={"terminats": ">= 0.9"}).apply(file)
-
-
-def test_named_baselines_are_read_and_checked() -> None:
-    text = 'baseline = "authors"\n' + DEMO_STUDY.read_text(encoding="utf-8")
-    named = text + "\n[baselines.authors]\ndo_sample = true\ntemperature = 0.6\n"
-    given = search_arguments(parse_study_file(named))
-    assert given["baselines"] == {"authors": {"do_sample": True, "temperature": 0.6}}
-    assert given["baseline"] == "authors"
-    with pytest.raises(InputError, match="baseline='authors' is none of the baselines"):
-        parse_study_file(text)
-    with pytest.raises(InputError, match="temprature"):
-        parse_study_file(named.replace("temperature = 0.6", "temprature = 0.6"))
 
 
 def test_halves_that_judge_each_other_are_a_holdout():
