@@ -14,9 +14,10 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from llmsearch_optuna.analysis.rescore import mean_score
+from llmsearch_optuna.analysis.tables import completions_table, trials_table
 from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.metrics.metric import Metric
-from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.set_aside import stored_set_aside
 from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.stats.conditions import Limit
@@ -29,7 +30,6 @@ from llmsearch_optuna.storage.trials import (
     best_complete,
     direction_of,
     half_of,
-    is_feasible,
     nearest,
     rows_counted,
     score_of,
@@ -302,33 +302,8 @@ class StudyView:
                 these are the rows that a winner was not chosen on).
         """
         number = self.best_trial.number if trial is None else self._trial(trial).number
-        items = self.items
         records = self.records(number, part)
-        found = pd.DataFrame(
-            [
-                {
-                    "row": r.row,
-                    "replicate": r.replicate,
-                    "prompt": self.prompt(r.row, number),
-                    "reference": items[r.row].reference,
-                    "completion": r.text,
-                    "score": r.score,
-                    "finish_reason": r.finish_reason,
-                    "tokens": r.tokens,
-                    "error": r.error,
-                }
-                for r in records
-            ],
-            columns=[
-                "row", "replicate", "prompt", "reference", "completion", "score", "finish_reason", "tokens", "error"
-            ],
-        )  # fmt: skip
-        if any(r.reasoning is not None for r in records):
-            found["reasoning"] = [r.reasoning for r in records]
-            found["reasoning_tokens"] = [r.reasoning_tokens for r in records]
-        if any(r.further for r in records):
-            found["samples"] = [[sample.text for sample in r.samples] for r in records]
-        return found
+        return completions_table(records, [self.prompt(r.row, number) for r in records], self.items)
 
     def trials_dataframe(self) -> pd.DataFrame:
         """One line a trial: number, role, state, value, kind, rows, tokens, seconds, reason, and parameters.
@@ -337,29 +312,7 @@ class StudyView:
         (``condition_…``) over the rows it did, whether it is ``feasible`` by their bound, its folds,
         and with ``holdout="cross"`` the ``half`` of the rows that it was run on.
         """
-        lines = []
-        for t in self.trials:
-            attributes = t.user_attrs
-            line = {
-                "number": t.number,
-                "role": attributes.get("role", ""),
-                "state": t.state.name.lower(),
-                "value": score_of(t),
-                "kind": attributes.get("kind", ""),
-                "rows": attributes.get("rows", ""),
-                "tokens": attributes.get("tokens"),
-                "seconds": attributes.get("seconds"),
-                "reason": attributes.get("prune_reason") or attributes.get("fail_reason") or "",
-            }
-            line |= {f"part_{name}": score for name, score in attributes.get("metric_parts", {}).items()}
-            line |= {f"condition_{name}": value for name, value in attributes.get("conditions", {}).items()}
-            if (half := half_of(t)) is not None:
-                line["half"] = half
-            if t.constraints:
-                line["feasible"] = is_feasible(t)
-            line |= {f"fold_{fold}": score for fold, score in enumerate(attributes.get("fold_scores", ()))}
-            lines.append(line | {f"params_{k}": v for k, v in attributes.get("params", {}).items()})
-        return pd.DataFrame(lines)
+        return trials_table(self.trials)
 
     def rescore(self, metric: Any, *, part: Part = "search") -> pd.DataFrame:
         """Score the stored completions with another metric; nothing is decoded.
@@ -383,7 +336,7 @@ class StudyView:
         for t in self.trials:
             records = self.records(t.number, part)
             if t.state is TrialState.COMPLETE and records and all(r.error is None for r in records):
-                value = self._value(other, records)
+                value = mean_score(other, records, self.items)
                 role = t.user_attrs.get("role", "")
                 lines.append({"number": t.number, "role": role, "value": score_of(t), other.name: value})
         return pd.DataFrame(lines, columns=["number", "role", "value", other.name])
@@ -434,25 +387,6 @@ class StudyView:
         if half is None:
             return {row: item.position for row, item in self.items.items()}
         return {row: place for place, row in enumerate(self.halves[half])}
-
-    def _value(self, metric: Metric, records: Sequence[RowRecord]) -> float:
-        references = [self.items[r.row].reference for r in records]
-        columns: list[Mapping[str, Any]] = [self.items[r.row].columns for r in records]
-        completions, numbers = [r.completion for r in records], [r.row for r in records]
-        texts = [completion.text for completion in completions]
-        if metric.per_row is False:
-            return metric.score_corpus(texts, references, columns, completions=completions, numbers=numbers)
-        answers = Answers(
-            predictions=texts,
-            references=references,
-            rows=columns,
-            completions=completions,
-            numbers=numbers,
-            samples=[r.completions for r in records] if any(r.further for r in records) else None,
-        )
-        scores = metric.scores_of(answers)
-        rescored = [r.scored(score) for r, score in zip(records, scores, strict=True)]
-        return mean(by_row(rescored, numbers))
 
     def _trial(self, number: int) -> FrozenTrial:
         if not 0 <= number < len(self.trials):
