@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -35,17 +34,13 @@ from llmsearch_optuna.task.dataset import Row, Table, dataset_name, read_table
 from llmsearch_optuna.task.library_task import is_library_task, read_library_task
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.preview import Preview, PreviewedRow
-from llmsearch_optuna.task.prompt_length import TokenCounter, check_limit, cut_to_fit, limit_in_tokens
+from llmsearch_optuna.task.prompt_length import check_limit
+from llmsearch_optuna.task.prompt_maker import PromptMaker
 from llmsearch_optuna.task.prompts import (
-    ChatMarkers,
-    Prompter,
     ReadyPrompt,
-    as_messages,
-    chat_markers,
     check_chat_template,
     depends_on_the_date,
     make_prompter,
-    ready,
 )
 from llmsearch_optuna.task.references import reference_columns, references_of
 from llmsearch_optuna.task.split import same_in_any
@@ -268,8 +263,7 @@ class Task:
         for labels, variant in self._variants():
             with naming(labels):
                 check_encodable(variant.system, "system=")
-                prompter = make_prompter(variant.prompt, columns)
-                prompts, cut = variant._prompts(prompter, rows, tokenizer, takes_messages, tokens)
+                prompts, cut = variant._prompt_maker(columns, tokenizer, takes_messages, tokens).prompts(rows)
             made.append(Variant(labels, tuple(prompts), cut))
         checked = self._aggregate().over(
             metric.check(references, rows, direction=self.direction),
@@ -326,18 +320,18 @@ class Task:
         shown = rows[: max(n, 1)]
         # a quantile is one of all prompts
         needed = rows if isinstance(self.max_prompt_tokens, float) else shown
-        count = None if tokenizer is None else self._counter(PromptTokens(tokenizer))
         found = []
         for labels, variant in self._variants():
             with naming(labels):
-                prompts, cut = variant._prompts(make_prompter(variant.prompt, columns), needed, tokenizer)
+                maker = variant._prompt_maker(columns, tokenizer)
+                prompts, cut = maker.prompts(needed)
             references = references_of(self.reference, shown, columns)
             found += [
                 PreviewedRow(
                     number=number,
                     prompt=prompt.text,
                     reference=reference,
-                    tokens=None if count is None else count.of(prompt),
+                    tokens=None if tokenizer is None else maker.counter.of(prompt),
                     is_cut=number in cut,
                     variant=shown_labels(labels),
                 )
@@ -391,116 +385,19 @@ class Task:
         postprocess = postprocess_of(self.postprocess)
         return found if postprocess is None else found.after(postprocess)
 
-    def _prompts(
-        self,
-        prompter: Prompter,
-        rows: Sequence[Row],
-        tokenizer: Any,
-        takes_messages: bool = False,
-        tokens: PromptTokens | None = None,
-    ) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
-        """Return the ready prompts and the numbers of the rows that had to be cut for them."""
-        if tokenizer is None and self.max_prompt_tokens is not None:
-            raise InputError("max_prompt_tokens counts tokens, and there is no tokenizer; give tokenizer=")
-        if tokenizer is None and self.tokenizer_encode_args:
-            raise InputError("tokenizer_encode_args are for a tokenizer, and there is none; give tokenizer=")
-        markers = chat_markers(tokenizer)
-        prompts = []
-        for number, row in enumerate(rows):
-            with _naming_row(number):
-                prompts.append(self._prompt(prompter, row, tokenizer, takes_messages, markers))
-        self._warn_of_chat_format(prompts)
-        if tokenizer is None:
-            return prompts, ()
-        count = self._counter(tokens or PromptTokens(tokenizer))
-        cut = self._cut(prompts, prompter, rows, count, markers)
-        return prompts, tuple(sorted(cut | self._truncated(prompts, count)))
-
-    def _warn_of_chat_format(self, prompts: Sequence[ReadyPrompt]) -> None:
-        """Say where prompts hold what the chat template itself writes."""
-        wrapped_before = [n for n, prompt in enumerate(prompts) if prompt.was_in_chat_format]
-        if wrapped_before:
-            _log.warning(
-                "%s in the chat's format already, and not wrapped in the chat template once more; chat_template=True "
-                "wraps them, chat_template=False says that none is to be wrapped",
-                _some_prompts(wrapped_before, len(prompts), "is", "are"),
-            )
-        holding = [n for n, prompt in enumerate(prompts) if prompt.holds_special_tokens]
-        if holding:
-            _log.warning(
-                "%s special tokens of the chat template in the text that it wraps, which the model takes for the "
-                "chat's own; clean the columns, or say chat_template=False where prompts are ready",
-                _some_prompts(holding, len(prompts), "has", "have"),
-            )
-
-    def _counter(self, tokens: PromptTokens) -> TokenCounter:
-        return TokenCounter(tokens, check_encode_args(self.tokenizer_encode_args or {}))
-
-    def _prompt(
-        self,
-        prompter: Prompter,
-        row: Row,
-        tokenizer: Any,
-        takes_messages: bool = False,
-        markers: ChatMarkers | None = None,
-    ) -> ReadyPrompt:
-        content, system = prompter.content(row, tokenizer), single_system(self.system)
-        if takes_messages and tokenizer is None:
-            made = as_messages(content, system=system, chat_template=self.chat_template)
-        else:
-            made = ready(content, tokenizer, system=system, chat_template=self.chat_template, markers=markers)
-        if not made.text:
-            raise InputError("its prompt is an empty text")
-        check_encodable(made.text, "its prompt")
-        return made
-
-    def _cut(
-        self,
-        prompts: list[ReadyPrompt],
-        prompter: Prompter,
-        rows: Sequence[Row],
-        count: TokenCounter,
-        markers: ChatMarkers | None,
-    ) -> set[int]:
-        """Shorten what is longer than max_prompt_tokens, in place; returns the numbers of these rows."""
-        if self.max_prompt_tokens is None:
-            return set()
-        counts = count.of_all(prompts)
-        limit = limit_in_tokens(self.max_prompt_tokens, counts)
-        cut = {number for number, tokens in enumerate(counts) if tokens > limit}
-        for number in sorted(cut):
-            with _naming_row(number):
-                prompts[number] = cut_to_fit(
-                    rows[number],
-                    limit,
-                    make=lambda row: self._prompt(prompter, row, count.tokens.tokenizer, markers=markers),
-                    count=count.of,
-                )
-        if cut:
-            _log.warning(
-                "max_prompt_tokens=%s cut %d of %d rows to %d tokens",
-                self.max_prompt_tokens,
-                len(cut),
-                len(rows),
-                limit,
-            )
-        return cut
-
-    def _truncated(self, prompts: Sequence[ReadyPrompt], count: TokenCounter) -> set[int]:
-        """The numbers of the rows whose prompts lose tokens by the user's own arguments for the tokenizer."""
-        if not count.truncates:
-            return set()
-        kept, whole = count.of_all(prompts), count.whole().of_all(prompts)
-        lost = {number for number, (tokens, of_all) in enumerate(zip(kept, whole, strict=True)) if tokens < of_all}
-        if lost:
-            _log.warning(
-                "tokenizer_encode_args cut %d of %d prompts on the %s, whatever stood there; max_prompt_tokens= cuts "
-                "only the longest column",
-                len(lost),
-                len(prompts),
-                count.tokens.tokenizer.truncation_side,
-            )
-        return lost
+    def _prompt_maker(
+        self, columns: Sequence[str], tokenizer: Any, takes_messages: bool = False, tokens: PromptTokens | None = None
+    ) -> PromptMaker:
+        return PromptMaker(
+            make_prompter(self.prompt, columns),
+            system=single_system(self.system),
+            chat_template=self.chat_template,
+            max_prompt_tokens=self.max_prompt_tokens,
+            encode_args=self.tokenizer_encode_args or {},
+            tokenizer=tokenizer,
+            takes_messages=takes_messages,
+            tokens=tokens,
+        )
 
     def _description(
         self,
@@ -534,17 +431,3 @@ class Task:
         elif metric.columns:
             described["metric_columns"] = content_hash([[row.get(name) for name in metric.columns] for row in rows])
         return described
-
-
-def _some_prompts(numbers: Sequence[int], total: int, one: str, several: str) -> str:
-    """``3 of 9 prompts (row 0, 4, 5) are``."""
-    shown = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
-    return f"{len(numbers)} of {total} prompts (row {shown}) {one if len(numbers) == 1 else several}"
-
-
-@contextmanager
-def _naming_row(number: int) -> Iterator[None]:
-    try:
-        yield
-    except InputError as problem:
-        raise InputError(f"row {number}: {problem}") from problem.__cause__
