@@ -23,6 +23,7 @@ from llmsearch_optuna.engine.sampling.reasoning import reasoning_span
 from llmsearch_optuna.errors import DecodingError, InputError, short
 from llmsearch_optuna.judging.cache import JudgementCache
 from llmsearch_optuna.judging.prompt import JudgePrompt
+from llmsearch_optuna.metrics.bounds import checked_bounds
 from llmsearch_optuna.metrics.judged import HumanLabels, JudgedMetric, Label
 from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine, resolve_engine
@@ -72,7 +73,7 @@ def judge(
     Raises:
         InputError: An argument cannot be used.
     """
-    bounds = _checked_scale(scale)
+    bounds = checked_bounds(scale, f"scale={scale!r}", (1, 5))
     if not isinstance(rubric, str) or not rubric.strip():
         raise InputError(f"rubric={rubric!r} must say in words what a good answer is")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
@@ -254,13 +255,3 @@ def _description(asked: Judge) -> dict[str, Any]:
         "repeats": asked.repeats,
         "sampled": is_random(asked.params),
     }
-
-
-def _checked_scale(scale: Any) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in scale)
-    except (TypeError, ValueError):
-        raise InputError(f"scale={scale!r} must be two numbers, such as (1, 5)") from None
-    if not low < high:
-        raise InputError(f"scale={scale!r}: the lowest score must be below the highest one")
-    return low, high

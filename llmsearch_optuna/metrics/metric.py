@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmsearch_optuna.errors import InputError, describe_error
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.metrics.adapters import adapted, asks_for_completions, computing
+from llmsearch_optuna.metrics.bounds import checked_bounds
 from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.metrics.factories import BUILT_IN, COMBINING, FACTORIES, made, metric_names, unknown
 from llmsearch_optuna.metrics.preflight import Preflight
@@ -205,12 +206,4 @@ def _from_compute(module: Any, name: str | None, per_row: bool | None, key: str 
 
 
 def _checked_bounds(bounds: Any, name: str) -> tuple[float, float] | None:
-    if bounds is None:
-        return None
-    try:
-        low, high = (float(bound) for bound in bounds)
-    except (TypeError, ValueError):
-        raise InputError(f"bounds={bounds!r} of metric {name!r} must be two numbers, such as (0, 1)") from None
-    if not low < high:
-        raise InputError(f"bounds={bounds!r} of metric {name!r}: the lower bound must be below the upper one")
-    return low, high
+    return None if bounds is None else checked_bounds(bounds, f"bounds={bounds!r} of metric {name!r}", (0, 1))

@@ -85,9 +85,9 @@ class SearchRows:
         """How many rows have been scored at each pruning step; the last one is all of them."""
         return [*range(self.first_step, len(self.order), self.step_size), len(self.order)]
 
-    def replicates_of(self, params: GenerationParams, first: int = 0, count: int | None = None) -> range:
+    def replicates_of(self, params: GenerationParams) -> range:
         """The replicate numbers that these parameters need; one is enough where nothing is sampled."""
-        return range(first, first + (self.replicates if count is None else count)) if is_random(params) else range(1)
+        return range(self.replicates if is_random(params) else 1)
 
     def score(self, records: Sequence[RowRecord]) -> list[RowRecord]:
         """The records with their scores; those of a corpus metric stay without.
