@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -25,6 +26,13 @@ settings.load_profile("project")
 def _one_thread() -> None:
     """Tiny tensors lose time on several threads, and two cores are shared by the workers of a parallel run."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """A collection looks at everything that was imported: a second each, and running out of memory collects often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

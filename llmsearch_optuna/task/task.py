@@ -389,7 +389,7 @@ class Task:
         self, columns: Sequence[str], tokenizer: Any, takes_messages: bool = False, tokens: PromptTokens | None = None
     ) -> PromptMaker:
         return PromptMaker(
-            make_prompter(self.prompt, columns),
+            prompter=make_prompter(self.prompt, columns),
             system=single_system(self.system),
             chat_template=self.chat_template,
             max_prompt_tokens=self.max_prompt_tokens,
