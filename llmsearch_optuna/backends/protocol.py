@@ -57,6 +57,7 @@ class ModelDescription:
             messages where there is no tokenizer here.
         prompt_tokens: What the backend tokenizes prompts with, so that a prompt is not tokenized once more to be
             counted; None where it has no such thing, or the tokenizer is another one.
+        server: Which program answers, for people, where it is a server; nothing follows from it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelDescription:
     positions: Positions = field(default_factory=Positions)
     takes_messages: bool = False
     prompt_tokens: PromptTokens | None = field(default=None, compare=False)
+    server: str = field(default="", compare=False)
 
     @classmethod
     def of_loaded(

@@ -112,6 +112,7 @@ class Plan:
         opened.records.write_settings(
             {
                 "model": served.name,
+                **({"server": served.model.server} if served.model.server else {}),
                 "data": self.task.name,
                 "metric": self.task.metric.name,
                 "metric_bounds": self.task.metric.bounds,

@@ -61,7 +61,7 @@ def collect(result: StudyView) -> ReportData:
         recommends_best=verdict is not None and verdict.recommends_winner,
         trials=trials,
         best_number=None if best is None else best.number,
-        model=str(settings.get("model", "")),
+        model=", served by ".join(str(settings[name]) for name in ("model", "server") if settings.get(name)),
         dataset=str(settings.get("data", "")),
         rows=sum(item.part == "search" for item in result.items.values()),
         best_params={} if best is None else result.best_params,

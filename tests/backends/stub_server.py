@@ -17,14 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tests.synthetic import score_of, temperature_near
 
-Fault = Literal["429", "429 later", "503", "500", "reset", "half", "slow", "no json", "no choices", "unfinished"]
-FAULTS: tuple[Fault, ...] = (
-    *("429", "429 later", "503", "500", "reset", "half", "slow", "no json", "no choices", "unfinished"),
-)
+Fault = Literal[
+    *("429", "429 later", "503", "500", "reset", "half", "no json", "no choices", "unfinished"),
+    *("slow", "no usage", "wrong usage", "refusal"),
+]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+HARMLESS: tuple[Fault, ...] = ("slow", "no usage", "wrong usage", "refusal")
+"""The same text, later, or in a shape that has to be understood."""
 
 Schedule = Callable[[int], Fault | None]
 """The number of a request, from 0 -> what goes wrong with it."""
@@ -130,6 +133,20 @@ class StubServer:
         return self.change(answer, body)
 
 
+def _odd(fault: Fault, answer: dict[str, Any]) -> dict[str, Any]:
+    """The same text late, or said otherwise."""
+    if fault == "slow":
+        time.sleep(0.05)
+    elif fault == "no usage":
+        del answer["usage"]
+    elif fault == "wrong usage":
+        answer["usage"] = {"prompt_tokens": -3, "completion_tokens": 10**9, "prompt_tokens_details": "many"}
+    elif "message" in answer["choices"][0]:
+        message = answer["choices"][0]["message"]
+        message["content"], message["refusal"] = None, message["content"]
+    return answer
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
@@ -184,9 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, fault: Fault, body: Mapping[str, Any]) -> bool:
         answer = self.server_of._answer(self.path, body)
-        if fault == "slow":
-            time.sleep(0.05)
-            return self._send(200, answer)
+        if fault in HARMLESS:
+            return self._send(200, _odd(fault, answer))
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True

@@ -20,7 +20,7 @@ from llmsearch_optuna.backends.server.reply import UNKNOWN_TOKEN_ID
 from llmsearch_optuna.engine.request import Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.errors import EngineUnavailableError, InputError
-from tests.backends.stub_server import FAULTS, StubServer, answer_to
+from tests.backends.stub_server import FAULTS, HARMLESS, StubServer, answer_to
 
 SAMPLED = {"max_new_tokens": 16, "do_sample": True, "temperature": 0.7}
 
@@ -85,7 +85,7 @@ def test_faults_change_nothing_and_no_row_is_asked_again_once_it_is_answered(
         assert completion.text == answer_to(body)
     assert len(stub.asked) == 10
     assert all(count <= 1 for count in stub.answered.values())
-    failed = sum(fault not in (None, "slow") for fault in faults[: sum(stub.asked.values())])
+    failed = sum(fault not in (None, *HARMLESS) for fault in faults[: sum(stub.asked.values())])
     assert backend.stats.get("retries", 0) == failed
     assert stub.most_at_once <= concurrency
 

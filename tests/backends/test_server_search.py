@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
-from llmsearch_optuna import Engine, score, search
+from llmsearch_optuna import Engine, forecast, score, search
 from llmsearch_optuna.backends.server import backoff
 from llmsearch_optuna.errors import EngineUnavailableError, InputError
 from llmsearch_optuna.search_result import SearchResult
@@ -201,6 +202,40 @@ def test_a_budget_of_money_ends_the_search_at_the_same_trial_after_an_interrupti
     assert told(study(parts, stub.url, **given)) == told(undivided)
     page = undivided.save_report(tmp_path / "r.html").read_text()
     assert "cost of the tokens" in page
+
+
+def test_what_a_study_will_cost_is_said_before_it_begins(tmp_path: Path, stub: StubServer) -> None:
+    arguments: dict[str, Any] = {"metric": number_metric, "price": PRICE, "n_trials": 3, "pruner": "none"}
+    foretold = forecast(stub.url, dataset(24), SPACE, skip_probe=True, **arguments)
+    assert foretold.cost is not None
+    assert "cost" in str(foretold)
+    asked = sum(stub.answered.values())
+    found = study(tmp_path, stub.url, price=PRICE, n_trials=3, pruner="none")
+    assert foretold.cost.low <= sum(trial.user_attrs["cost"] for trial in found.trials) <= foretold.cost.high
+    assert 0 < asked < sum(stub.answered.values())
+    assert forecast(stub.url, dataset(24), SPACE, metric=number_metric, skip_probe=True).cost is None
+
+
+def test_the_requests_of_a_pruned_trial_are_broken_off(tmp_path: Path) -> None:
+    space = SPACE | {"temperature": FloatDistribution(0.1, 20.0)}
+    with StubServer(seconds=0.01).running() as stub:
+        result = search(
+            stub.url, dataset(80), space, metric=number_metric, n_trials=6, concurrency=2, trials_in_flight=1,
+            storage=f"sqlite:///{tmp_path}/s.db", skip_probe=True, progress=False,
+        )  # fmt: skip
+        pruned = [trial for trial in result.trials if trial.state is TrialState.PRUNED]
+        assert pruned
+        for trial in pruned:
+            temperature = pytest.approx(trial.params["temperature"], rel=1e-4)
+            sent = sum(body["temperature"] == temperature for body in stub.bodies())
+            assert 0 < len(result.completions(trial.number)) <= sent < result.settings["rows"]["search"]
+
+
+def test_reports_say_which_server_answered(tmp_path: Path, stub: StubServer) -> None:
+    stub.owner, stub.pages = "vllm", {"/version": {"version": "0.32.0"}}
+    result = study(tmp_path, stub.url, n_trials=1)
+    assert (result.settings["model"], result.settings["server"]) == ("stub", "vllm 0.32.0")
+    assert "stub, served by vllm 0.32.0" in result.save_report(tmp_path / "r.html").read_text()
 
 
 def test_a_budget_of_money_needs_a_price(tmp_path: Path, stub: StubServer) -> None:

@@ -169,6 +169,7 @@ class ServerBackend(EngineBackend):
             tokenizer=self.tokenizer,
             default_params=dict(self.identity.defaults),
             takes_messages=True,
+            server=f"{self.identity.dialect.name} {self.identity.version}".strip(),
         )
 
     @property
