@@ -20,8 +20,8 @@ SECRET = "sk-not-to-be-seen"
 
 
 def worded(answer: dict[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the two words of the reference where the temperature is low, and one of them where it is not."""
-    text = "0.9 0.8" if body["temperature"] < 1 else "0.9"
+    """Write the two words of the reference where there is room for them, and one of them where there is not."""
+    text = "0.9 0.8" if body["max_tokens"] > 1 else "0.9"
     answer["choices"][0]["message"]["content"] = text
     return answer
 

@@ -14,7 +14,7 @@ from tests.servers.server_process import ROOT
 STUDY_FILE = """\
 [study]
 name = "served"
-n_trials = 2
+n_trials = 3
 storage = "sqlite:///served.db"
 holdout_replicates = 1
 
@@ -29,11 +29,11 @@ reference = "summary"
 metric = "rouge1"
 
 [baseline]
-do_sample = true
-temperature = 2.0
+max_new_tokens = 1
 
 [space]
-max_new_tokens = 5
+max_new_tokens = 6
+do_sample = true
 temperature = 0.3
 """
 

@@ -33,7 +33,7 @@ def study(url: str, folder: str, **changed: Any) -> SearchResult:
     """Baseline, greedy and a sampled configuration; its condition always holds."""
     arguments: dict[str, Any] = {
         "n_trials": 3,
-        "constraints": {"tokens": "<= 5"},
+        "constraints": {"tokens": "<= 8"},
         "storage": f"sqlite:///{folder}/s.db",
         "study_name": "s",
         "baseline": {"do_sample": True, "temperature": 2.0},  # which loses
@@ -43,7 +43,7 @@ def study(url: str, folder: str, **changed: Any) -> SearchResult:
         "retry_for": 3.0,
     }
     space = {
-        "max_new_tokens": 5,
+        "max_new_tokens": 8,
         "do_sample": True,
         "temperature": FloatDistribution(0.1, 1.2),
         "top_p": FloatDistribution(0.5, 1.0),

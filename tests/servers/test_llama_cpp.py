@@ -25,7 +25,10 @@ from tests.servers.server_process import ServerProcess
 
 pytestmark = NEEDS_LLAMA_CPP
 
-NOT_TRIED = {"dry_base", "dry_penalty_last_n", "dry_sequence_breakers"}  # which show in long repetitions only
+NOT_TRIED = {
+    *("dry_base", "dry_penalty_last_n", "dry_sequence_breakers"),  # which show in long repetitions only
+    "thinking_budget",  # the model does not think
+}
 
 
 @pytest.fixture(scope="module")
