@@ -516,14 +516,17 @@ class PlanOptions(DrawOptions, ConstraintOptions, total=False):
         ),
     ]
     holdout: Annotated[
-        float | Literal["cross"],
+        float | Literal["auto", "cross"],
         Option(
             'Share of the distinct prompts that no trial sees, for the verdict; or "cross": each half of the rows is '
-            "searched by itself, and its winner judged on the other half.",
-            0.3,
+            'searched by itself, and its winner judged on the other half; "auto" is "cross" for 12 to 140 prompts, '
+            "else 0.3.",
+            "auto",
             more='"cross" finds more where there are few rows; see docs/verdict.md. `n_trials` counts the trials of '
-            "both halves, each of which decodes half of the rows; the finalists of two halves take what that saves.",
-            limits=Limits(words='a share from 0 to below 1, such as 0.3, or "cross"', ge=0, lt=1, whole=False),
+            "both halves, each of which decodes half of the rows; the finalists of two halves take what that saves. "
+            '"auto" is 0.3, too, with what "cross" does not go together with: margin, constraints, several '
+            "objectives, folds, samplers and pruners of your own, fewer search_rows than 70 % of the prompts.",
+            limits=Limits(words='a share from 0 to below 1, such as 0.3, "cross" or "auto"', ge=0, lt=1, whole=False),
             key=Key("study"),
         ),
     ]
@@ -589,6 +592,14 @@ class PlanOptions(DrawOptions, ConstraintOptions, total=False):
             "How many trials are decoded together, in all processes of the study.", 4, limits=AT_ONCE, key=Key("study")
         ),
     ]
+    margin: Annotated[
+        float | None,
+        Option(
+            'A loss up to this is accepted: the verdict then answers "as good?" instead of "better?".',
+            limits=Limits(words="a number from 0 on", ge=0, whole=False),
+            key=Key("study", example=0.01),
+        ),
+    ]
 
 
 class StorageOptions(TypedDict, total=False):
@@ -646,14 +657,6 @@ class StudyOptions(StorageOptions, PlanOptions, total=False):
             more="In the currency of `price=`, counted as `max_tokens` is; cached prompts count in full.",
             limits=Limits(words="an amount above 0", gt=0, whole=False),
             key=Key("study", example=5.0),
-        ),
-    ]
-    margin: Annotated[
-        float | None,
-        Option(
-            'A loss up to this is accepted: the verdict then answers "as good?" instead of "better?".',
-            limits=Limits(words="a number from 0 on", ge=0, whole=False),
-            key=Key("study", example=0.01),
         ),
     ]
     progress: Annotated[bool, Option("Show the study's progress in the terminal.", True, for_workers=False)]

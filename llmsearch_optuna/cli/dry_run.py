@@ -60,6 +60,8 @@ def print_resolved(file: StudyFile, console: Console) -> None:
 
 
 def _rows(study: StudySection) -> str:
+    if study.holdout == "auto":
+        return "which rows judge follows from how many there are (below)"
     if study.holdout == "cross":
         return "all rows searched in two halves that judge each other's winner"
     return f"at most {study.search_rows:,} rows searched and {study.holdout_rows:,} others held out in stages"

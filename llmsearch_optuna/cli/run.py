@@ -251,6 +251,8 @@ def _tell_beforehand(file: StudyFile, *, quiet: bool, as_json: bool) -> None:
     else:
         out = wide_enough()
         out.print(found.text)
+        if found.split:
+            out.print(f"\n{found.split}")
         if found.power is not None:
             out.print(f"\nJudged by the baseline's first rows: {found.power}")
 

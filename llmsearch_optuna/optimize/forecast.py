@@ -70,6 +70,7 @@ class Forecast:
         power: What the verdict will be able to find, seen from the probe's rows of the baseline: sentences for people;
             None where they do not tell.
         cost: What the tokens cost, no prompt being cached; None where no price is known.
+        split: Which rows are searched and which judge, and why, in words.
     """
 
     n_trials: int
@@ -82,6 +83,7 @@ class Forecast:
     memory_without_reuse: float
     power: str | None = None
     cost: Range | None = None
+    split: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Forecast:
@@ -344,4 +346,4 @@ def forecast_study(model: Any, dataset: Any, space: Any, tokenizer: Any, options
         memory_in_use=bytes_in_use(),
     )
     power = power_of(prepared.plan, found.records[prepared.plan.baseline], replicates=holdout_replicates)
-    return made if power is None else replace(made, power=power.text)
+    return replace(made, power=None if power is None else power.text, split=prepared.plan.split_note)

@@ -19,6 +19,7 @@ from llmsearch_optuna.optimize.baselines import Baselines, same_as
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.evaluation import SearchRows
 from llmsearch_optuna.optimize.halves import Halves
+from llmsearch_optuna.optimize.holdout_rule import CROSS, HoldoutRule, split_of
 from llmsearch_optuna.optimize.objectives import Objectives
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.resolve_engine import ResolvedEngine
@@ -31,19 +32,15 @@ from llmsearch_optuna.optimize.space_points import inert_by_branch, inert_warnin
 from llmsearch_optuna.options import PlanOptions
 from llmsearch_optuna.space.space import Space
 from llmsearch_optuna.stats.conditions import HOLDOUT_LEVEL
-from llmsearch_optuna.stats.crossed import FEWEST_PROMPTS
 from llmsearch_optuna.stats.group_sequential import StageDesign
 from llmsearch_optuna.storage.records import Item
 from llmsearch_optuna.storage.study import OpenedStudy
 from llmsearch_optuna.task.choices import TaskChoices
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.prompts import chat_markers
-from llmsearch_optuna.task.split import Split, assign_folds, split_rows, split_with_reserve
+from llmsearch_optuna.task.split import Split, assign_folds
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
-
-CROSS = "cross"
-"""As a holdout: two halves of the rows judge each other's winner."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,10 @@ class Plan:
         try_first: What the trials after these decode with, named baselines first; none twice.
         reserve_budget: How many rows of one replicate may be decoded of the holdout, where it is a reserve that is
             decoded in stages; None where it is not.
-        split_note: Why not all rows are searched, in words; empty where they are.
+        split_note: Which rows are searched and which judge, and why, in words; empty where there is no verdict.
         baselines: All baselines that have a name, the one in use too.
         halves: Where two halves of the rows are searched apart and judge each other's winner; None for a holdout.
+        rule: What keeps rows from the search: a share, or halves.
     """
 
     task: PreparedTask
@@ -76,6 +74,7 @@ class Plan:
     split_note: str = ""
     baselines: Mapping[str, GenerationParams] = field(default_factory=dict)
     halves: Halves | None = None
+    rule: HoldoutRule = field(default_factory=HoldoutRule)
 
     def rows_of(self, number: int) -> SearchRows:
         """The rows that a trial is run on."""
@@ -203,7 +202,8 @@ def make_plan(
     task.check_lengths(served.prompt_tokens, served.positions, longest)
     if warning := endless_warning(task, served.tokenizer, first):
         logger.warning("%s", warning)
-    split = _split(task, options, algorithm)
+    rule = HoldoutRule.of(options, task.distinct, objectives, constraints, algorithm)
+    split = split_of(rule, options, task.distinct, algorithm)
     order, held_out = split.search, split.holdout
     rows = SearchRows(
         task=task,
@@ -216,10 +216,9 @@ def make_plan(
         **({"first_step": pruner.min_rows, "step_size": pruner.step} if isinstance(pruner, PairedPruner) else {}),
     )
     halves = None
-    if options["holdout"] == CROSS:
+    if rule.kept == CROSS:
         halves = Halves.of(rows, shared=1 + (greedy != first) + len(named), seed=seed)
-        check_crossed(options, rows)
-    elif options["holdout"] and not held_out:
+    elif rule.kept and not held_out:
         logger.warning("%d rows are too few to hold some out; there will be no verdict", len(task))
     constraints.refuse_what_cannot_be_shown(len({task.distinct[row] for row in order}))
     prompts = len({task.distinct[row] for row in held_out})
@@ -247,64 +246,33 @@ def make_plan(
         note,
         named,
         options["holdout_rows"] if split.is_reserve else None,
-        halves_note(halves) if halves is not None else split_note(rows, split) if split.is_reserve else "",
+        " ".join(filter(None, [split_note(rows, split, halves), rule.why if halves or held_out else ""])),
         all_named,
         halves,
+        rule,
     )
 
 
-def _split(task: PreparedTask, options: PlanOptions, algorithm: int) -> Split:
-    if options["holdout"] == CROSS:
-        return Split(*split_rows(task.distinct, 0, options["seed"]))
-    if algorithm < 3:
-        return Split(*split_rows(task.distinct, options["holdout"], options["seed"]))
-    return split_with_reserve(
-        task.distinct,
-        options["holdout"],
-        options["seed"],
-        search_rows=options["search_rows"],
-        holdout_rows=options["holdout_rows"],
-    )
+def split_note(rows: SearchRows, split: Split, halves: Halves | None) -> str:
+    """Return which rows are searched and which judge, in words for people; empty where none do.
 
-
-def check_crossed(options: PlanOptions, rows: SearchRows) -> None:
-    """Refuse what has not been shown to work where two halves of the rows judge each other.
-
-    Raises:
-        InputError: Something of the study cannot be had together with it; says what.
+    Args:
+        rows: The search rows.
+        split: Which rows are held out.
+        halves: Of the rows, where these judge each other.
     """
-    prompts = len({rows.task.distinct[row] for row in rows.order})
-    if prompts < FEWEST_PROMPTS:
-        raise InputError(
-            f'holdout="cross" splits {prompts} different prompts into two halves; {FEWEST_PROMPTS} are the least'
-        )
-    sampler, pruner = options["sampler"], options["pruner"]
-    refused = {
-        f"sampler={type(sampler).__name__}: it would see the trials of both halves": not isinstance(sampler, str),
-        f"pruner={type(pruner).__name__}: it would see the trials of both halves": isinstance(
-            pruner, optuna.pruners.BasePruner
-        ),
-        "objectives= with more than the score": not rows.objectives.is_single,
-        "constraints=": bool(rows.constraints),
-        f"folds={options['folds']}": options["folds"] is not None,
-    }
-    for what, is_given in refused.items():
-        if is_given:
-            raise InputError(f'holdout="cross" does not go together with {what}; give a share, such as holdout=0.3')
-
-
-def halves_note(halves: Halves) -> str:
-    """Return how the rows are split and judged, in words for people."""
-    first, second = (len(part.order) for part in halves.parts)
-    return (
-        f"All {first + second:,} rows are searched and judged: in two halves of {first:,} and {second:,}, which share "
-        "no prompt. Each trial belongs to one half; the winner of each is judged on the other, which it has not seen."
-    )
-
-
-def split_note(rows: SearchRows, split: Split) -> str:
-    """Return how many rows are searched and why not all, in words for people."""
     task = rows.task
+    if halves is not None:
+        first, second = (len(part.order) for part in halves.parts)
+        return (
+            f"All {first + second:,} rows are searched and judged: in two halves of {first:,} and {second:,}, which "
+            "share no prompt. Each trial belongs to one half; the winner of each is judged on the other, which it has "
+            "not seen."
+        )
+    if not split.holdout:
+        return ""
+    if not split.is_reserve:
+        return f"{len(split.holdout):,} of {len(task):,} rows are held out for the verdict: no trial sees them."
     stages = len(StageDesign.of(len({task.distinct[row] for row in split.holdout}), most=rows.most_stages))
     return (
         f"{len(split.search):,} of {len(task):,} rows are searched: every trial pays for each of them. "

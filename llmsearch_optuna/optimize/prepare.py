@@ -34,11 +34,12 @@ from llmsearch_optuna.storage.study import stored_fingerprint
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.task import Task
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Counts up when the same arguments give other trials. A study goes on by the number that it was started with.
 
 1: the space's fixed values were part of the baseline, and the pruner did not know of rows that the incumbent fails on.
 2: all rows that were not held out were searched, however many.
+3: rows were held out, however few, where the user did not ask for halves that judge each other.
 """
 
 DEFAULT_TRIALS = 40

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from llmsearch_optuna.engine.request import Finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.optimize.decode import decode_all
+from llmsearch_optuna.optimize.plan import Plan
 from llmsearch_optuna.optimize.prepare import Prepared
 from llmsearch_optuna.optimize.samplers import visible
 from llmsearch_optuna.optimize.throughput import Span, ThroughputMeter
@@ -41,12 +42,13 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
         n_trials: The study's total.
         in_flight: Trials that are begun before the first result is there.
     """
-    rows, served = prepared.plan.rows, prepared.served
+    plan, served = prepared.plan, prepared.served
     opening = enumerate(_opening(prepared, min(n_trials, in_flight)))
     wanted = {number: params for number, params in opening if params is not None}
     requests = [
         request
         for number, params in wanted.items()
+        for rows in [plan.rows_of(number)]
         for request in rows.requests(params, _tag(number), order=rows.order[: rows.steps[0]])
     ]
     draws: dict[Hashable, list[RowRecord]] = {_tag(number): [] for number in wanted}
@@ -65,8 +67,9 @@ def probe(prepared: Prepared, *, n_trials: int, in_flight: int) -> Probe:
 
 def _opening(prepared: Prepared, count: int) -> Iterator[GenerationParams | None]:
     """The parameters of the first trials; None where they are refused."""
-    plan, begun, known = prepared.plan, list[FrozenTrial](), set[str]()
+    plan, begun, known = prepared.plan, list[FrozenTrial](), list[str]()
     for number in range(count):
+        shown = [place for place in range(number) if _is_shown(plan, place, number)]
         candidate, _ = first_candidate(
             number,
             plan.baseline,
@@ -76,11 +79,12 @@ def _opening(prepared: Prepared, count: int) -> Iterator[GenerationParams | None
             try_first=plan.try_first,
         )
         if candidate is None and prepared.suggester is not None:
-            candidate = prepared.suggester.suggest(number, visible(begun, number, count), known)
+            seen = visible(begun, number, count)
+            candidate = prepared.suggester.suggest(number, [seen[n] for n in shown], {known[n] for n in shown})
         if candidate is None:
             return
         yield candidate.generation
-        known.add(candidate.fingerprint)
+        known.append(candidate.fingerprint)
         begun.append(
             create_trial(
                 state=TrialState.RUNNING,
@@ -88,6 +92,12 @@ def _opening(prepared: Prepared, count: int) -> Iterator[GenerationParams | None
                 distributions=dict(candidate.distributions),
             )
         )
+
+
+def _is_shown(plan: Plan, earlier: int, number: int) -> bool:
+    """Whether a trial may know of an earlier one: not of one that is run on the other half of the rows."""
+    half = None if plan.halves is None else plan.halves.of_trial(number)
+    return plan.halves is None or half is None or plan.halves.shows(earlier, half)
 
 
 def _tag(number: int) -> tuple[Phase, int]:

@@ -83,11 +83,6 @@ def run_study(
             f"max_cost={options['max_cost']!r} needs to know what tokens cost; give the server's price="
             "{'input': 0.5, 'output': 1.5}, of a million tokens"
         )
-    if plan.halves is not None and options["margin"]:
-        raise InputError(
-            f'margin={options["margin"]} asks whether one setting is as good, and holdout="cross" judges two together; '
-            "give a share, such as holdout=0.3"
-        )
     total = prepared.total_trials(options["n_trials"])
     deadline = None if options["timeout"] is None else time.monotonic() + options["timeout"]
     opened = _open(prepared, options)
@@ -183,7 +178,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         "baseline": plan.baseline.canonical,
         "sampler": _name_of(options["sampler"]),
         "pruner": _name_of(options["pruner"]) if is_single else "none",
-        "holdout": options["holdout"],
+        "holdout": plan.rule.kept,
         "seed": options["seed"],
         "replicates": options["replicates"],
         "holdout_replicates": options["holdout_replicates"],

@@ -71,6 +71,7 @@ def collect(result: StudyView) -> ReportData:
         halves=bool(result.halves),
         best_score_error=result.best_score_error,
         advice=None if best is None else result.advice,
+        split_note=str(settings.get("split_note", "")),
         baseline_note=_notes(result, str(settings.get("baseline_note", ""))),
         power=result.power,
         importances=_importances(finished, result),

@@ -138,6 +138,7 @@ class ReportData:
             known.
         advice: Whether more rows or more replicates would sharpen the winner's score; None where nothing is sampled.
         baseline_note: What the baseline is, in words; empty where the study does not say.
+        split_note: Which rows were searched and which judge, and why, in words; empty where the study does not say.
         power: What a comparison on so many rows can find at all, in sentences; None where nothing tells.
         importances: Share of the score's variation by parameter; sums to 1 or is empty.
         costs: (label, value) lines of the cost panel, ready to be shown.
@@ -172,6 +173,7 @@ class ReportData:
     best_score_error: float | None = None
     advice: str | None = None
     baseline_note: str = ""
+    split_note: str = ""
     power: str | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[tuple[str, str], ...] = ()

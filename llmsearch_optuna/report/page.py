@@ -111,9 +111,10 @@ def _task_options(data: ReportData) -> str:
 
 
 def _what_numbers_can_show(data: ReportData) -> str:
-    """How small a difference these rows can show, and what would sharpen the winner's score."""
+    """What is compared on which rows, how small a difference these can show, and what would sharpen the score."""
     power = None if data.power is None else f"Judged by the baseline's scores: {data.power}"
-    return "".join(f'<p class="soft">{safe(text)}</p>' for text in (data.baseline_note, power, data.advice) if text)
+    told = (data.baseline_note, data.split_note, power, data.advice)
+    return "".join(f'<p class="soft">{safe(text)}</p>' for text in told if text)
 
 
 def _numbers(data: ReportData) -> list[tuple[str, str, str]]:

@@ -15,6 +15,10 @@ where all settings derail on few rows and are worth nothing; see docs/verdict.md
 FEWEST_PROMPTS = 12
 """Six in each half: with fewer than that no test of a half could reject."""
 
+MOST_PROMPTS = 140
+"""Up to so many it was simulated, and found more than a holdout at every size; with more there is a reserve, which a
+search does not pay for. See docs/verdict.md."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfOutcome:

@@ -28,7 +28,14 @@ def worth(prompts: list[str], params: dict[str, Any]) -> list[str]:
 
 def run(folder: Path, function: Any, **changed: Any) -> Any:
     arguments: dict[str, Any] = {"n_trials": 8, "storage": f"sqlite:///{folder}/s.db", "study_name": "s"} | changed
-    return search(Engine.from_function(function), dataset(40), SPACE, metric=number_metric, progress=False, **arguments)
+    return search(
+        Engine.from_function(function),
+        dataset(40),
+        SPACE,
+        metric=number_metric,
+        progress=False,
+        **{"holdout": 0.3} | arguments,
+    )
 
 
 def test_a_function_is_searched_and_scored(tmp_path: Path) -> None:

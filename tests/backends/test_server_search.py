@@ -46,7 +46,7 @@ def study(folder: Path, model: Any, **changed: Any) -> SearchResult:
         "skip_probe": True,
     }
     arguments |= changed
-    return search(model, dataset(24), SPACE, metric=number_metric, progress=False, **arguments)
+    return search(model, dataset(24), SPACE, metric=number_metric, progress=False, **{"holdout": 0.3} | arguments)
 
 
 def told(result: SearchResult) -> list[Any]:
@@ -104,7 +104,7 @@ def test_a_server_that_goes_away_ends_the_study_and_the_same_call_goes_on(tmp_pa
 def test_what_the_server_does_not_take_is_refused_before_the_first_row(tmp_path: Path, stub: StubServer) -> None:
     space = SPACE | {"typical_p": FloatDistribution(0.1, 0.9), "top_k": 50}
     with pytest.raises(InputError, match=r"openai does not take top_k \(vllm,.*; openai does not take typical_p"):
-        search(stub.url, dataset(20), space, metric=number_metric, storage=f"sqlite:///{tmp_path}/s.db")
+        search(stub.url, dataset(20), space, holdout=0.3, metric=number_metric, storage=f"sqlite:///{tmp_path}/s.db")
     assert not stub.asked
 
 
@@ -156,12 +156,12 @@ def test_a_parameter_that_the_server_ignores_is_warned_of_once(
 ) -> None:
     space = SPACE | {"top_p": FloatDistribution(0.1, 1.0)}  # which this server takes, and does nothing with
     arguments: dict[str, Any] = {"metric": number_metric, "n_trials": 2, "storage": f"sqlite:///{tmp_path}/s.db"}
-    search(stub.url, dataset(20), space, progress=False, **arguments)
+    search(stub.url, dataset(20), space, progress=False, **{"holdout": 0.3} | arguments)
     assert "openai answers with the same texts at both ends of top_p: it seems to ignore it" in caplog.text
     assert "temperature: it seems" not in caplog.text
     assert "the same seed" not in caplog.text
     caplog.clear()
-    search(stub.url, dataset(20), space, progress=False, **arguments)
+    search(stub.url, dataset(20), space, progress=False, **{"holdout": 0.3} | arguments)
     assert "seems to ignore" not in caplog.text
 
 
@@ -174,7 +174,16 @@ def test_draws_that_depend_on_their_neighbours_are_told(
         return answer
 
     stub.seconds, stub.change = 0.02, beside_others
-    search(stub.url, dataset(20), SPACE, metric=number_metric, n_trials=1, progress=False, storage=f"{tmp_path}/s.db")
+    search(
+        stub.url,
+        dataset(20),
+        SPACE,
+        holdout=0.3,
+        metric=number_metric,
+        n_trials=1,
+        progress=False,
+        storage=f"{tmp_path}/s.db",
+    )
     # the last of them to be answered may be alone by then
     assert re.search("for 4 of 4 rows alone, and for [0-3] of 4 beside others: draws depend on", caplog.text)
 

@@ -133,6 +133,7 @@ def test_a_study_whose_engine_dies_goes_on_with_another_as_if_nothing_had_happen
             VllmBackend(TinyStepEngine(tiny_llama, tiny_tokenizer, slots=8, **engine)),
             [{"prompt": f"Anna asks Ben about {n}"} for n in range(8)],
             {"max_new_tokens": 6, "do_sample": True, "top_k": 0, "temperature": FloatDistribution(0.2, 2.0)},
+            holdout=0.3,
             metric=length,
             n_trials=4,
             storage=f"sqlite:///{tmp_path}/{folder}.db",

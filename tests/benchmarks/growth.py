@@ -51,6 +51,7 @@ def main() -> None:
             engine,
             rows,
             presets.sampling(max_new_tokens=24),
+            holdout=0.3,
             prompt="{text}",
             reference="answer",
             metric="chrf",

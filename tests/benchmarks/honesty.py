@@ -117,6 +117,7 @@ def _real_search(world: World) -> tuple[bool, bool, bool]:
             WorldServer(world, 4),
             [{"row": str(row)} for row in range(world.rows)],
             {"max_new_tokens": 8, "do_sample": True, "temperature": FloatDistribution(1.001, 2.0)},
+            holdout=0.3,
             prompt="{row}",
             metric=metric,
             n_trials=20,

@@ -119,7 +119,7 @@ def ours(model: Any, tokenizer: Any, task: Task, configurations: Grid, **setting
             sampler="grid",
             storage=f"sqlite:///{place}/peer.db",
             progress=False,
-            **settings,
+            **{"holdout": 0.3} | settings,
         )
         seconds, processor = time.perf_counter() - started, time.process_time() - started_processor
         return Outcome.of(seconds, processor, _scores(result))

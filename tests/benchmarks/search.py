@@ -95,7 +95,7 @@ def one_search(engine: Engine, options: dict[str, Any], arguments: argparse.Name
         study_name="study",
         seed=seed,
         progress=False,
-        **options,
+        **{"holdout": 0.3} | options,
     )
 
 

@@ -61,6 +61,7 @@ def run(rows: int, database: str) -> None:
         engine,
         dataset,
         {"max_new_tokens": 4, "do_sample": True},
+        holdout=0.3,
         prompt="{question}",
         reference="answer",
         metric="rouge1",

@@ -18,6 +18,7 @@ STUDY = """\
 [study]
 name = "words"
 n_trials = 12
+holdout = 0.3
 
 [model]
 name = "synthetic"

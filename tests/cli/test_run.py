@@ -31,6 +31,21 @@ def test_a_dry_run_says_what_it_would_be_and_makes_no_study(capsys, workplace):
     assert sorted(workplace.rglob("*")) == before
 
 
+def test_a_dry_run_says_which_rows_judge_and_why(capsys, workplace):
+    path = Path("study.toml")
+    by_default = path.read_text(encoding="utf-8").replace("holdout = 0.3\n", "")
+    path.write_text(by_default, encoding="utf-8")
+    _, out, err = run(capsys, "run", "study.toml", "--dry-run")
+    assert "holdout auto" in err
+    told = " ".join(out.split())
+    assert "All 40 rows are searched and judged: in two halves of 20 and 20" in told
+    assert "the default for 12 to 140 different prompts" in told
+    path.write_text(by_default.replace("n_trials = 12", "n_trials = 12\nmargin = 0.1"), encoding="utf-8")
+    _, out, _ = run(capsys, "run", "study.toml", "--dry-run")
+    assert "12 of 40 rows are held out" in out
+    assert "do not go together with margin=0.1" in " ".join(out.split())
+
+
 def test_a_dry_run_as_json(capsys, workplace):
     arguments = ["run", "study.toml", "--dry-run", "--json", "-q", "--n-trials", "5"]
     code, out, err = run(capsys, *arguments)

@@ -52,6 +52,7 @@ def result(tmp_path_factory) -> SearchResult:
         NastyEngine(),
         dataset(40),
         {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)},
+        holdout=0.3,
         reference="answer",
         metric=first_number,
         n_trials=8,

@@ -106,6 +106,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
         LinkingEngine(),
         rows,
         {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)},
+        holdout=0.3,
         reference=f"www.{EVIL}",
         metric=first_number,
         n_trials=8,

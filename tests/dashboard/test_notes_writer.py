@@ -82,6 +82,7 @@ def run(folder, *, n_trials=12):
         TextsEngine(),
         dataset(40),
         {"max_new_tokens": 20, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)},
+        holdout=0.3,
         reference="answer",
         metric=first_number,
         n_trials=n_trials,

@@ -194,7 +194,7 @@ def test_each_can_be_searched(
     rows = [{"prompt": text, "reference": "a"} for text in TEXTS]
     space = [{**asked(name), "max_new_tokens": 5} for name in CASES]
     result = search(
-        Engine(tiny_llama, tiny_tokenizer), rows, space, metric="contains", sampler="grid", pruner="none",
+        Engine(tiny_llama, tiny_tokenizer), rows, space, holdout=0.3, metric="contains", sampler="grid", pruner="none",
         n_trials=len(space) + 2, progress=False, storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
     )  # fmt: skip
     assert [t.user_attrs.get("fail_reason") for t in result.trials] == [None] * len(result.trials)

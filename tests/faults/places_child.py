@@ -80,6 +80,7 @@ def run(engine: Engine, database: str, observer: progress.Callback) -> Any:
         engine,
         [{"prompt": f"{sentence} {n}", "answer": ""} for n in range(4) for sentence in SENTENCES],
         SPACE,
+        holdout=0.3,
         metric=letters,
         n_trials=TRIALS,
         storage=f"sqlite:///{database}",

@@ -99,6 +99,7 @@ def test_a_row_that_fits_nowhere_fails_its_trial_and_the_report_names_it(
                 "repetition_penalty": CategoricalDistribution([1.0, 1.2]),
                 "eos_token_id": 198,
             },
+            holdout=0.3,
             baseline={"max_new_tokens": 6},
             reference="answer",
             metric="f1",

@@ -145,7 +145,7 @@ def studied(folder: Path, metric: Any, **changed: Any) -> Any:
         "progress": False,
         "model": TextEngine(),
     } | changed
-    return search(given.pop("model"), dataset(60), given.pop("space"), metric=metric, **given)
+    return search(given.pop("model"), dataset(60), given.pop("space"), metric=metric, **{"holdout": 0.3} | given)
 
 
 def test_a_study_knows_its_judges_noise_and_judges_nothing_twice(tmp_path: Path) -> None:

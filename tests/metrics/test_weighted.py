@@ -141,7 +141,7 @@ def test_trials_and_scores_tell_the_mean_of_every_part(tmp_path: Path) -> None:
     space = {"max_new_tokens": 9, "do_sample": True, "temperature": FloatDistribution(0.1, 2.0)}
     metric = {number_metric: 3.0, "terminates": 1.0}
     result = search(
-        TextEngine(), dataset(40), space, metric=metric, n_trials=5, progress=False, replicates=2,
+        TextEngine(), dataset(40), space, holdout=0.3, metric=metric, n_trials=5, progress=False, replicates=2,
         storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
     )  # fmt: skip
     alone = result.rescore(number_metric).set_index("number")["number_metric"]

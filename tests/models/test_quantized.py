@@ -98,7 +98,16 @@ def is_searched(model: Any, folder: Path) -> None:
     space = [{"max_new_tokens": 6, "num_beams": 1}, {"max_new_tokens": 6, "do_sample": True, "temperature": 0.8}]
     storage = f"sqlite:///{folder}/study.db"
     result = search(
-        model, rows, space, metric="chrf", sampler="grid", n_trials=4, storage=storage, study_name="awq", progress=False
+        model,
+        rows,
+        space,
+        holdout=0.3,
+        metric="chrf",
+        sampler="grid",
+        n_trials=4,
+        storage=storage,
+        study_name="awq",
+        progress=False,
     )
     assert [t.state.name for t in result.trials] == ["COMPLETE", "COMPLETE"]
     assert len(result.completions()) == 6

@@ -26,6 +26,7 @@ SPACE = [{"max_new_tokens": 20}, SAMPLING]
 
 def run(folder: Path, engine: Any = None, *, name: str = "s", **changed: Any) -> SearchResult:
     arguments: dict[str, Any] = {
+        "holdout": 0.3,
         "model": engine or TextEngine(),
         "dataset": dataset(40),
         "space": SPACE,

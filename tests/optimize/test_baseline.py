@@ -39,7 +39,7 @@ def run(folder: Path, **changed: Any) -> SearchResult:
         "study_name": "study",
         "progress": False,
     } | changed
-    return search(**arguments)
+    return search(**{"holdout": 0.3} | arguments)
 
 
 def test_parameters_that_are_worse_than_what_the_user_has_are_not_recommended(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def run(tmp_path: Path, **options: Any) -> SearchResult:
     given: dict[str, Any] = {"n_trials": 10, "baselines": NAMED, "study_name": "s", **options}
     return search(
         TextEngine(), dataset(80), SPACE, metric=number_metric, progress=False,
-        storage=f"sqlite:///{tmp_path}/s.db", **given,
+        storage=f"sqlite:///{tmp_path}/s.db", **{"holdout": 0.3} | given,
     )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ class Recommending(TextEngine):
 def test_what_the_authors_recommend_is_run_where_another_one_is_in_use(tmp_path: Path) -> None:
     result = search(
         Recommending(), dataset(40), SPACE, metric=number_metric, progress=False, baseline={"do_sample": False},
-        baselines={"paper": NAMED["paper"]}, n_trials=3, storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
+        holdout=0.3, baselines={"paper": NAMED["paper"]}, n_trials=3, study_name="s",
+        storage=f"sqlite:///{tmp_path}/s.db",
     )  # fmt: skip
     assert roles(result) == ["baseline", "baseline paper", "baseline generation_config.json"]
     assert result.trial_params(2)["temperature"] == 0.9

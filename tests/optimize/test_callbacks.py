@@ -148,6 +148,7 @@ def run_tiny(folder: Path, engine: Engine, n_trials: int, name: str = "s") -> Se
         engine,
         rows,
         SPACE,
+        holdout=0.3,
         reference="answer",
         metric="f1",
         n_trials=n_trials,

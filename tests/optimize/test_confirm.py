@@ -140,6 +140,7 @@ def test_a_metric_of_all_rows_is_compared_as_in_the_study(tmp_path):
         TextEngine(),
         dataset(60),
         {"max_new_tokens": 20, "do_sample": True, "temperature": 0.7},
+        holdout=0.3,
         metric=mean_number,
         n_trials=3,
         storage=f"sqlite:///{tmp_path}/c.db",

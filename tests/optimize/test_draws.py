@@ -22,7 +22,7 @@ def study(folder: Path, url: str, **changed: Any) -> SearchResult:
     arguments: dict[str, Any] = {"n_trials": 4, "study_name": "s", "concurrency": 8} | changed
     space = {"max_new_tokens": 16, "do_sample": False, "frequency_penalty": FloatDistribution(0.0, 1.0)}
     arguments |= {"storage": f"sqlite:///{folder}/s.db", "metric": number_metric, "progress": False}
-    return search(url, dataset(24), space, **arguments)
+    return search(url, dataset(24), space, **{"holdout": 0.3} | arguments)
 
 
 def restless(session: int = 0, *, most: float = 0.3) -> Any:

@@ -143,13 +143,16 @@ def test_a_forecast_is_told_in_two_lines() -> None:
 STUDY = prepared()
 
 
-def test_a_forecast_decodes_the_first_rows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("holdout", [0.3, "cross"])
+def test_a_forecast_decodes_the_first_rows_and_stores_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holdout: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     engine = TextEngine()
-    found = forecast(engine, dataset(40), SPACE, metric=number_metric, n_trials=10)
+    found = forecast(engine, dataset(40), SPACE, metric=number_metric, n_trials=10, holdout=holdout)
     assert len(engine.calls) == found.probed_rows == 4 * 8
     assert list(tmp_path.iterdir()) == []
-    first = run(tmp_path, n_trials=4)
+    first = run(tmp_path, n_trials=4, holdout=holdout)
     begun = {
         (first.items[r.row].prompt, t.user_attrs["fingerprint"]) for t in first.trials for r in first.records(t.number)
     }
@@ -182,6 +185,7 @@ class Slow(TextEngine):
 
 def test_a_forecast_holds_what_the_study_takes(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"dataset": dataset(60), "space": SPACE, "metric": number_metric, "n_trials": 16}
+    arguments |= {"holdout": 0.3}
     found = forecast(Slow(), **arguments)
     result = run(tmp_path, Slow(), **arguments)
     stored = result.opened.records
@@ -198,6 +202,7 @@ def test_a_forecast_of_a_real_engine_and_the_same_study(
         "space": [{"max_new_tokens": 8}, {"max_new_tokens": 8, "num_beams": IntDistribution(2, 3)}],
         "metric": number_metric,
         "n_trials": 3,
+        "holdout": 0.3,
         "progress": False,
     }
     plain = search(Engine(tiny_llama, tiny_tokenizer), **arguments, storage=f"{tmp_path}/a.db", study_name="s")
@@ -210,9 +215,9 @@ def test_a_forecast_of_a_real_engine_and_the_same_study(
     assert signature(plain) == signature(warm), "a forecast changes nothing"
 
 
-NOT_FORECAST = {"timeout", "callbacks", "max_tokens", "max_cost", "storage", "study_name", "margin", "progress"}
+NOT_FORECAST = {"timeout", "callbacks", "max_tokens", "max_cost", "storage", "study_name", "progress"}
 NOT_FORECAST |= {"observer"}
-"""What only says where a study is kept, when it is broken off, and how it is judged and shown."""
+"""What only says where a study is kept, when it is broken off, and how it is shown."""
 
 
 def test_a_forecast_takes_what_a_search_takes() -> None:

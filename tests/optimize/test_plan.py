@@ -62,7 +62,7 @@ def test_a_search_names_them_in_one_warning(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING, logger="llmsearch_optuna"):
         result = search(
             TextEngine(), dataset(30), space, baseline={"do_sample": False, "top_p": 0.9}, metric=number_metric,
-            n_trials=5, progress=False, storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
+            holdout=0.3, n_trials=5, progress=False, storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
         )  # fmt: skip
     assert [m for m in caplog.messages if "effect" in m] == [
         "without effect beside the other parameters, and left out: temperature (branch greedy); top_p (the baseline)"
@@ -129,7 +129,7 @@ def test_a_chat_whose_answers_cannot_end_is_told_with_the_token_to_add(tiny_toke
 @pytest.mark.parametrize("sampler", [optuna.samplers.BruteForceSampler(), optuna.samplers.GridSampler({"top_k": [1]})])
 def test_samplers_that_end_a_study_by_themselves_are_refused(sampler: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sampler='grid' tries every combination once"):
-        search(TextEngine(), dataset(20), {"max_new_tokens": 4}, metric=number_metric, sampler=sampler)
+        search(TextEngine(), dataset(20), {"max_new_tokens": 4}, holdout=0.3, metric=number_metric, sampler=sampler)
 
 
 def test_the_first_and_last_prompts_of_many_say_what_all_begin_with() -> None:

@@ -114,7 +114,7 @@ def test_each_configuration_answers_as_its_prompt_alone_does(
     result = search(
         tiny_llama, rows, space, tokenizer, prompt=prompts, system=[None, "Be brief."],
         chat_template_kwargs={"thinking": [True, False]}, n_trials=9, pruner="none", progress=False,
-        storage=f"sqlite:///{tmp_path}/s.db", study_name="s", **task,
+        storage=f"sqlite:///{tmp_path}/s.db", study_name="s", **{"holdout": 0.3} | task,
     )  # fmt: skip
     engine = Engine(tiny_llama, tokenizer)
     seen = set()
@@ -290,7 +290,7 @@ def test_a_score_is_of_one_prompt(tiny_llama: LlamaForCausalLM, tiny_tokenizer: 
 
 
 def test_a_forecast_counts_every_prompt_that_may_be_tried() -> None:
-    options = completed(ForecastOptions, {"metric": number_metric, "prompt": KIND})
+    options = completed(ForecastOptions, {"metric": number_metric, "prompt": KIND, "holdout": 0.3})
     plan = prepare(Polite(), dataset(40), SPACE, None, options).plan
     assert _prompts_once(plan, 14) == Range(40, 3 * 28 + 2 * 12)
     assert _prompts_once(plan, 1) == Range(40, 40)

@@ -222,7 +222,7 @@ def test_a_grid_that_n_trials_cuts_short_says_what_is_left_and_ends_by_itself_ot
     grid = Space.from_param_grid({"max_new_tokens": [20], "do_sample": [False, True], "temperature": [0.5, 0.9, 1.3]})
     arguments: dict[str, Any] = {
         "model": TextEngine(), "dataset": dataset(24), "space": grid, "metric": number_metric, "sampler": "grid",
-        "storage": f"sqlite:///{tmp_path}/s.db", "study_name": "s", "progress": False,
+        "storage": f"sqlite:///{tmp_path}/s.db", "study_name": "s", "progress": False, "holdout": 0.3,
     }  # fmt: skip
     search(**arguments, n_trials=2)
     # greedy is the baseline, whatever its temperature: four configurations in all

@@ -150,7 +150,7 @@ def test_a_seed_is_a_parameter_and_replicates_average_over_several(
     assert three.scores == pytest.approx([sum(found.values()) / 3 for found in lengths.values()])
     space = {**sampled, "generation_seed": CategoricalDistribution([1, 2, 3])}
     result = search(
-        engine, rows, space, metric=length, sampler="grid", n_trials=9, progress=False, pruner="none",
+        engine, rows, space, holdout=0.3, metric=length, sampler="grid", n_trials=9, progress=False, pruner="none",
         storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
     )  # fmt: skip
     searched = {
@@ -179,7 +179,7 @@ def test_encoder_decoder_models_are_searched_and_scored(
         {"max_new_tokens": 8, "num_beams": IntDistribution(2, 3)},
     ]
     result = search(
-        engine, rows, space, metric="contains", n_trials=8, pruner="none", progress=False,
+        engine, rows, space, holdout=0.3, metric="contains", n_trials=8, pruner="none", progress=False,
         storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
     )  # fmt: skip
     assert {t.state.name for t in result.trials} == {"COMPLETE"}

@@ -64,7 +64,15 @@ class Listener:
 def run(folder: Path, engine: TextEngine, *, name: str = "s", **changed: Any) -> SearchResult:
     arguments: dict[str, Any] = {"reference": "answer", "metric": number_metric, "progress": False} | changed
     storage = f"sqlite:///{folder}/{name}.db"
-    return search(engine, dataset(40), SPACE, n_trials=N_TRIALS, storage=storage, study_name="study", **arguments)
+    return search(
+        engine,
+        dataset(40),
+        SPACE,
+        n_trials=N_TRIALS,
+        storage=storage,
+        study_name="study",
+        **{"holdout": 0.3} | arguments,
+    )
 
 
 def held_out(result: SearchResult) -> list[int]:

@@ -64,7 +64,7 @@ def study(folder: Path, engine: EngineBackend, **changed: Any) -> SearchResult:
         metric=number_metric,
         storage=f"sqlite:///{folder}/s.db",
         progress=False,
-        **arguments,
+        **{"holdout": 0.3} | arguments,
     )
 
 

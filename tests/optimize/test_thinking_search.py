@@ -48,7 +48,7 @@ def run(folder: Path, **changed: Any) -> SearchResult:
         "study_name": "s",
         "progress": False,
     } | changed
-    return search(**arguments)
+    return search(**{"holdout": 0.3} | arguments)
 
 
 def test_the_answer_is_scored_and_the_thought_is_kept(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def run(tmp_path: Path, **options: Any) -> SearchResult:
     given = {"n_trials": 12, "baseline": BASELINE, "study_name": "s", **options}
     return search(
         TextEngine(), dataset(60), SPACE, metric=number_metric, progress=False,
-        storage=f"sqlite:///{tmp_path}/s.db", **given,
+        storage=f"sqlite:///{tmp_path}/s.db", **{"holdout": 0.3} | given,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_a_whole_grid_counts_them_once(tmp_path: Path) -> None:
     space = {"max_new_tokens": 9, "num_beams": 3}
     result = search(
         TextEngine(), dataset(20), space, metric=number_metric, progress=False, sampler="grid", study_name="g",
-        storage=f"sqlite:///{tmp_path}/g.db", try_first=[{"num_beams": 2}],
+        holdout=0.3, storage=f"sqlite:///{tmp_path}/g.db", try_first=[{"num_beams": 2}],
     )  # fmt: skip
     beams = [t.user_attrs["params"].get("num_beams", 1) for t in result.trials]
     assert sorted(beams) == sorted(set(beams))

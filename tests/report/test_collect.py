@@ -25,6 +25,7 @@ def run(folder, **changes) -> SearchResult:
         values["engine"],
         dataset(values["rows"]),
         SPACE,
+        holdout=0.3,
         reference="answer",
         metric=number_metric,
         n_trials=values["n_trials"],

@@ -53,12 +53,12 @@ def test_an_unfinished_study_ends_like_the_one_that_was_left_alone(unfinished: P
 
 
 def test_the_fingerprint_stays_as_it_was(unfinished: Path, tmp_path: Path) -> None:
-    run(tmp_path / "new.db", Writer(), n_trials=1)
+    run(tmp_path / "new.db", Writer(), n_trials=1, holdout=0.3)
     query = "SELECT fingerprint, schema_version FROM llmsearch_meta"
     (new, new_schema), (old, old_schema) = (selected(path, query)[0] for path in (tmp_path / "new.db", unfinished))
     assert new_schema == old_schema
     # The rules have changed since; a study from before goes on by those that it was started with.
-    assert json.loads(new) == {**json.loads(old), "algorithm": 3}
+    assert json.loads(new) == {**json.loads(old), "algorithm": 4}
 
 
 def test_rows_that_the_earlier_version_decoded_are_not_decoded_again(unfinished: Path) -> None:

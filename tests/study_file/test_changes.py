@@ -15,7 +15,7 @@ from tests.study_file.texts import TEXT
 def test_defaults_stand_where_a_file_is_silent() -> None:
     file = parse_study_file(TEXT)
     assert (file.data.direction, with_defaults(file).data.direction) == (None, "maximize")
-    assert (with_defaults(file).study.n_trials, with_defaults(file).study.holdout) == (12, 0.3)
+    assert (with_defaults(file).study.n_trials, with_defaults(file).study.holdout) == (12, "auto")
 
 
 def test_the_command_line_puts_values_in_their_place():

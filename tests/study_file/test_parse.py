@@ -99,5 +99,6 @@ def test_what_only_search_would_find_is_named_with_its_line_as_well():
         parse_study_file(TEXT.replace('"rouge1"', '"rouge9"'))
 
 
-def test_halves_that_judge_each_other_are_a_holdout():
-    assert parse_study_file(TEXT.replace("n_trials = 12", 'holdout = "cross"')).study.holdout == "cross"
+@pytest.mark.parametrize("word", ["cross", "auto"])
+def test_halves_that_judge_each_other_are_a_holdout(word):
+    assert parse_study_file(TEXT.replace("n_trials = 12", f'holdout = "{word}"')).study.holdout == word

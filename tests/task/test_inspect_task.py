@@ -101,6 +101,7 @@ def test_a_search_goes_on_only_with_the_same_file(
             f"inspect:{path}@letters",
             {"do_sample": True, "temperature": FloatDistribution(0.2, 2.0)},
             chat_tokenizer,
+            holdout=0.3,
             n_trials=trials,
             storage=f"sqlite:///{tmp_path}/s.db",
             progress=False,

@@ -148,7 +148,7 @@ def studied(folder: Path, path: Path, model: Any, tokenizer: Any, **changed: Any
         "storage": f"sqlite:///{folder}/s.db",
         "progress": False,
     } | changed
-    return search(model, f"lm_eval:{path}#flexible-extract", given.pop("space"), tokenizer, **given)
+    return search(model, f"lm_eval:{path}#flexible-extract", given.pop("space"), tokenizer, **{"holdout": 0.3} | given)
 
 
 def test_a_search_goes_on_only_with_the_same_task(

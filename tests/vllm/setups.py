@@ -64,7 +64,7 @@ def study(model: Any, folder: str, **changed: Any) -> Any:
         pruner="none",
         holdout_replicates=1,
         progress=False,
-        **changed,
+        **{"holdout": 0.3} | changed,
     )
 
 

@@ -32,6 +32,7 @@ STUDY = f"""\
 [study]
 name = "tiny"
 n_trials = {TRIALS}
+holdout = 0.3
 
 [model]
 name = "model"

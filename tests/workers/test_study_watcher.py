@@ -38,6 +38,7 @@ def test_it_tells_what_the_search_itself_tells(tmp_path: Path) -> None:
         TextEngine(),
         dataset(40),
         SPACE,
+        holdout=0.3,
         metric=number_metric,
         n_trials=10,
         storage=f"sqlite:///{tmp_path}/s.db",

@@ -238,7 +238,7 @@ def test_it_can_be_searched(
         "mirostat_eta": FloatDistribution(0.05, 0.5, log=True),
     }
     result = search(
-        Engine(tiny_llama, tiny_tokenizer), rows, space, metric="contains", n_trials=8, progress=False,
+        Engine(tiny_llama, tiny_tokenizer), rows, space, holdout=0.3, metric="contains", n_trials=8, progress=False,
         storage=f"sqlite:///{tmp_path}/s.db", study_name="s",
     )  # fmt: skip
     assert {t.state.name for t in result.trials} <= {"COMPLETE", "PRUNED"}
