@@ -1,14 +1,16 @@
 """Several studies of the same data side by side: what each recommends, compared row by row.
 
 Two models, two prompts, two spaces. Nothing is decoded: the rows that both have are paired. Rows of the holdout are
-taken where every study has them for what it recommends. Where one has none, the best trials are compared on the search
-rows, whose scores are biased upwards, since they were searched on.
+taken where every study has them for what it recommends. Where studies of two halves recommend winners of different
+ones, each row counts with the winner that was not chosen on it. Where a study has no such rows, the best trials are
+compared on the search rows, whose scores are biased upwards, since they were searched on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.errors import InputError
@@ -20,6 +22,9 @@ from llmsearch_optuna.storage.row_record import score_table
 
 FEWEST_ROWS = 2
 
+ComparedPart = Part | Literal["halves"]
+"""Which rows are compared; ``"halves"``: all that judge, each with the winner that was not chosen on it."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -30,17 +35,23 @@ class Compared:
         result: The study.
         trial: The number of the trial that is compared: on the holdout the one that it recommends, on search rows its
             best one, which need not be the same.
-        scores: Row number -> score of that trial.
+        scores: Row number -> score of that trial, or of the winner that judges the row.
+        winners: Where each row counts with the winner that was not chosen on it: their numbers.
     """
 
     name: str
     result: StudyView
     trial: int
     scores: Mapping[int, float]
+    winners: tuple[int, ...] = ()
 
-    def table(self, rows: Sequence[int], part: Part) -> list[list[float]]:
-        """Scores [rows][replicates] of the trial that is compared."""
-        return score_table(self.result.records(self.trial, part), rows)
+    def table(self, rows: Sequence[int], part: ComparedPart) -> list[list[float]]:
+        """Scores [rows][replicates] of what is compared; one that was decoded once stands for each replicate."""
+        kept: Part = "search" if part == "search" else "holdout"
+        numbers = self.winners or (self.trial,)
+        found = score_table([record for number in numbers for record in self.result.records(number, kept)], rows)
+        most = max(map(len, found))
+        return [scores * most if len(scores) == 1 else scores for scores in found]
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Comparison:
     Attributes:
         metric: What all are scored by.
         minimize: Whether a lower score is better.
-        part: Which rows were compared: the holdout's, or those of the search.
+        part: Which rows were compared: the holdout's, those of both halves, or those of the search.
         rows: Their numbers.
         studies: The first one is what the others are compared with.
         pairs: Each later study against the first: differences are its scores minus the first one's.
@@ -58,7 +69,7 @@ class Comparison:
 
     metric: str
     minimize: bool
-    part: Part
+    part: ComparedPart
     rows: tuple[int, ...]
     studies: tuple[Compared, ...]
     pairs: tuple[Verdict, ...]
@@ -92,18 +103,19 @@ def compare_studies(results: Sequence[StudyView]) -> Comparison:
     if len(results) < 2:
         raise InputError("give at least two studies to compare")
     _check_alike(results)
-    for part in ("holdout", "search"):
+    parts: tuple[ComparedPart, ...] = ("holdout", "halves", "search")
+    for part in parts:
         studies = [_compared(result, name, part) for result, name in zip(results, _names(results), strict=True)]
         rows = sorted(set.intersection(*(set(study.scores) for study in studies)))
         if len(rows) >= FEWEST_ROWS:
             return _comparison(studies, rows, part)
     raise InputError(
-        f"the studies have no {FEWEST_ROWS} scored rows in common: they were split with other seeds or shares, "
-        'recommend winners of different halves of the rows (holdout="cross"), or their metric scores all rows at once'
+        f"the studies have no {FEWEST_ROWS} scored rows in common: they were split with other seeds or shares, or "
+        "their metric scores all rows at once"
     )
 
 
-def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) -> Comparison:
+def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: ComparedPart) -> Comparison:
     first = studies[0].result
     items, bounds = first.items, first.settings.get("metric_bounds")
     minimize = first.direction == "minimize"
@@ -120,11 +132,16 @@ def _comparison(studies: Sequence[Compared], rows: Sequence[int], part: Part) ->
     return Comparison(str(first.settings["metric"]), minimize, part, tuple(rows), tuple(studies), tuple(pairs))
 
 
-def _compared(result: StudyView, name: str, part: Part) -> Compared:
+def _compared(result: StudyView, name: str, part: ComparedPart) -> Compared:
     winner = result.best_trial.number
     verdict = result.verdict
-    compared = winner if part == "search" or (verdict is not None and verdict.recommends_winner) else 0
-    return Compared(name, result, compared, result.row_scores(compared, part))
+    recommends_winner = verdict is not None and verdict.recommends_winner
+    compared = winner if part == "search" or recommends_winner else 0
+    if part == "halves" and result.halves and recommends_winner:
+        winners = tuple(dict.fromkeys(result.looks[-1].winners))
+        scores = {row: score for number in winners for row, score in result.row_scores(number, "holdout").items()}
+        return Compared(name, result, compared, scores, winners)
+    return Compared(name, result, compared, result.row_scores(compared, "search" if part == "search" else "holdout"))
 
 
 def _check_alike(results: Sequence[StudyView]) -> None:

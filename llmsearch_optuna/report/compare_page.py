@@ -16,10 +16,18 @@ from llmsearch_optuna.report.html_text import safe
 from llmsearch_optuna.report.page import document
 from llmsearch_optuna.stats.verdict import Verdict
 
-ROWS_OF = {"holdout": "rows that none of them was chosen on", "search": "search rows, which flatter what was searched"}
-COMPARED_ON = {"holdout": "what each recommends", "search": "the best trial of each"}
+ROWS_OF = {
+    "holdout": "rows that none of them was chosen on",
+    "halves": "rows, each with the winner that was not chosen on it",
+    "search": "search rows, which flatter what was searched",
+}
+COMPARED_ON = {
+    "holdout": "what each recommends",
+    "halves": "the winners of both halves of each",
+    "search": "the best trial of each",
+}
 """On search rows a study's best trial is compared even where it recommends its baseline."""
-_CALLED_ON = {"holdout": "recommended", "search": "best trial"}
+_CALLED_ON = {"holdout": "recommended", "halves": "recommended", "search": "best trial"}
 
 
 def write_comparison(comparison: Comparison, path: str | Path) -> Path:

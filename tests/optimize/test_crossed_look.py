@@ -14,9 +14,10 @@ from llmsearch_optuna.analysis.compare import compare_studies
 from llmsearch_optuna.analysis.export import save_generation_config
 from llmsearch_optuna.analysis.status import read_status
 from llmsearch_optuna.api import check, confirm
-from llmsearch_optuna.cli.output import print_outcome
+from llmsearch_optuna.cli.output import print_comparison, print_outcome
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.report import collect
+from llmsearch_optuna.report.compare_page import render_comparison
 from llmsearch_optuna.report.page import render
 from llmsearch_optuna.search_result import SearchResult
 from llmsearch_optuna.stats.crossed import UNSEEN_LEVEL
@@ -154,6 +155,27 @@ def test_studies_of_halves_are_compared_on_rows_that_neither_was_chosen_on(
     if found.part == "holdout":
         assert set(found.rows) <= unseen(result)
     assert len(found.rows) >= 2
+
+
+def test_winners_of_different_halves_are_compared_on_all_rows(result: SearchResult, tmp_path: Path) -> None:
+    other = run(tmp_path, TextEngine(temperature_near(1.1)), study_name="warm", holdout="cross", n_trials=12)
+    assert half_of(other.best_trial) == 1 - half_of(result.best_trial)
+
+    found = compare_studies([result, other])
+
+    assert (found.part, len(found.rows)) == ("halves", 40)
+    for study in found.studies:
+        assert study.winners == study.result.looks[-1].winners
+        for half, winner in enumerate(study.winners):
+            judged = study.result.row_scores(winner, "holdout")
+            assert {row: study.scores[row] for row in study.result.halves[1 - half]} == judged
+    (pair,) = found.pairs
+    assert pair.difference == pytest.approx(found.mean(found.studies[1]) - found.mean(found.studies[0]))
+    page = render_comparison(found).split("<script>")[0]
+    assert "The winners of both halves of each, on 40 rows, each with the winner that was not chosen on it" in page
+    out = StringIO()
+    print_comparison(found, console=Console(file=out, width=100))
+    assert "winners of" in out.getvalue()
 
 
 def test_the_report_says_of_which_rows_a_score_is(result: SearchResult) -> None:
