@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, NoneType
 from typing import Any, ForwardRef, Literal, TypeVar, cast, get_args
 
@@ -26,6 +26,7 @@ class Limits:
         gt: The number that all are above.
         lt: The number that all are below.
         whole: Whether it takes whole numbers only.
+        several: Whether it takes a list of such numbers, too.
     """
 
     words: str
@@ -33,11 +34,17 @@ class Limits:
     gt: float | None = None
     lt: float | None = None
     whole: bool = True
+    several: bool = False
 
     def allow(self, value: Any) -> bool:
         """Whether it takes this value."""
         if value is None or isinstance(value, str):
             return True
+        if self.several and isinstance(value, list | tuple | range):
+            numbers = [
+                item for item in value if isinstance(item, int | float) and replace(self, several=False).allow(item)
+            ]
+            return len(value) == len(set(numbers)) > 0
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or value != value:
             return False
         is_low = (self.ge is not None and value < self.ge) or (self.gt is not None and value <= self.gt)

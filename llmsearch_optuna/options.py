@@ -417,14 +417,15 @@ class DrawOptions(ReplicateOptions, total=False):
     """How often a row is decoded, and how many completions are scored together."""
 
     samples: Annotated[
-        int,
+        int | Sequence[int],
         Option(
             "How many completions of a row are drawn and scored together, as aggregate says, where something is "
-            "sampled.",
+            "sampled; several numbers in a list are searched.",
             1,
-            more="Their tokens count together. A space may search samples like any parameter; see docs/samples.md.",
-            limits=Limits(words="a whole number from 1 to 1,024", ge=1, lt=1025),
-            key=Key("study"),
+            more="Their tokens count together. Of several numbers the baseline draws the least; a space may search "
+            "samples like any parameter, too. See docs/samples.md.",
+            limits=Limits(words="a whole number from 1 to 1,024, or a list of such", ge=1, lt=1025, several=True),
+            key=Key("study", type=int | list[int]),
         ),
     ]
 

@@ -29,7 +29,7 @@ def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sampled = [t for t in names["result"].trials if t.user_attrs["role"] == "searched"]
     assert {t.user_attrs["params"]["samples"] for t in sampled} == {8}
     assert names["right_letter"](["B."], ["B"]) == [1.0]
-    assert Space.of(names["space"]).size() is None
+    assert Space.of(names["space"]).branches[0].searched["samples"].choices == (1, 4, 8)
 
 
 def test_its_study_file_is_read() -> None:

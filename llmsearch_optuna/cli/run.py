@@ -11,6 +11,8 @@ import typer
 
 from llmsearch_optuna.cli import arguments
 from llmsearch_optuna.cli.terminal import say
+from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.options import every_option
 from llmsearch_optuna.redaction import redacted_values
 from llmsearch_optuna.study_file.arguments import search_arguments
 from llmsearch_optuna.study_file.changes import Changes
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 Trials = Annotated[int | None, arguments.flag("--n-trials", "n_trials")]
 Storage = Annotated[str | None, arguments.flag("--storage", "storage")]
 Name = Annotated[str | None, arguments.flag("--name", "study_name")]
-Samples = Annotated[int | None, arguments.flag("--samples", "samples")]
+Samples = Annotated[
+    str | None,
+    typer.Option(
+        "--samples", metavar="N[,N…]", help=every_option()["samples"].help.replace("in a list", "with commas")
+    ),
+]
 Constraint = Annotated[
     list[str] | None,
     typer.Option(
@@ -132,7 +139,7 @@ def run(
         n_trials=n_trials,
         storage=storage,
         name=name,
-        samples=samples,
+        samples=_numbers(samples),
         constraints=_limits(constraint),
     )
     file = arguments.resolved(study, changes)
@@ -177,6 +184,17 @@ def _search_and_tell(
         from llmsearch_optuna.cli.output import print_outcome
 
         print_outcome(result, report=path)
+
+
+def _numbers(given: str | None) -> int | list[int] | None:
+    """What stands behind --samples: a number, or several with commas between."""
+    if given is None:
+        return None
+    try:
+        found = [int(part) for part in given.split(",")]
+    except ValueError:
+        raise InputError(f"--samples {given} must be a whole number, or several with commas between: 1,4,8") from None
+    return found if len(found) > 1 else found[0]
 
 
 def _limits(given: list[str] | None) -> dict[str, str] | None:

@@ -48,13 +48,14 @@ def score(
     given_to_search = search_arguments(file)
     first = given_to_search["dataset"].choices.first
     base = Space.of(given_to_search["space"]).baseline_values(first, file.baseline)
+    samples = given_to_search.get("samples", 1)
     found = score_once(
         given_to_search["model"],
         given_to_search["dataset"],
         {**base, **given},
         given_to_search.get("tokenizer"),
         **part(ModelOptions, given_to_search),
-        **{name: given_to_search[name] for name in ("samples",) if name in given_to_search},
+        samples=samples if isinstance(samples, int) else min(samples),
     )
     if as_json:
         texts = [c.text for c in found.completions]

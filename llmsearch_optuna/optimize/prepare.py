@@ -121,7 +121,9 @@ def prepare(
     )
     served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
     refuse_shared_engine(task.metric, served.backend)
-    served = served.drawing(options["samples"])
+    if not isinstance(samples := options["samples"], int):
+        checked = checked.with_samples(samples, served.defaults)
+    served = served.drawing(samples)
     ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
     served.check_logprobs(ready.metric)
     ready = ready.as_started(task_of(_default_name(ready, served)), served.tokenizer)

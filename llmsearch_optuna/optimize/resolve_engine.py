@@ -62,8 +62,13 @@ class ResolvedEngine:
         """The model's generation configuration, and the number of samples where it is not 1."""
         return self.model.default_params
 
-    def drawing(self, samples: int) -> ResolvedEngine:
-        """Return the same with so many samples of a row where a configuration says nothing of them."""
+    def drawing(self, samples: int | Sequence[int]) -> ResolvedEngine:
+        """Return the same with so many samples of a row where a configuration says nothing of them.
+
+        Args:
+            samples: How many; of several numbers, which are searched, the least.
+        """
+        samples = samples if isinstance(samples, int) else min(samples)
         if samples == 1:
             return self
         defaults = {**self.model.default_params, "samples": samples}

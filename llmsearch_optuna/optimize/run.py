@@ -190,7 +190,7 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
             else {}
         ),
         **({} if options["finalists"] == _FINALISTS_BEFORE else {"finalists": options["finalists"]}),
-        **({} if options["samples"] == 1 else {"samples": options["samples"]}),
+        **_samples(options["samples"]),
         **({} if options["folds"] is None else {"folds": options["folds"]}),
         **({"constraints": plan.rows.constraints.description} if plan.rows.constraints else {}),
         **({"try_first": tried} if (tried := [dict(c.values) for c in plan.try_first if not c.baseline]) else {}),
@@ -199,6 +199,13 @@ def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:
         # Left out where the score is alone, so that studies from before there was a choice go on.
         **({} if is_single else {"objectives": plan.rows.objectives.description}),
     }
+
+
+def _samples(given: int | Sequence[int]) -> dict[str, Any]:
+    """How many samples of a row are drawn, as a fingerprint has it; nothing for one, as before there was a choice."""
+    if isinstance(given, int):
+        return {} if given == 1 else {"samples": given}
+    return {"samples": list(given)}
 
 
 def _trial_queue(

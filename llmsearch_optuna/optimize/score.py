@@ -66,8 +66,10 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     """
     task = Task.of(dataset, **part(TaskOptions, options))
     _refuse_space(params)
+    if not isinstance(samples := options["samples"], int):
+        raise InputError(f"samples={samples!r}: score draws one number of samples; search takes several")
     task = task.read()  # a mistyped path is said at once, not after minutes of loading
-    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation).drawing(options["samples"])
+    served = resolve_engine(model, tokenizer, options).with_defaults(task.generation).drawing(samples)
     checked = GenerationParams.of(task.choices.labelled(params), served.defaults)
     checked.max_new_tokens  # noqa: B018 - asked for early, so that it is missed early
     if warning := inert_warning({"": checked.inert}):

@@ -5,13 +5,13 @@ How the branches of a space are told apart is decided in ``space``; a branch kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from llmsearch_optuna.engine.sampling.after_thinking import flattened
+from llmsearch_optuna.engine.sampling.after_thinking import flattened, is_after_thinking
 from llmsearch_optuna.engine.sampling.param_values import thaw
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value
 from llmsearch_optuna.errors import InputError
@@ -100,6 +100,21 @@ class Branch:
                 added[choice.name] = searched(choice.name, Choices(choice.labels))
         return replace(self, searched={**self.searched, **added})
 
+    def with_samples(self, numbers: Sequence[int], defaults: Mapping[str, Any]) -> Branch:
+        """Return the branch with the number of samples searched, where it samples and says nothing of them itself.
+
+        Args:
+            numbers: To choose from.
+            defaults: The model's generation configuration.
+        """
+        named = {*self.fixed, *self.searched}
+        deciding = {name: defaults[name] for name in _DECIDING if name in defaults and name not in self.searched}
+        kind = _kind({**deciding, **self.fixed}, self.searched)
+        is_sampled = kind not in ("greedy", "beam", "default") or any(map(is_after_thinking, named))
+        if "samples" in named or not is_sampled:
+            return self
+        return replace(self, searched={**self.searched, "samples": searched("samples", Choices(tuple(numbers)))})
+
     def relabelled(self, label: str) -> Branch:
         """Return the branch under another label."""
         return replace(self, label=label)
@@ -127,6 +142,8 @@ def make_branch(values: object, place: int | None) -> Branch:
     try:
         for name, value in flattened(values).items():
             check_name(name)
+            if name == "samples" and isinstance(value, list | tuple | range) and len(value) > 0:
+                value = Choices(tuple(value)) if len(value) > 1 else value[0]  # a number of samples is never a list
             if isinstance(value, BaseDistribution | Choices):
                 found[name] = searched(name, value)
             else:

@@ -203,6 +203,18 @@ class Space(ABC):
         """
 
     @abstractmethod
+    def with_samples(self, numbers: Sequence[int], defaults: Mapping[str, Any]) -> Space:
+        """Return the space in which the number of samples is searched wherever it samples and says nothing of them.
+
+        Args:
+            numbers: To choose from.
+            defaults: The model's generation configuration.
+
+        Raises:
+            InputError: The space is a function, which has to say itself what it searches.
+        """
+
+    @abstractmethod
     def _most_new_tokens(self) -> int | None:
         """Return the largest max_new_tokens of the space, or None where some points have none."""
 
@@ -359,6 +371,11 @@ class BranchedSpace(Space):
         found._branches = branches
         return found
 
+    def with_samples(self, numbers: Sequence[int], defaults: Mapping[str, Any]) -> Space:
+        found = copy.copy(self)
+        found._branches = _named([branch.with_samples(numbers, defaults) for branch in self._branches])
+        return found
+
     def _all_points(self) -> Iterator[Suggestion]:
         for branch in self._branches:
             names = list(branch.distributions)
@@ -457,6 +474,12 @@ class FunctionSpace(Space):
         for probe in self._probes:
             choices.check_names(probe.values)
         return self
+
+    def with_samples(self, numbers: Sequence[int], defaults: Mapping[str, Any]) -> Space:
+        raise InputError(
+            f"samples={list(numbers)} are searched, and the space is a function of the trial: let it return "
+            f"'samples': trial.suggest_categorical('samples', {list(numbers)})"
+        )
 
     def at_random(self, rng: np.random.Generator) -> Suggestion:
         trial = RandomTrial(rng)

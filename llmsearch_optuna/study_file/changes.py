@@ -26,7 +26,7 @@ class Changes:
     n_trials: int | None = None
     storage: str | None = None
     name: str | None = None
-    samples: int | None = None
+    samples: int | list[int] | None = None
     constraints: Mapping[str, str] | None = None
 
     def apply(self, file: StudyFile) -> StudyFile:

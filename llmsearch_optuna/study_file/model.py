@@ -69,6 +69,8 @@ def _limited(found: Any, limits: Limits) -> Any:
     """A type whose numbers are within limits."""
     if found in (int, float):
         return Annotated[found, Field(ge=limits.ge, gt=limits.gt, lt=limits.lt)]
+    if get_origin(found) is list:
+        return Annotated[list[_limited(get_args(found)[0], limits)], Field(min_length=1)]  # type: ignore[misc]
     if get_origin(found) in (Union, UnionType):
         return Union[tuple(_limited(member, limits) for member in get_args(found))]  # noqa: UP007 - as many as there are
     return found
