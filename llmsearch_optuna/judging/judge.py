@@ -5,6 +5,7 @@ It is asked through the backends that a search decodes with. A text is judged on
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.engine.sampling.reasoning import reasoning_span
 from llmsearch_optuna.errors import DecodingError, InputError, short
 from llmsearch_optuna.judging.cache import JudgementCache
+from llmsearch_optuna.judging.labels import read_labels
 from llmsearch_optuna.judging.prompt import JudgePrompt
 from llmsearch_optuna.metrics.bounds import checked_bounds
 from llmsearch_optuna.metrics.judged import HumanLabels, JudgedMetric, Label
@@ -44,7 +46,7 @@ def judge(
     question: str | Callable[[Mapping[str, Any]], str] | None = None,
     repeats: int = 1,
     params: Mapping[str, Any] | None = None,
-    labels: Iterable[Label] = (),
+    labels: Iterable[Label] | str | Path = (),
     reference: bool = True,
     cache: str | Path | None = None,
     name: str = "judge",
@@ -62,8 +64,9 @@ def judge(
         repeats: How often a text is judged; its score is the mean. More than one makes sense where something is
             sampled, or where a server's greedy texts vary.
         params: Generation parameters of the judge, laid over greedy decoding of at most 16 tokens.
-        labels: Scores that people gave: ``(answer, score)`` or ``((row, answer), score)``. Where both sides of held-out
-            rows have them, the report has a difference that is corrected by them; see docs/judge.md.
+        labels: Scores that people gave: ``(answer, score)`` or ``((row, answer), score)``, or a file with the columns
+            ``answer``, ``score`` and, where it matters, ``row``. Where both sides of held-out rows have them, the
+            report has a difference that is corrected by them; see docs/judge.md.
         reference: Whether the judge sees the row's reference.
         cache: An SQLite file that keeps judgements for other processes and later sessions.
         name: What the metric is called.
@@ -74,6 +77,16 @@ def judge(
         InputError: An argument cannot be used.
     """
     bounds = checked_bounds(scale, f"scale={scale!r}", (1, 5))
+    labelled = list(read_labels(labels) if isinstance(labels, str | Path) else labels)
+    own: dict[str, Any] = {
+        "question": question,
+        "repeats": repeats,
+        "params": params,
+        "labels": labelled,
+        "reference": reference,
+    }
+    own |= {"cache": cache, "name": name, "tokenizer": tokenizer, **options}
+    maker = functools.partial(judge, model, rubric, bounds, **own) if isinstance(model, str | Path) else None
     if not isinstance(rubric, str) or not rubric.strip():
         raise InputError(f"rubric={rubric!r} must say in words what a good answer is")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
@@ -99,7 +112,8 @@ def judge(
         description=_description(asked),
         judgements=asked,
         repeats=repeats,
-        labels=HumanLabels.of(labels, bounds),
+        labels=HumanLabels.of(labelled, bounds),
+        maker=maker,
     )
 
 

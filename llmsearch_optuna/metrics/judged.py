@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -82,12 +82,27 @@ class JudgedMetric(Metric):
         judgements: What the judge has said so far.
         repeats: Judgements whose mean is a text's score.
         labels: What people say.
+        maker: Makes it in another process; None where its model is an object of this one.
     """
 
     judgements: Judgements = field(repr=False, compare=False)
     repeats: int = 1
     labels: HumanLabels = field(default_factory=HumanLabels, repr=False, compare=False)
+    maker: Callable[[], JudgedMetric] | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process make its own judge."""
+        if self.maker is None:
+            raise InputError(
+                f"the judge {self.name!r} cannot go to another process, since its model is an object; give judge() the "
+                "model's name or address"
+            )
+        return _made_again, (self.maker, self.name, self.bounds)
 
     def checked(self, tried: Preflight) -> Metric:
         """Return the metric, tried on the first rows; a judge's higher score is the better one, whatever it says."""
         return replace(tried, direction=tried.direction or "maximize").check(self)
+
+
+def _made_again(maker: Callable[[], JudgedMetric], name: str, bounds: tuple[float, float]) -> JudgedMetric:
+    return replace(maker(), name=name, bounds=bounds)

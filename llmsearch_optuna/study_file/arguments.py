@@ -1,7 +1,8 @@
-"""Turns a study file into the arguments of `search`. Nothing is loaded or decoded here."""
+"""Turns a study file into the arguments of `search`. Nothing is loaded or decoded here, but for a judge's model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from llmsearch_optuna.declaration import declared, part
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.options import TaskOptions, keys_of
 from llmsearch_optuna.study_file.checks import check_space
-from llmsearch_optuna.study_file.model import DEMO, TABLES, ModelSection, PrunerSection, StudyFile
+from llmsearch_optuna.study_file.judged import MEASURING, opened_judge, with_judge
+from llmsearch_optuna.study_file.model import DEMO, TABLES, JudgeSection, ModelSection, PrunerSection, StudyFile
 
 DEMO_DIALOGUES = Path(__file__).parent.parent / "data" / "dialogues.jsonl"
 
@@ -21,8 +23,12 @@ def search_arguments(file: StudyFile) -> dict[str, Any]:
         InputError: The file leaves the data to the command line, and the command line gave none.
     """
     of_task = declared(TaskOptions)
-    said = {name: value for name, value in _said(file).items() if name not in of_task and name != "server"}
-    given = {"model": _model(file.model), "dataset": _task(file), "space": check_space(file)}
+    told = _said(file)
+    if file.judge is not None:
+        metric = opened_judge(file.judge, _model(file.judge))
+        told |= {name: with_judge(told[name], metric) for name in MEASURING if name in told}
+    said = {name: value for name, value in told.items() if name not in of_task and name != "server"}
+    given = {"model": _model(file.model), "dataset": _task(file, told), "space": check_space(file)}
     return {**said, **given, **({} if file.study.pruner is None else {"pruner": _pruner(file.study.pruner)})}
 
 
@@ -41,7 +47,7 @@ def _pruner(given: str | PrunerSection | None) -> Any:
     return PairedPruner(**given.model_dump())
 
 
-def _model(section: ModelSection) -> str:
+def _model(section: ModelSection | JudgeSection) -> str:
     if section.server is not None:
         return str(section.server)
     if section.name != DEMO:
@@ -51,10 +57,10 @@ def _model(section: ModelSection) -> str:
     return str(demo_model_folder())
 
 
-def _task(file: StudyFile) -> Any:
+def _task(file: StudyFile, said: Mapping[str, Any]) -> Any:
     from llmsearch_optuna.task.task import Task
 
     path = file.data.path
     if path is None:
         raise InputError("the study file leaves the data to you: give --data PATH, or data.path in the file")
-    return Task.of(DEMO_DIALOGUES if path == DEMO else path, **part(TaskOptions, _said(file)))
+    return Task.of(DEMO_DIALOGUES if path == DEMO else path, **part(TaskOptions, said))

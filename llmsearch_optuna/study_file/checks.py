@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.study_file.judged import judge_to_be, with_judge
 from llmsearch_optuna.study_file.model import StudyFile
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check_constraints(file: StudyFile) -> None:
     """Raise InputError where a condition names no metric, or its limit is none."""
     from llmsearch_optuna.optimize.constraints import Constraints
 
-    Constraints.of(file.constraints)
+    Constraints.of(with_judge(file.constraints, _judge_to_be(file)))
 
 
 def check_objectives(file: StudyFile) -> None:
@@ -58,7 +59,8 @@ def check_objectives(file: StudyFile) -> None:
     from llmsearch_optuna.optimize.objectives import Objectives
 
     if file.study.objectives is not None:
-        Objectives.of(file.study.objectives, "maximize", metric=metric_name(file))
+        objectives = with_judge(file.study.objectives, _judge_to_be(file))
+        Objectives.of(objectives, "maximize", metric=metric_name(file))
 
 
 def check_metric(file: StudyFile) -> None:
@@ -70,7 +72,8 @@ def check_aggregate(file: StudyFile) -> None:
     """Raise InputError where samples cannot be made one score of as the file says."""
     from llmsearch_optuna.metrics.aggregates import Aggregate
 
-    Aggregate.of(file.data.aggregate, scorer=file.data.scorer, pass_score=file.data.pass_score)
+    scorer = with_judge(file.data.scorer, _judge_to_be(file))
+    Aggregate.of(file.data.aggregate, scorer=scorer, pass_score=file.data.pass_score)
 
 
 def metric_name(file: StudyFile) -> str:
@@ -86,7 +89,11 @@ def metric_name(file: StudyFile) -> str:
         if is_library_task(file.data.path):
             return "the task's own"
         raise InputError("data.metric is missing")
-    return Metric.of(file.data.metric, options=file.data.metric_options).name
+    return Metric.of(with_judge(file.data.metric, _judge_to_be(file)), options=file.data.metric_options).name
+
+
+def _judge_to_be(file: StudyFile) -> Any:
+    return None if file.judge is None else judge_to_be(file.judge)
 
 
 def _check_values(values: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, fi
 from llmsearch_optuna.backends.server import is_address
 from llmsearch_optuna.declaration import Limits, Option, annotation, declared
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.options import Inputs, SearchOptions, keys_of
+from llmsearch_optuna.options import Inputs, ModelOptions, SearchOptions, keys_of
 
 DEMO = "demo"
 """As a model's or dataset's name: the bundled chat model, the bundled dialogues."""
@@ -134,6 +134,33 @@ class StudySection(Section):
     """How long and how to search."""
 
 
+@with_keys("model", Inputs, ModelOptions)
+class JudgeSection(Section):
+    """The language model that rates answers, where the metric is "judge"; see docs/judge.md."""
+
+    rubric: str = Field(min_length=1, description="What a good answer is, in words.")
+    scale: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="The lowest and the highest score; [1, 5] by default."
+    )
+    question: str | None = Field(
+        None, description="What was asked: a template of the columns; by default the column question or prompt."
+    )
+    repeats: PositiveInt | None = Field(None, description="How often a text is judged; its score is the mean.")
+    params: dict[str, Any] | None = Field(None, description="Generation parameters of the judge, over greedy ones.")
+    labels: str | None = Field(
+        None, description="A file of people's scores: columns answer and score, and row where it matters."
+    )
+    reference: bool | None = Field(None, description="Whether the judge sees the row's reference.")
+    cache: str | None = Field(None, description="An SQLite file that keeps judgements for other studies.")
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if self.name is None and self.server is None:
+            raise ValueError("the judge's model is missing; give its name, or server, the address of one")
+        check_one_model(self.name, self.server, "name = {!r}", "server = {!r}")
+        return self
+
+
 TABLES: dict[str, type[Section]] = {"study": StudySection, "model": ModelSection, "data": DataSection}
 
 
@@ -144,6 +171,7 @@ class StudyFile(Section):
     study: StudySection
     model: ModelSection
     data: DataSection
+    judge: JudgeSection | None = Field(None, description=JudgeSection.__doc__)
 
     @field_validator("space", check_fields=False)
     @classmethod

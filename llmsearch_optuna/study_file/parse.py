@@ -26,6 +26,7 @@ from llmsearch_optuna.study_file.checks import (
     check_space,
     check_try_first,
 )
+from llmsearch_optuna.study_file.judged import check_judge
 from llmsearch_optuna.study_file.locations import place, place_of_mention
 from llmsearch_optuna.study_file.model import StudyFile
 
@@ -67,6 +68,8 @@ def parse_study_file(text: str, *, name: str = "study file") -> StudyFile:
         check_baseline(file)
     with _placed(name, lambda said: place_of_mention(text, said, "try_first")):
         check_try_first(file)
+    with _placed(name, lambda _: place(text, ["judge"] if file.judge else ["data", "metric"])):
+        check_judge(file)
     with _placed(name, lambda said: place_of_mention(text, said, "constraints")):
         check_constraints(file)
     with _placed(name, lambda _: place(text, ["study", "objectives"])):
