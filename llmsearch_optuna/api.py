@@ -9,14 +9,16 @@ from typing import Any, Unpack
 from llmsearch_optuna import progress as events
 from llmsearch_optuna.analysis.view import StudyView
 from llmsearch_optuna.dashboard import StudyPageCallback, TrialNoteCallback
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.optimize.check import Check, check_study
 from llmsearch_optuna.optimize.confirm import Confirmation, confirm_study
 from llmsearch_optuna.optimize.forecast import Forecast, forecast_study
-from llmsearch_optuna.optimize.prepare import prepare, stored_algorithm, stored_task
+from llmsearch_optuna.optimize.prepare import given_name, prepare
 from llmsearch_optuna.optimize.run import run_study
 from llmsearch_optuna.optimize.score import Score, score_params
 from llmsearch_optuna.options import CheckOptions, ConfirmOptions, ForecastOptions, ScoreOptions, SearchOptions, takes
 from llmsearch_optuna.search_result import SearchResult
+from llmsearch_optuna.storage.study import OpenedStudy, stored_study
 
 __all__ = ["check", "confirm", "forecast", "score", "search"]
 
@@ -36,14 +38,15 @@ def search(
         StudyInterrupted: Ctrl-C or SIGTERM; all finished rows are safe.
     """
     guarded = events.guard(options["callbacks"])
+    if options["observer"] is not None and not callable(getattr(options["observer"], "on", None)):
+        raise InputError(f"observer={short(options['observer'])} must be an object with a method on(event)")
     prepared = prepare(
         model,
         dataset,
         space,
         tokenizer,
         options,
-        algorithm_of=lambda name: stored_algorithm(options["storage"], options["study_name"] or name),
-        task_of=lambda name: stored_task(options["storage"], options["study_name"] or name),
+        stored_as=lambda name: stored_study(options["storage"], given_name(options, name)),
     )
     with _shown(options["observer"], options["progress"]) as shown:
         return run_study(
@@ -101,7 +104,7 @@ def confirm(
         InputError: An argument cannot be used, or data and metric are not the study's.
         StudyError: The study has no verdict.
     """
-    return confirm_study(study.opened, model, dataset, tokenizer, options)
+    return confirm_study(_opened(study), model, dataset, tokenizer, options)
 
 
 @takes(CheckOptions)
@@ -116,7 +119,15 @@ def check(study: StudyView, model: Any, dataset: Any, tokenizer: Any = None, **o
         StudyError: The study has no verdict.
         DecodingError: More rows than not could not be decoded or scored.
     """
-    return check_study(study.opened, model, dataset, tokenizer, options)
+    return check_study(_opened(study), model, dataset, tokenizer, options)
+
+
+def _opened(study: Any) -> OpenedStudy:
+    if not isinstance(study, StudyView):
+        raise InputError(
+            f"study={short(study)} must be the result of a search, or of llmsearch_optuna.search_result.load_result"
+        )
+    return study.opened
 
 
 @contextlib.contextmanager

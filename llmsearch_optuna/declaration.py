@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType, NoneType
-from typing import Any, ForwardRef, Literal, TypeVar, cast, get_args
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, ForwardRef, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from llmsearch_optuna.errors import InputError, short
+from llmsearch_optuna.errors import InputError, is_one_of, short
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ class Limits:
             ]
             return len(value) == len(set(numbers)) > 0
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or value != value:
+            return False
+        if isinstance(value, int) and abs(value) > sys.float_info.max:  # times and shares are made of it
             return False
         is_low = (self.ge is not None and value < self.ge) or (self.gt is not None and value <= self.gt)
         return not is_low and (self.lt is None or value < self.lt)
@@ -149,7 +152,26 @@ def completed(kind: type[T], given: Mapping[str, Any], function: str = "search",
         limits = known[name].limits
         if limits is not None and not (limits.allow(value) and _is_number_or_known_word(kind, name, value)):
             raise InputError(f"{name}={short(value)} must be {limits.words}")
+        words = _words(annotation(kind, name))
+        if words and not any(value is word or (isinstance(word, str) and is_one_of(value, word)) for word in words):
+            raise InputError(f"{name}={short(value)} must be {' or '.join(repr(w) for w in words if w is not None)}")
     return cast(T, {name: given.get(name, option.default) for name, option in known.items()})
+
+
+def _words(declared_type: Any) -> tuple[Any, ...]:
+    """All values of an option that takes some words, True, False and None; nothing where it takes others, too."""
+    if declared_type is bool:
+        return (True, False)
+    if declared_type is NoneType:
+        return (None,)
+    if get_origin(declared_type) is Literal:
+        return get_args(declared_type)
+    members = [_words(member) for member in get_args(declared_type)] if _is_union(declared_type) else []
+    return tuple(word for words in members for word in words) if all(members) else ()
+
+
+def _is_union(declared_type: Any) -> bool:
+    return get_origin(declared_type) in (Union, UnionType)
 
 
 def _is_number_or_known_word(kind: Any, name: str, value: Any) -> bool:

@@ -4,9 +4,19 @@ Every message says what was wrong, shows the value, and says what to do. The com
 messages without a traceback; anything else that reaches a user is a bug of ours.
 """
 
+from __future__ import annotations
+
+from llmsearch_optuna.redaction import redacted
+
 
 class LlmsearchError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose.
+
+    Passwords in addresses stand in it as ``***``, and halves of characters as escapes.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(_encodable(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(LlmsearchError, ValueError):
@@ -37,6 +47,10 @@ class EngineUnavailableError(LlmsearchError, RuntimeError):
         self.retry_after = retry_after
 
 
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 _LONGEST_ERROR = 2000
 
 
@@ -52,8 +66,17 @@ def describe_error(error: BaseException) -> str:
     except BaseException:
         said = "(its text cannot be made)"
     said = said if len(said) <= _LONGEST_ERROR else said[: _LONGEST_ERROR - 1] + "…"
-    said = said.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    said = _encodable(said).replace("\x00", "\\x00")
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def is_one_of(value: object, *words: str) -> bool:
+    """Whether a value is one of these words; arrays and other values whose ``==`` is no yes or no are none.
+
+    >>> is_one_of("auto", "auto", "none"), is_one_of([], "auto")
+    (True, False)
+    """
+    return isinstance(value, str) and value in words
 
 
 def short(value: object, length: int = 200) -> str:

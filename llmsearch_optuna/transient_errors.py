@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -23,15 +24,28 @@ WAITS_SECONDS = (1.0, 4.0, 15.0)
 LONGEST_WAIT = 300.0
 """Seconds; whoever asks to be left alone for longer is asked after them, and then the study ends."""
 
+_AWAY_IN_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
 _BUSY_CODES = frozenset({408, 425, 429})
-_AWAY = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
-# Of httpx, requests, urllib3, aiohttp, openai, ray and vllm, none of which need be installed.
+_AWAY = frozenset(
+    {
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS),  # of the machine, not of a row
+    }
+)
+_SQLITE_AWAY = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+    }
+)
+# Of httpx, requests, urllib3, aiohttp, botocore, openai, ray and vllm, none of which need be installed.
 _AWAY_NAMES = frozenset(
     {
         *("APIConnectionError", "APITimeoutError", "RateLimitError", "InternalServerError", "ServiceUnavailableError"),
         *("TransportError", "Timeout", "HTTPError.Timeout", "NewConnectionError", "MaxRetryError", "ProtocolError"),
         *("ClientConnectionError", "ServerTimeoutError", "RayActorError", "WorkerCrashedError", "EngineDeadError"),
         *("gaierror", "IncompleteRead", "RemoteDisconnected", "CancelledError"),
+        *("ConnectionError", "TimeoutError", "EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError"),
     }
 )
 
@@ -41,10 +55,10 @@ T = TypeVar("T")
 def unavailable(error: BaseException, what: str = "the engine") -> EngineUnavailableError | None:
     """Return what a user is told where an error says that something is away or busy for now; None for all others.
 
-    Connections that fail, timeouts, HTTP 408, 425, 429 and 5xx, and processes that have died are of this kind,
-    whichever library raises them, also where they are the cause of what was raised. So is what stops whoever was
-    called and is no `Exception` (asyncio's CancelledError, GeneratorExit), but for SystemExit, which code of a row
-    raises, and KeyboardInterrupt, which is the user.
+    Connections that fail, timeouts, HTTP 408, 425, 429 and 5xx, disks without room, databases that are locked, and
+    processes that have died are of this kind, whichever library raises them, also where they are the cause of what was
+    raised. So is what stops whoever was called and is no `Exception` (asyncio's CancelledError, GeneratorExit), but for
+    SystemExit, which code of a row raises, and KeyboardInterrupt, which is the user.
 
     Args:
         error: What was raised.
@@ -102,6 +116,11 @@ def _is_away(error: BaseException) -> bool:
         return False
     if isinstance(error, ConnectionError | TimeoutError | BrokenExecutor | EngineUnavailableError):
         return True
+    if isinstance(error, sqlite3.Error):
+        code = _attribute(error, "sqlite_errorcode")
+        return isinstance(code, int) and code & 0xFF in _SQLITE_AWAY
+    if callable(code_of := _attribute(error, "code")) and _grpc_code(code_of) in _AWAY_IN_GRPC:
+        return True
     number = _attribute(error, "errno")
     return (isinstance(number, int) and number in _AWAY) or any(k.__name__ in _AWAY_NAMES for k in type(error).__mro__)
 
@@ -113,6 +132,14 @@ def _status_code(error: BaseException) -> int | None:
             if isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600:
                 return code
     return None
+
+
+def _grpc_code(code: Callable[[], Any]) -> str:
+    """The name of what a gRPC call ended with; its errors say it by a method."""
+    try:
+        return str(getattr(code(), "name", ""))
+    except Exception:
+        return ""
 
 
 def _attribute(holder: object, name: str) -> Any:

@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 NAME = PACKAGE.name
 
 LAYERS = (
-    "errors", "transient_errors", "types", "redaction", "openmp", "progress", "verbosity", "fingerprint",
+    "redaction", "errors", "transient_errors", "types", "openmp", "progress", "verbosity", "fingerprint",
     "engine.sampling", "engine.request", "engine.completions", "engine.stats",  # what is asked and answered
     "stats", "metrics", "models", "task", "space", "presets", "backends", "declaration", "options", "engine", "storage",
     "demo", "optimize", "judging", "analysis", "report", "dashboard", "search_result", "api", "", "study_file",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import errno
+import sqlite3
 import urllib.error
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
@@ -18,6 +20,30 @@ from llmsearch_optuna.transient_errors import LONGEST_WAIT, ask_patiently, unava
 
 class APIConnectionError(Exception):
     """As in openai's package."""
+
+
+class ReadTimeoutError(type("TimeoutError", (Exception,), {})):  # type: ignore[misc]
+    """As in urllib3's and botocore's packages: none of Python's own."""
+
+
+class RpcError(Exception):
+    """As in grpc's package."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def code(self) -> SimpleNamespace:
+        return SimpleNamespace(name=self.name, value=(1, "said"))
+
+
+def of_sqlite(statement: str, *, place: str = ":memory:") -> sqlite3.Error:
+    try:
+        with contextlib.closing(sqlite3.connect(place)) as database:
+            database.executescript(statement)
+    except sqlite3.Error as error:
+        return error
+    raise AssertionError(statement)
 
 
 class StatusError(Exception):
@@ -66,6 +92,12 @@ def caused_by(cause: BaseException) -> RuntimeError:
         OSError(errno.EHOSTUNREACH, "no route to host"),
         caused_by(ConnectionResetError()),
         EngineUnavailableError("said so itself"),
+        ReadTimeoutError("read timed out"),
+        RpcError("UNAVAILABLE"),
+        OSError(errno.ENOSPC, "no space left on device"),
+        OSError(errno.EMFILE, "too many open files"),
+        of_sqlite("PRAGMA max_page_count = 2; CREATE TABLE a (x); CREATE TABLE b (x); CREATE TABLE c (x)"),
+        of_sqlite("SELECT 1", place="/nowhere/at/all.db"),
         asyncio.CancelledError(),
         concurrent.futures.CancelledError(),
         GeneratorExit(),
@@ -84,6 +116,8 @@ def test_engines_that_are_away_are_known_by_what_they_raise(error: BaseException
         StatusError(404, on_response=True),
         urllib.error.HTTPError("http://x", 422, "no", None, None),  # type: ignore[arg-type]
         caused_by(KeyError("x")),
+        RpcError("INVALID_ARGUMENT"),
+        of_sqlite("SELECT * FROM nothing"),
         FileNotFoundError(errno.ENOENT, "no such file"),
         SystemExit(3),
         KeyboardInterrupt(),

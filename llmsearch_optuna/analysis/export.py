@@ -14,6 +14,7 @@ from llmsearch_optuna.engine.sampling.after_thinking import is_after_thinking
 from llmsearch_optuna.engine.sampling.params import OWN_NAMES, SERVER_NAMES, GenerationParams
 from llmsearch_optuna.optimize.confirm import confirmations
 from llmsearch_optuna.optimize.locked_rows import SPECIAL_TOKENS
+from llmsearch_optuna.storage.whole_file import write_whole
 
 if TYPE_CHECKING:
     from llmsearch_optuna.analysis.view import StudyView
@@ -28,14 +29,15 @@ def save_generation_config(result: StudyView, folder: str | Path) -> Path:
     tokenizer; parameters that are this library's own) stands in the evidence, with the call that applies it.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     params = GenerationParams.of(result.recommended_params)
     defaults: Mapping[str, Any] = result.settings.get("model_defaults", {})
     special = {name: defaults[name] for name in SPECIAL_TOKENS if defaults.get(name) is not None}
     plain = {name: value for name, value in params.to_hugging_face().items() if name != "stop_strings"}
-    GenerationConfig(**(special | plain)).save_pretrained(str(target))
-    _write_evidence(result, params, target)
-    return target / "generation_config.json"
+    evidence = _evidence_text(result, params)
+    text = GenerationConfig(**(special | plain)).to_json_string(use_diff=True)
+    path = write_whole(target / "generation_config.json", text, "the configuration")
+    write_whole(target / EVIDENCE, evidence, "the evidence")
+    return path
 
 
 def save_for(result: StudyView, program: str, folder: str | Path) -> list[Path]:
@@ -54,17 +56,12 @@ def save_for(result: StudyView, program: str, folder: str | Path) -> list[Path]:
         return [config, config.parent / EVIDENCE]
     params = GenerationParams.of(result.recommended_params)
     texts = files_for(program, params, result.recommended_task_options)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (target / name).write_text(text, encoding="utf-8")
-    return [*(target / name for name in texts), _write_evidence(result, params, target)]
+    texts = {**texts, EVIDENCE: _evidence_text(result, params)}
+    return [write_whole(Path(folder) / name, text, f"the parameters for {program}") for name, text in texts.items()]
 
 
-def _write_evidence(result: StudyView, params: GenerationParams, folder: Path) -> Path:
-    path = folder / EVIDENCE
-    path.write_text(json.dumps(_evidence(result, params), indent=2, default=str) + "\n", encoding="utf-8")
-    return path
+def _evidence_text(result: StudyView, params: GenerationParams) -> str:
+    return json.dumps(_evidence(result, params), indent=2, default=str) + "\n"
 
 
 def _evidence(result: StudyView, params: GenerationParams) -> dict[str, Any]:

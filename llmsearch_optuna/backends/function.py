@@ -18,9 +18,9 @@ from typing import Any
 from llmsearch_optuna.backends.answers import answer_apart, checked_completion
 from llmsearch_optuna.backends.custom import CustomBackend
 from llmsearch_optuna.backends.protocol import TextGenerator
-from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
+from llmsearch_optuna.engine.request import Completion, Finished, Request, checked_prompts, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, describe_error, short
+from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import describe_callable
 from llmsearch_optuna.transient_errors import ask_patiently, unavailable
 
@@ -44,6 +44,12 @@ class FunctionEngine:
     tokenizer: Any = None
     default_params: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputError(f"{short(self.function)} is no function(prompts, params) that returns texts")
+        if not isinstance(self.default_params, Mapping):
+            raise InputError(f"default_params={short(self.default_params)} must be a dict of generation parameters")
+
     @property
     def name(self) -> str:
         """What the function is called."""
@@ -60,7 +66,9 @@ class FunctionEngine:
         Raises:
             DecodingError: It returned something else than texts.
         """
-        texts = self.function(list(prompts), dict(params))
+        if not isinstance(params, Mapping):
+            raise InputError(f"params={short(params)} must be a dict of generation parameters")
+        texts = self.function(checked_prompts(prompts), dict(params))
         if not is_ordered(texts):
             raise DecodingError(f"{self.name} must return a list with one text a prompt, but returned {short(texts)}")
         texts = list(islice(texts, len(prompts) + 1))  # a generator may have no end

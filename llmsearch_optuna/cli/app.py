@@ -87,7 +87,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
         except BaseException as problem:  # SystemExit too: code of models and metrics may call exit()
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            raise typer.Exit(_say(_unexpected(problem), 1)) from None
+            raise typer.Exit(_say(_of_database(problem) or _unexpected(problem), 1)) from None
 
     return telling
 
@@ -109,6 +109,15 @@ for _command, _short_help in (
     (salvage, "Read what is left of a damaged database."),
 ):
     app.command(_command.__name__.rstrip("_"), short_help=_short_help)(_told(_command))
+
+
+def _of_database(problem: BaseException) -> str | None:
+    """What a database says where a study is read; None of other errors."""
+    if type(problem).__module__.partition(".")[0] not in ("sqlalchemy", "optuna", "sqlite3"):
+        return None
+    from llmsearch_optuna.storage.errors import storage_problem
+
+    return storage_problem("the study's database", problem)
 
 
 def _unexpected(problem: BaseException) -> str:

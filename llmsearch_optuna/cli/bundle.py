@@ -29,6 +29,7 @@ from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
 from llmsearch_optuna.storage.study import STUDY_FILE_ATTRIBUTE, OpenedStudy, library_versions
+from llmsearch_optuna.storage.whole_file import folder_beside, is_full, move_into_place, refuse_existing
 
 DATABASE = "study.db"
 STUDY_FILE = "study.toml"
@@ -54,18 +55,15 @@ def write_bundle(result: SearchResult, path: str | Path) -> Path:
         InputError: The file is there already, or cannot be written.
     """
     target = Path(path)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with folder_beside(target, "the bundle") as made:
+        refuse_existing(target)
+        folder, packed = made / "study", made / "study.zip"
+        folder.mkdir()
         _gather(result, folder)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as bundle:
-                for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-                    bundle.write(file, file.relative_to(folder).as_posix())
-        except FileExistsError:
-            raise InputError(f"{target} is there already; give another --bundle path or move it away") from None
-        except OSError as problem:
-            raise InputError(f"the bundle cannot be written to {target}: {problem.strerror}") from None
+        with zipfile.ZipFile(packed, "x", zipfile.ZIP_DEFLATED) as bundle:
+            for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+                bundle.write(file, file.relative_to(folder).as_posix())
+        move_into_place(packed, target)
     return target
 
 
@@ -133,6 +131,10 @@ def _bundle_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as problem:
+        if is_full(problem):
+            raise InputError(
+                f"no room to unpack {source}, and nothing is left of it; make some and give the same command again"
+            ) from None
         raise InputError(f"{source} cannot be read as a bundle: {problem or 'it ends too early'}") from None
     except StudyError as problem:
         raise InputError(f"{source}: the study in it cannot be read: {problem}") from None

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmsearch_optuna.backends.function import FunctionEngine
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
+from llmsearch_optuna.engine.arguments import check_engine_arguments
 from llmsearch_optuna.engine.batch_runner import BatchRunner
 from llmsearch_optuna.engine.batch_size import BatchSizes
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
@@ -29,7 +30,7 @@ from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating, wit
 from llmsearch_optuna.engine.model_runner_seq2seq import model_runner_for
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, one_row_does_not_fit
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
-from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
+from llmsearch_optuna.engine.request import Completion, Finished, Request, checked_prompts, log_finished
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import SERVER_NAMES, GenerationParams, model_defaults
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, reasoning_span, unknown_span
@@ -38,7 +39,7 @@ from llmsearch_optuna.engine.scheduler import Scheduler, automatic_sizes
 from llmsearch_optuna.engine.sequence import SequenceFactory
 from llmsearch_optuna.engine.sequence_sampler import SequenceSampler
 from llmsearch_optuna.engine.stats import Counters, EngineStats
-from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.errors import DecodingError, InputError, short
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 
 if TYPE_CHECKING:
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
     from llmsearch_optuna.types import DialectName
 
 logger = logging.getLogger("llmsearch_optuna.engine")
-
-
-MOST_BATCH_ROWS = 65_536
-"""A larger batch size is a mistake: memory for it is asked for at once."""
 
 
 class Engine(EngineBackend):
@@ -84,17 +81,12 @@ class Engine(EngineBackend):
         tokenizer_decode_args: Mapping[str, Any] | None = None,
         top: int = TOP_CANDIDATES,
     ) -> None:
-        if batch_size != "auto" and (not isinstance(batch_size, int) or not 1 <= batch_size <= MOST_BATCH_ROWS):
-            raise InputError(
-                f'batch_size is {batch_size!r}; give "auto" or a number of rows from 1 to {MOST_BATCH_ROWS:,}'
-            )
-        if top < 1:
-            raise InputError(f"top is {top}; give how many of the largest logits to keep, from 1 on")
-        if cache_budget != "auto" and cache_budget < 0:
-            raise InputError(f'cache_budget is {cache_budget}; give "auto" or a number of bytes, 0 for no cache')
+        check_engine_arguments(model, tokenizer, batch_size=batch_size, cache_budget=cache_budget, top=top)
         self.model = model
         self.tokenizer = tokenizer
-        self.tokenizer_decode_args = check_decode_args(tokenizer, tokenizer_decode_args or {})
+        self.tokenizer_decode_args = check_decode_args(
+            tokenizer, {} if tokenizer_decode_args is None else tokenizer_decode_args
+        )
         self.default_params: dict[str, Any] = model_defaults(model)
         with evaluating(model), without_cudnn_attention():
             self._runner = model_runner_for(model, top=top)
@@ -152,7 +144,7 @@ class Engine(EngineBackend):
             tokenizer: For chat templates, and where tokens have to be counted.
             default_params: What the function does where a parameter is left out: the baseline.
         """
-        return FunctionEngine(function, tokenizer, dict(default_params or {}))
+        return FunctionEngine(function, tokenizer, {} if default_params is None else default_params)
 
     def describe(self, tokenizer: Any = None) -> ModelDescription:
         """Describe the model; all its weights are read for the fingerprint.
@@ -287,7 +279,7 @@ class Engine(EngineBackend):
 
         Raises:
             DecodingError: For a prompt that could not be decoded.
-            InputError: The parameters say ``samples``.
+            InputError: The prompts are no list of texts, or the parameters say ``samples``.
         """
         complete = params if isinstance(params, GenerationParams) else GenerationParams.of(params, self.default_params)
         if complete.samples > 1:
@@ -295,9 +287,11 @@ class Engine(EngineBackend):
                 f"samples={complete.samples}: generate gives one completion a prompt; give each prompt "
                 f"{complete.samples} times, or score(..., samples={complete.samples}) for what they are worth together"
             )
+        if not isinstance(logprobs, bool):
+            raise InputError(f"logprobs={short(logprobs)} must be True or False")
         tag, seen, span = object(), Counter[str](), reasoning_span(reasoning, self.tokenizer)
         requests = []
-        for row, prompt in enumerate(prompts):
+        for row, prompt in enumerate(checked_prompts(prompts)):
             request = Request(tag, row, prompt, complete, seen[prompt], reasoning=span, logprobs=logprobs)
             requests.append(request)
             seen[prompt] += 1
@@ -333,6 +327,10 @@ class Engine(EngineBackend):
         """Say which of these parameters are none of an engine's; None where there is none."""
         if of_task := [name for name in params if is_of_task(name)]:
             return f"{', '.join(of_task)} says what is asked for, and prompts are given to an engine as they are"
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            ids = params.get(name)
+            if ids is not None and max([ids] if isinstance(ids, int) else ids) >= self._runner.vocab_size:
+                return f"{name}={short(ids)} is none of the {self._runner.vocab_size} tokens that the model knows"
         found = ", ".join(name for name in SERVER_NAMES if name in params)
         return f"only servers apply {found}; leave it out, or search a server" if found else None
 

@@ -7,13 +7,13 @@ says whose they are. Nothing here knows how tokens are made.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan
-from llmsearch_optuna.errors import DecodingError
+from llmsearch_optuna.errors import DecodingError, InputError, short
 from llmsearch_optuna.types import Chat
 from llmsearch_optuna.types import FinishReason as FinishReason
 
@@ -116,6 +116,30 @@ class Finished:
     request: Request
     completion: Completion | None
     error: DecodingError | None = None
+
+
+def checked_prompts(prompts: Any) -> list[str]:
+    """Return prompts as a list of texts that can be decoded.
+
+    Raises:
+        InputError: They are one text, no list, or one of them is no text; says which.
+    """
+    if isinstance(prompts, str | bytes | Mapping | Set) or not isinstance(prompts, Iterable):
+        raise InputError(f"prompts={short(prompts)} must be a list of texts, one for each completion")
+    try:
+        found = list(prompts)
+    except TypeError as problem:  # an array without rows
+        raise InputError(f"prompts={short(prompts)} must be a list of texts: {problem}") from None
+    for row, prompt in enumerate(found):
+        if not isinstance(prompt, str):
+            raise InputError(f"row {row}: the prompt {short(prompt)} is no text; apply the chat template to messages")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"row {row}: the prompt {short(prompt, 60)} holds half a character (a lone surrogate)"
+            ) from None
+    return found
 
 
 def log_finished(logger: logging.Logger, finished: Iterable[Finished]) -> None:

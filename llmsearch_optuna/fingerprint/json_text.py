@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,9 +17,14 @@ def json_text(value: Any, *, default: Callable[[Any], Any], sort_keys: bool = Fa
         sort_keys: Whether the order of a dict does not count.
     """
     try:
-        return json.dumps(value, sort_keys=sort_keys, default=default, ensure_ascii=False)
+        return _encoder(default, sort_keys).encode(value)
     except TypeError:  # keys that JSON does not know, or that have no order among themselves
         return json.dumps(_with_text_keys(value, default), sort_keys=sort_keys, ensure_ascii=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _encoder(default: Callable[[Any], Any], sort_keys: bool) -> json.JSONEncoder:
+    return json.JSONEncoder(sort_keys=sort_keys, default=default, ensure_ascii=False)
 
 
 def _with_text_keys(value: Any, default: Callable[[Any], Any]) -> Any:

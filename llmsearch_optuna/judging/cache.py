@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmsearch_optuna.errors import InputError
+
 _TABLE = "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, said TEXT NOT NULL)"
 _WAIT_SECONDS = 30.0
 _AT_ONCE = 500
@@ -19,10 +21,24 @@ class JudgementCache:
 
     Attributes:
         path: An SQLite file; None keeps everything in the memory only.
+
+    Raises:
+        InputError: The file cannot be opened, or is no SQLite file.
     """
 
     path: Path | None = None
     _known: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            return
+        try:
+            with self._opened(self.path):
+                pass
+        except (sqlite3.Error, OSError, ValueError) as problem:
+            raise InputError(
+                f"cache={str(self.path)!r} cannot be used: {problem}; give a file that may be written"
+            ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
         """Return what is known of these keys."""

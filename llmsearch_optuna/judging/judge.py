@@ -88,9 +88,11 @@ def judge(
     own |= {"cache": cache, "name": name, "tokenizer": tokenizer, **options}
     maker = functools.partial(judge, model, rubric, bounds, **own) if isinstance(model, str | Path) else None
     if not isinstance(rubric, str) or not rubric.strip():
-        raise InputError(f"rubric={rubric!r} must say in words what a good answer is")
+        raise InputError(f"rubric={short(rubric)} must say in words what a good answer is")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise InputError(f"repeats={repeats!r} must be a whole number from 1 on")
+        raise InputError(f"repeats={short(repeats)} must be a whole number from 1 on")
+    if not isinstance(params, Mapping | None):
+        raise InputError(f"params={short(params)} must be a dict of generation parameters")
     served = resolve_engine(model, tokenizer, completed(ModelOptions, options, "judge"))
     generation = GenerationParams.of({**GREEDY, **(params or {})}, served.defaults)
     span = reasoning_span(None, served.tokenizer)

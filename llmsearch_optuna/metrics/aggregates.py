@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from llmsearch_optuna.errors import InputError, describe_error, short
+from llmsearch_optuna.errors import InputError, describe_error, is_one_of, short
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.metrics.metric import Metric, answer_of
 from llmsearch_optuna.metrics.scoring import Answers, MetricError
@@ -63,7 +63,7 @@ class Aggregate:
         given = MEAN if aggregate is None else aggregate
         passed = _PASS.fullmatch(given) if isinstance(given, str) else None
         kind = PASS if passed else given
-        if kind not in (MEAN, PASS, MAJORITY, BEST):
+        if not is_one_of(kind, MEAN, PASS, MAJORITY, BEST):
             raise InputError(
                 f"aggregate={short(given)} must be 'mean', 'pass' (or 'pass@k', such as 'pass@1'), 'majority' or 'best'"
             )

@@ -23,7 +23,7 @@ def checked_bounds(bounds: Any, said: str, example: tuple[int, int]) -> tuple[fl
     """
     try:
         low, high = (float(bound) for bound in bounds)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{said} must be two numbers, such as {example}") from None
     if not low < high:
         raise InputError(f"{said}: the lowest score must be below the highest one")

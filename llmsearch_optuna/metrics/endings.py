@@ -135,7 +135,7 @@ def _range(low: Any, high: Any) -> tuple[float, float]:
     ends = (0.0 if low is None else low, float("inf") if high is None else high)
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends) or not 0 <= ends[0] <= ends[1]:
         raise InputError(
-            f"low={low!r} and high={high!r} must be two numbers from 0 on, the lower one first; "
+            f"low={short(low)} and high={short(high)} must be two numbers from 0 on, the lower one first; "
             "without both the reference is the range, such as [20, 60]"
         )
     return float(ends[0]), float(ends[1])
@@ -162,9 +162,9 @@ def _number(end: Any) -> Any:
 
 def _check_unit(unit: object) -> None:
     if unit not in get_args(Unit):
-        raise InputError(f"unit={unit!r} must be one of {', '.join(get_args(Unit))}")
+        raise InputError(f"unit={short(unit)} must be one of {', '.join(get_args(Unit))}")
 
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value!r} must be a whole number from 1 on")
+        raise InputError(f"{name}={short(value)} must be a whole number from 1 on")

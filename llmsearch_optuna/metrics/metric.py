@@ -11,11 +11,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmsearch_optuna.errors import InputError, describe_error
+from llmsearch_optuna.errors import InputError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.metrics.adapters import adapted, asks_for_completions, computing
 from llmsearch_optuna.metrics.bounds import checked_bounds
-from llmsearch_optuna.metrics.checks import short
 from llmsearch_optuna.metrics.factories import BUILT_IN, COMBINING, FACTORIES, made, metric_names, unknown
 from llmsearch_optuna.metrics.preflight import Preflight
 from llmsearch_optuna.metrics.scoring import Scorer
@@ -145,7 +144,7 @@ def _resolve(
     if callable(metric):
         return _from_function(metric, name, per_row)
     raise InputError(
-        f"metric={metric!r} is no metric: give one of {', '.join(metric_names())}, "
+        f"metric={short(metric)} is no metric: give one of {', '.join(metric_names())}, "
         "a function(predictions, references), "
         "or a loaded evaluate module"
     )
@@ -183,7 +182,7 @@ def _from_function(function: Callable[..., Any], name: str | None, per_row: bool
 
 def _described(answer: Callable[[str], Hashable | None]) -> dict[str, Any]:
     if not callable(answer):
-        raise InputError(f"answer={answer!r} must be a function from a text to what it answers")
+        raise InputError(f"answer={short(answer)} must be a function from a text to what it answers")
     return dict(describe_callable(answer))
 
 
@@ -206,4 +205,4 @@ def _from_compute(module: Any, name: str | None, per_row: bool | None, key: str 
 
 
 def _checked_bounds(bounds: Any, name: str) -> tuple[float, float] | None:
-    return None if bounds is None else checked_bounds(bounds, f"bounds={bounds!r} of metric {name!r}", (0, 1))
+    return None if bounds is None else checked_bounds(bounds, f"bounds={short(bounds)} of metric {name!r}", (0, 1))

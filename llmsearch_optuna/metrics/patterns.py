@@ -114,7 +114,7 @@ def _completed(scripts: frozenset[str]) -> frozenset[str]:
 
 def _named_script(script: str) -> frozenset[str]:
     if not isinstance(script, str):
-        raise InputError(f"script={script!r} must be the name of a script, such as 'Cyrillic'")
+        raise InputError(f"script={short(script)} must be the name of a script, such as 'Cyrillic'")
     name = script.strip().upper()
     if name == "JAPANESE":
         return _JAPANESE
@@ -122,7 +122,7 @@ def _named_script(script: str) -> frozenset[str]:
     if name not in _known_scripts():
         near = difflib.get_close_matches(name, _known_scripts(), n=1)
         hint = f"; did you mean {near[0].title()!r}?" if near else ", such as 'Cyrillic', 'Arabic' or 'Han'"
-        raise InputError(f"script={script!r} is no script{hint}")
+        raise InputError(f"script={short(script)} is no script{hint}")
     return frozenset({name})
 
 

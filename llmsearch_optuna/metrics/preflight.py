@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmsearch_optuna.errors import InputError, describe_error
+from llmsearch_optuna.errors import EngineUnavailableError, InputError, describe_error
 from llmsearch_optuna.metrics import text_scores
 from llmsearch_optuna.metrics.checks import is_number, listed, short
 from llmsearch_optuna.metrics.factories import BUILT_IN
 from llmsearch_optuna.metrics.references import plain_reference, problems_of, reference_texts
 from llmsearch_optuna.metrics.scoring import Scorer
+from llmsearch_optuna.transient_errors import ask_patiently
 from llmsearch_optuna.types import Direction
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ class Preflight:
         predictions = [_as_prediction(reference) for reference in tried]
         _check_rows(scorer, references, rows)
         try:
-            answer = scorer.function(predictions, tried, tried_rows, made_up_completions(predictions))
-        except InputError:  # what was wrong is said already
+            answer = ask_patiently(
+                lambda: scorer.function(predictions, tried, tried_rows, made_up_completions(predictions)), scorer.away
+            )
+        except (InputError, EngineUnavailableError):  # what was wrong is said already
             raise
         except KeyboardInterrupt:
             raise

@@ -224,7 +224,7 @@ class Scorer:
         decoded: Sequence[Any] = (None,) * len(answers) if answers.completions is None else answers.completions
         try:
             return ask_patiently(
-                lambda: self.function(answers.predictions, answers.references, answers.rows, decoded), self._unavailable
+                lambda: self.function(answers.predictions, answers.references, answers.rows, decoded), self.away
             )
         except (EngineUnavailableError, KeyboardInterrupt):
             raise
@@ -232,7 +232,7 @@ class Scorer:
             culprits = self._culprits(answers, decoded)
             raise self._failure(f"raised {describe_error(error)}", culprits, answers) from error
 
-    def _unavailable(self, error: BaseException) -> EngineUnavailableError | None:
+    def away(self, error: BaseException) -> EngineUnavailableError | None:
         """Whether an error says that a service which the metric asks is away."""
         if type(error) is TimeoutError:  # so end the metrics that run a row's code, and there the row is at fault
             return None

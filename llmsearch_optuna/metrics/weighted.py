@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.factories import combining
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.metrics.preflight import Preflight
@@ -94,7 +94,7 @@ def weighted(metrics: Mapping[Any, Any], options: Mapping[str, Any] | None = Non
     for part, weight in metrics.items():
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not is_number or not math.isfinite(weight) or weight <= 0:
-            raise InputError(f"the weight {weight!r} of metric {part!r} must be a number above 0")
+            raise InputError(f"the weight {short(weight)} of metric {part!r} must be a number above 0")
     if unknown := [name for name in options or {} if name not in metrics]:
         raise InputError(
             f"there are options for {', '.join(unknown)}, which is none of the metrics {', '.join(map(str, metrics))}; "
@@ -114,7 +114,7 @@ def weighted(metrics: Mapping[Any, Any], options: Mapping[str, Any] | None = Non
 def _options_of(part: Any, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
     found = options.get(part) if isinstance(part, str) else None
     if found is not None and not isinstance(found, Mapping):
-        raise InputError(f"the options {found!r} of metric {part!r} must be a table or dict")
+        raise InputError(f"the options {short(found)} of metric {part!r} must be a table or dict")
     return found
 
 

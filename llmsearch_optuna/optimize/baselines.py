@@ -66,7 +66,7 @@ class Baselines:
             return cls(baseline, "", given)
         if baseline not in given:
             raise InputError(
-                f"baseline={baseline!r} is none of the baselines {', '.join(given) or '(there are none)'}"
+                f"baseline={short(baseline)} is none of the baselines {', '.join(given) or '(there are none)'}"
                 f"{nearest(baseline, list(given))}"
             )
         return cls(given[baseline], baseline, given)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.measures import Measure
 from llmsearch_optuna.stats.conditions import SEARCH_LEVEL, Limit, Standing, fewest_values, standing
@@ -63,10 +63,10 @@ class Constraints:
         Raises:
             InputError: A name, a limit or a metric cannot be used.
         """
-        if not given:
+        if given is None:
             return cls()
         if not isinstance(given, Mapping):
-            raise InputError(f"constraints={given!r} must be a dict, such as {{'terminates': '>= 0.95'}}")
+            raise InputError(f"constraints={short(given)} must be a dict, such as {{'terminates': '>= 0.95'}}")
         found = tuple(_condition(what, written, postprocess) for what, written in given.items())
         names = [condition.name for condition in found]
         if len(set(names)) < len(names):
@@ -195,7 +195,7 @@ def _condition(what: Any, written: Any, postprocess: Callable[[str], str] | None
     try:
         limit = Limit.of(written)
     except InputError as problem:
-        raise InputError(f"constraints[{what!r}]: {problem}") from None
+        raise InputError(f"constraints[{short(what)}]: {problem}") from None
     return Condition(Measure.of(what, postprocess), limit)
 
 

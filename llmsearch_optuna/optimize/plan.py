@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.optimize.baselines import Baselines, same_as
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.evaluation import SearchRows
@@ -129,6 +129,7 @@ class Plan:
                 **({"constraints": self.rows.constraints.limits} if self.rows.constraints else {}),
                 "split_note": self.split_note,
                 **({"choices": self.task.choices.description} if self.task.choices else {}),
+                **({"rendering": self.task.rendering} if self.task.rendering else {}),
                 "model_defaults": {n: v for n, v in readable(served.defaults).items() if n != "samples"},
             }
         )
@@ -345,11 +346,11 @@ def _named_candidates(
 ) -> Iterator[Candidate]:
     """What is to be tried first, without what other trials try before."""
     if isinstance(given, Mapping | str) or (given is not None and not isinstance(given, Sequence)):
-        raise InputError(f"try_first={given!r} must be a list of dicts of generation parameters")
+        raise InputError(f"try_first={short(given)} must be a list of dicts of generation parameters")
     seen = {params.fingerprint for params in known}
     for place, one in enumerate(given or ()):
         if not isinstance(one, Mapping):
-            raise InputError(f"try_first[{place}]={one!r} must be a dict of generation parameters")
+            raise InputError(f"try_first[{place}]={short(one)} must be a dict of generation parameters")
         try:
             values = space.baseline_values(defaults, choices.labelled(one))
             params = GenerationParams.of(values, defaults)

@@ -13,7 +13,7 @@ import optuna
 
 from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import InputError, short
+from llmsearch_optuna.errors import InputError, is_one_of, short
 from llmsearch_optuna.metrics.postprocess import postprocess_of
 from llmsearch_optuna.optimize.constraints import Constraints
 from llmsearch_optuna.optimize.evaluation import requests_for
@@ -28,10 +28,11 @@ from llmsearch_optuna.optimize.samplers import (
     make_suggester,
 )
 from llmsearch_optuna.optimize.space_points import check_samples, check_supported
-from llmsearch_optuna.options import ForecastOptions, TaskOptions
+from llmsearch_optuna.options import ForecastOptions, StorageOptions, TaskOptions
 from llmsearch_optuna.space.space import Space
-from llmsearch_optuna.storage.study import stored_fingerprint
+from llmsearch_optuna.storage.study import StoredStudy
 from llmsearch_optuna.task.prepared_task import PreparedTask
+from llmsearch_optuna.task.rendering import RenderedPrompts
 from llmsearch_optuna.task.task import Task
 
 ALGORITHM = 4
@@ -70,7 +71,7 @@ class Prepared:
     @property
     def default_name(self) -> str:
         """What the study is called where the user gives it no name."""
-        return _default_name(self.plan.task, self.served)
+        return _default_name(self.plan.task.name, self.served)
 
     def total_trials(self, n_trials: int | None) -> int:
         """The study's total: what is asked for, else a whole grid, else 40."""
@@ -89,8 +90,7 @@ def prepare(
     tokenizer: Any,
     options: ForecastOptions,
     *,
-    algorithm_of: Callable[[str], int] = lambda _: ALGORITHM,
-    task_of: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
+    stored_as: Callable[[str], StoredStudy | None] = lambda _: None,
 ) -> Prepared:
     """Check the arguments of `search`, load the model, and plan.
 
@@ -100,8 +100,7 @@ def prepare(
         space: See `search`.
         tokenizer: See `search`.
         options: Of `search` or `forecast`, those with defaults too.
-        algorithm_of: The number of the rules by which a study goes, from its default name; see `ALGORITHM`.
-        task_of: What a study that was started says of its task, from its default name; see `stored_task`.
+        stored_as: What a study that was started says of itself, from its default name.
 
     Raises:
         InputError: An argument cannot be used; says which and why.
@@ -124,10 +123,16 @@ def prepare(
     if not isinstance(samples := options["samples"], int):
         checked = checked.with_samples(samples, served.defaults)
     served = served.drawing(samples)
-    ready = task.prepare(served.tokenizer, takes_messages=served.model.takes_messages, tokens=served.prompt_tokens)
+    stored = stored_as(_default_name(task.study_part, served))
+    ready = task.prepare(
+        served.tokenizer,
+        takes_messages=served.model.takes_messages,
+        tokens=served.prompt_tokens,
+        stored=None if stored is None else _rendered(stored),
+    )
     served.check_logprobs(ready.metric)
-    ready = ready.as_started(task_of(_default_name(ready, served)), served.tokenizer)
-    algorithm = algorithm_of(_default_name(ready, served))
+    ready = ready.as_started(None if stored is None else _data_of(stored), served.tokenizer)
+    algorithm = algorithm_of(stored)
     if isinstance(pruner, PairedPruner) and algorithm < 2:
         pruner = replace(pruner, knows_failing_rows=False)
     plan = make_plan(
@@ -178,30 +183,27 @@ def expected_rows(task: PreparedTask) -> Sequence[int]:
     return sorted({*range(0, len(task), step), *ends})
 
 
-def stored_algorithm(storage: str | None, study_name: str) -> int:
-    """Return by which rules the study of this name was started; those of today where there is none yet.
-
-    Args:
-        storage: See `search`.
-        study_name: The study's name.
-    """
-    found = stored_fingerprint(storage, study_name)
-    return ALGORITHM if found is None else min(ALGORITHM, int(found.get("algorithm", ALGORITHM)))
+def given_name(options: StorageOptions, default: str) -> str:
+    """Return what a study is called: by the user, else by its data and its model."""
+    return default if options["study_name"] is None else options["study_name"]
 
 
-def stored_task(storage: str | None, study_name: str) -> Mapping[str, Any] | None:
-    """Return what the study of this name says of its task; None where there is no such study yet.
-
-    Args:
-        storage: See `search`.
-        study_name: The study's name.
-    """
-    found = stored_fingerprint(storage, study_name)
-    return None if found is None else dict(found.get("data", {}))
+def algorithm_of(stored: StoredStudy | None) -> int:
+    """Return by which rules a study was started; those of today where there is none yet."""
+    return ALGORITHM if stored is None else min(ALGORITHM, int(stored.fingerprint.get("algorithm", ALGORITHM)))
 
 
-def _default_name(task: PreparedTask, served: ResolvedEngine) -> str:
-    return f"{task.name}-{served.name}"
+def _data_of(stored: StoredStudy) -> Mapping[str, Any]:
+    return dict(stored.fingerprint.get("data", {}))
+
+
+def _rendered(stored: StoredStudy) -> RenderedPrompts:
+    content = _data_of(stored).get("prompts", "")
+    return RenderedPrompts(str(stored.settings.get("rendering", "")), stored.prompts, str(content))
+
+
+def _default_name(task_name: str, served: ResolvedEngine) -> str:
+    return f"{task_name}-{served.name}"
 
 
 def _check_sampler(sampler: Any) -> None:
@@ -218,7 +220,7 @@ def _pruner(pruner: Any, objectives: Any) -> Pruner:
     if not isinstance(objectives, str | Sequence):
         raise InputError(f"objectives={short(objectives)} must be 'score', or a list that begins with it")
     if not isinstance(objectives, str) and len(tuple(objectives)) > 1:
-        if pruner in ("paired", "none"):
+        if is_one_of(pruner, "paired", "none"):
             return None
-        raise InputError(f"pruner={pruner!r}: a study with several objectives prunes nothing; leave pruner= out")
+        raise InputError(f"pruner={short(pruner)}: a study with several objectives prunes nothing; leave pruner= out")
     return make_pruner(pruner)

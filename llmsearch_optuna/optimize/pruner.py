@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from optuna.pruners import BasePruner, WilcoxonPruner
 from scipy import special, stats
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, is_one_of, short
 from llmsearch_optuna.types import Bounds, Direction
 
 Rule = Literal["curtailment", "predictive", "exact_paired", "running"]
@@ -96,11 +96,11 @@ class PairedPruner:
 
     def __post_init__(self) -> None:
         if not 0 < self.risk < 1:
-            raise InputError(f"risk={self.risk!r} is no chance between 0 and 1; 0.02 is a good value")
+            raise InputError(f"risk={short(self.risk)} is no chance between 0 and 1; 0.02 is a good value")
         if self.min_rows < 4:
-            raise InputError(f"min_rows={self.min_rows!r} is too few rows to judge a trial by; use at least 4")
+            raise InputError(f"min_rows={short(self.min_rows)} is too few rows to judge a trial by; use at least 4")
         if self.step < 1:
-            raise InputError(f"step={self.step!r} must be at least 1")
+            raise InputError(f"step={short(self.step)} must be at least 1")
 
     def looks(self, n_total: int) -> tuple[int, ...]:
         """Return the row counts at which a trial reports, the last one being ``n_total`` (where nothing is pruned)."""
@@ -369,8 +369,8 @@ def make_pruner(pruner: Any) -> PairedPruner | BasePruner | None:
         )
     if isinstance(pruner, PairedPruner | BasePruner):
         return pruner
-    if pruner == "paired":
+    if is_one_of(pruner, "paired"):
         return PairedPruner()
-    if pruner == "none":
+    if is_one_of(pruner, "none"):
         return None
-    raise InputError(f"pruner={pruner!r} is unknown; give 'paired', 'none' or an Optuna pruner")
+    raise InputError(f"pruner={short(pruner)} is unknown; give 'paired', 'none' or an Optuna pruner")

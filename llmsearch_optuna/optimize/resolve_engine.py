@@ -23,8 +23,7 @@ from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningSpan, unknown_span
-from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.metrics.checks import short
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
 from llmsearch_optuna.options import EngineOptions, LoadOptions, ModelOptions, ServerOptions
@@ -213,7 +212,7 @@ def _is_silent(name: str, value: Any) -> bool:
 
 def _refuse(arguments: Mapping[str, Any], reason: str) -> None:
     if arguments:
-        raise InputError(f"{', '.join(f'{n}={v!r}' for n, v in arguments.items())} has no effect here: {reason}")
+        raise InputError(f"{', '.join(f'{n}={short(v)}' for n, v in arguments.items())} has no effect here: {reason}")
 
 
 def _load(model: Any, tokenizer: Any, engine: Mapping[str, Any], loading: Mapping[str, Any]) -> ResolvedEngine:

@@ -16,13 +16,14 @@ from llmsearch_optuna import progress as events
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.callbacks import BatchSizeCallback, ForecastCallback, PowerCallback, ThroughputCallback
+from llmsearch_optuna.optimize.changed_data import changed_rows
 from llmsearch_optuna.optimize.draws import examine_draws, stored_draws
 from llmsearch_optuna.optimize.evaluation import requests_for
 from llmsearch_optuna.optimize.halves import HalfScores
 from llmsearch_optuna.optimize.judged_study import note_judge
 from llmsearch_optuna.optimize.loop import run_trials
 from llmsearch_optuna.optimize.plan import Plan, readable
-from llmsearch_optuna.optimize.prepare import Prepared
+from llmsearch_optuna.optimize.prepare import Prepared, given_name
 from llmsearch_optuna.optimize.pruner import PairedPruner
 from llmsearch_optuna.optimize.request_queue import RequestQueue
 from llmsearch_optuna.optimize.selection import WinnerSelector
@@ -35,8 +36,9 @@ from llmsearch_optuna.optimize.trial_queue import TrialQueue
 from llmsearch_optuna.options import StudyOptions
 from llmsearch_optuna.storage.errors import storage_errors
 from llmsearch_optuna.storage.leases import Claim, Session
-from llmsearch_optuna.storage.study import OpenedStudy, open_study
+from llmsearch_optuna.storage.study import ChangedStudyError, OpenedStudy, open_study, read_study
 from llmsearch_optuna.storage.trials import best_complete, score_of
+from llmsearch_optuna.task.prepared_task import PreparedTask
 
 logger = logging.getLogger("llmsearch_optuna.optimize.run")
 
@@ -153,16 +155,29 @@ def _notes(opened: OpenedStudy, plan: Plan) -> str:
 
 def _open(prepared: Prepared, options: StudyOptions) -> OpenedStudy:
     plan, sampler, pruner = prepared.plan, options["sampler"], options["pruner"]
-    opened = open_study(
-        options["storage"],
-        options["study_name"] or prepared.default_name,
-        direction=plan.rows.objectives.directions,
-        fingerprint=_fingerprint(prepared, options),
-        sampler=None if isinstance(sampler, str) else sampler,
-        pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,
-    )
+    try:
+        opened = open_study(
+            options["storage"],
+            given_name(options, prepared.default_name),
+            direction=plan.rows.objectives.directions,
+            fingerprint=_fingerprint(prepared, options),
+            sampler=None if isinstance(sampler, str) else sampler,
+            pruner=pruner if isinstance(pruner, optuna.pruners.BasePruner) else None,
+        )
+    except ChangedStudyError as problem:
+        if told := _changed_data(problem, plan.task, options["storage"]):
+            raise ChangedStudyError(problem.name, [*problem.changed, f"that is: {told}"]) from None
+        raise
     _warn_of_own(sampler, pruner)
     return opened
+
+
+def _changed_data(problem: ChangedStudyError, task: PreparedTask, storage: str | None) -> str:
+    """Which rows are others than when the study was started, where its data are."""
+    if not any(line.startswith("data.") for line in problem.changed):
+        return ""
+    with contextlib.closing(read_study(storage, problem.name)) as started:
+        return changed_rows(started.records.items(), task)
 
 
 def _fingerprint(prepared: Prepared, options: StudyOptions) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from llmsearch_optuna.engine.sampling.param_specs import is_of_task
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.optimize.seen_trials import BEFORE_ALL, SeenTrials
 from llmsearch_optuna.space.space import Space, Suggestion
 from llmsearch_optuna.storage.optuna_logging import quiet_optuna
@@ -35,6 +35,8 @@ STARTUP_TRIALS = 10
 
 TPE_REDRAWS = 4
 RANDOM_REDRAWS = 200
+MOST_LISTED = 100_000
+"""Points among which what is left is looked for; where so many draws out of more are known, few decode differently."""
 
 SamplerName = Literal["tpe", "random", "grid"]
 
@@ -109,7 +111,7 @@ def make_suggester(
         return RandomSuggester(space, make, seed=seed)
     if sampler == "grid":
         return GridSuggester(space, make, seed=seed)
-    raise InputError(f"sampler={sampler!r} is unknown; give 'tpe', 'random', 'grid' or an Optuna sampler")
+    raise InputError(f"sampler={short(sampler)} is unknown; give 'tpe', 'random', 'grid' or an Optuna sampler")
 
 
 def visible(
@@ -205,7 +207,8 @@ class RandomSuggester:
                 candidate = _refused(refusal)
             if candidate.fingerprint not in known:
                 return candidate
-        if not self._space.is_exhaustible:
+        size = self._space.size() if self._space.is_exhaustible else None
+        if size is None or size > MOST_LISTED:
             return None
         return next((c for c in map(self._make.of, self._space.combinations()) if c.fingerprint not in known), None)
 

@@ -15,7 +15,7 @@ from llmsearch_optuna.declaration import part
 from llmsearch_optuna.engine.request import Completion, Finished, Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams, is_random
 from llmsearch_optuna.engine.sampling.reasoning import reasoning_span
-from llmsearch_optuna.errors import DecodingError, InputError
+from llmsearch_optuna.errors import DecodingError, InputError, describe_error, short
 from llmsearch_optuna.metrics.scoring import Answers
 from llmsearch_optuna.optimize.decode import decode_all
 from llmsearch_optuna.optimize.evaluation import requests_for
@@ -64,6 +64,7 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
         InputError: An argument cannot be used.
         DecodingError: A row could not be decoded, or the metric failed on it; names the row.
     """
+    on_row = _guarded(options["on_row"])
     task = Task.of(dataset, **part(TaskOptions, options))
     _refuse_space(params)
     if not isinstance(samples := options["samples"], int):
@@ -82,14 +83,32 @@ def score_params(model: Any, dataset: Any, params: Mapping[str, Any], tokenizer:
     if (problem := sample_problem(prepared.metric, checked)) is not None:
         raise InputError(problem)
     prepared.check_lengths(served.prompt_tokens, served.positions, checked.max_new_tokens)
-    return _score(prepared, served.backend, checked, options["replicates"], options["on_row"])
+    return _score(prepared, served.backend, checked, options["replicates"], on_row)
+
+
+def _guarded(on_row: Any) -> Callable[[int, int], None] | None:
+    """The user's function for progress, whose errors say whose they are."""
+    if on_row is None:
+        return None
+    if not callable(on_row):
+        raise InputError(f"on_row={short(on_row)} must be a function of (rows done, rows in all)")
+
+    def call(done: int, total: int) -> None:
+        try:
+            on_row(done, total)
+        except Exception as error:
+            raise InputError(f"on_row= failed at row {done} of {total}: {describe_error(error)}") from error
+
+    return call
 
 
 def _refuse_space(params: Any) -> None:
     """Raise InputError where this is what `search` takes: branches, a function, a space, or a dict that searches."""
     searched = isinstance(params, Mapping) and [n for n, v in params.items() if isinstance(v, BaseDistribution)]
     if not isinstance(params, Mapping) or searched:
-        what = f"{', '.join(map(str, searched))} is to be searched" if searched else f"params={params!r} is no dict"
+        what = (
+            f"{', '.join(map(str, searched))} is to be searched" if searched else f"params={short(params)} is no dict"
+        )
         raise InputError(f"{what}: score takes one set of generation parameters; search takes spaces")
 
 

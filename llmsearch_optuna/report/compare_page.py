@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from llmsearch_optuna.analysis.compare import Compared, Comparison
-from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.progress import describe_params
 from llmsearch_optuna.report.collect import collect, holdout_of
 from llmsearch_optuna.report.figures import history, holdout_differences
 from llmsearch_optuna.report.html_text import safe
 from llmsearch_optuna.report.page import document
 from llmsearch_optuna.stats.verdict import Verdict
+from llmsearch_optuna.storage.whole_file import write_whole
 
 ROWS_OF = {
     "holdout": "rows that none of them was chosen on",
@@ -32,13 +32,7 @@ _CALLED_ON = {"holdout": "recommended", "halves": "recommended", "search": "best
 
 def write_comparison(comparison: Comparison, path: str | Path) -> Path:
     """Write the page and return its path; raises InputError where it cannot be written."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(render_comparison(comparison), encoding="utf-8")
-    except OSError as problem:
-        raise InputError(f"the comparison cannot be written to {target}: {problem.strerror}") from None
-    return target
+    return write_whole(path, render_comparison(comparison), "the comparison")
 
 
 def render_comparison(comparison: Comparison) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from plotly.offline import get_plotlyjs
 
-from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.optimize.objectives import TOKENS_LABEL
 from llmsearch_optuna.progress import with_error
 from llmsearch_optuna.report.collect import collect
@@ -21,6 +20,7 @@ from llmsearch_optuna.report.data import Example, Holdout, ReportData, Rescored,
 from llmsearch_optuna.report.figures import FIGURES, drawable
 from llmsearch_optuna.report.html_text import clip_tail, marked_words, safe
 from llmsearch_optuna.report.style import CSS, SCRIPT
+from llmsearch_optuna.storage.whole_file import write_whole
 
 if TYPE_CHECKING:
     from llmsearch_optuna.analysis.view import StudyView
@@ -416,10 +416,4 @@ def write_report(result: StudyView, path: str | Path, others: Sequence[Rescored]
     Raises:
         InputError: The file cannot be written.
     """
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(render(replace(collect(result), rescored=tuple(others))), encoding="utf-8")
-    except OSError as problem:
-        raise InputError(f"the report cannot be written to {target}: {problem.strerror}") from None
-    return target
+    return write_whole(path, render(replace(collect(result), rescored=tuple(others))), "the report")

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from llmsearch_optuna.engine.sampling.after_thinking import flattened, is_after_thinking
 from llmsearch_optuna.engine.sampling.param_values import thaw
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_name, check_value
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.space.distributions import Choices, Searched, searched
 from llmsearch_optuna.task.choices import TaskChoices
 
@@ -136,7 +136,7 @@ def make_branch(values: object, place: int | None) -> Branch:
     """
     where = "" if place is None else f"branch {place + 1} of the space: "
     if not isinstance(values, Mapping):
-        raise InputError(f"{where}{values!r} is no dict of generation parameters")
+        raise InputError(f"{where}{short(values)} is no dict of generation parameters")
     fixed: dict[str, Any] = {}
     found: dict[str, Searched] = {}
     try:

@@ -23,7 +23,7 @@ from optuna.distributions import (
 )
 
 from llmsearch_optuna.engine.sampling.params import check_value
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -94,7 +94,8 @@ def searched(name: str, found: BaseDistribution | Choices) -> Searched:
         made = Searched(found)
     else:
         raise InputError(
-            f"{name}={found!r}: use optuna.distributions' FloatDistribution, IntDistribution or CategoricalDistribution"
+            f"{name}={short(found)}: use optuna.distributions' FloatDistribution, IntDistribution or "
+            "CategoricalDistribution"
         )
     for value in made.ends():
         _check(name, value, found)
@@ -124,12 +125,12 @@ def from_table(name: str, table: Mapping[str, Any]) -> BaseDistribution | Choice
         return Choices(tuple(table["choices"]))
     if wrong := _wrong_keys(table):
         raise InputError(
-            f"{name}={dict(table)!r}: {wrong}; a searched value is {{low, high, step?, log?}} or {{choices}}"
+            f"{name}={short(dict(table))}: {wrong}; a searched value is {{low, high, step?, log?}} or {{choices}}"
         )
     low, high, step, log = table["low"], table["high"], table.get("step"), bool(table.get("log", False))
     for end in (low, high, *(() if step is None else (step,))):
         if isinstance(end, bool) or not isinstance(end, int | float):
-            raise InputError(f"{name}={dict(table)!r}: {end!r} is no number")
+            raise InputError(f"{name}={short(dict(table))}: {short(end)} is no number")
     if low > high:
         raise InputError(f"{name}: the lower end {low} of its range is above the upper end {high}")
     try:
@@ -137,7 +138,7 @@ def from_table(name: str, table: Mapping[str, Any]) -> BaseDistribution | Choice
             return IntDistribution(int(low), int(high), log=log, step=1 if step is None else int(step))
         return FloatDistribution(low, high, log=log, step=step)
     except ValueError as problem:
-        raise InputError(f"{name}={dict(table)!r}: {problem}") from None
+        raise InputError(f"{name}={short(dict(table))}: {problem}") from None
 
 
 def suggest(trial: Any, name: str, found: BaseDistribution) -> Any:
@@ -236,8 +237,8 @@ def _labelled(name: str, choices: Sequence[Any]) -> Searched:
     for place, label in enumerate(labels):
         if label in labels[:place]:
             raise InputError(
-                f"{name}: the choices {choices[labels.index(label)]!r} and {choices[place]!r} are the same to Optuna; "
-                "leave one out"
+                f"{name}: the choices {short(choices[labels.index(label)])} and {short(choices[place])} are the same "
+                "to Optuna; leave one out"
             )
     return Searched(CategoricalDistribution(labels), tuple(choices))
 
@@ -251,7 +252,8 @@ def _json(name: str, choice: Any) -> str:
         return json.dumps(_jsonable(choice), sort_keys=True, ensure_ascii=False)
     except TypeError:
         raise InputError(
-            f"{name}: the choice {choice!r} cannot be stored; choices are None, numbers, texts, lists and dicts of them"
+            f"{name}: the choice {short(choice)} cannot be stored; choices are None, numbers, texts, lists and dicts "
+            "of them"
         ) from None
 
 

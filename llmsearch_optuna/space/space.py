@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import OptunaError
 from optuna.trial import FixedTrial
 
 from llmsearch_optuna.engine.sampling.after_thinking import flattened
 from llmsearch_optuna.engine.sampling.params import check_value
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, LlmsearchError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import callable_name, describe_callable
 from llmsearch_optuna.space.branch import Branch, make_branch
 from llmsearch_optuna.space.distributions import (
@@ -100,7 +101,7 @@ class Space(ABC):
         if callable(space):
             return FunctionSpace(space)
         raise InputError(
-            f"space={space!r} is no space: give a dict of generation parameters, a list of such dicts, "
+            f"space={short(space)} is no space: give a dict of generation parameters, a list of such dicts, "
             "a function of an Optuna trial, or a preset"
         )
 
@@ -246,7 +247,7 @@ class Space(ABC):
             InputError: max_new_tokens is neither given nor searched.
         """
         if given is not None and not isinstance(given, Mapping):
-            raise InputError(f"baseline={given!r} must be a dict of generation parameters")
+            raise InputError(f"baseline={short(given)} must be a dict of generation parameters")
         given = {name: value for name, value in (given or {}).items() if value is not None}
         for name, value in given.items():
             check_value(name, value)
@@ -443,10 +444,15 @@ class FunctionSpace(Space):
         return {"function": describe_callable(self._function), **of_task}
 
     def suggest(self, trial: Any) -> dict[str, Any]:
-        values = self._function(trial)
         called = callable_name(self._function, "the space function")
+        try:
+            values = self._function(trial)
+        except (KeyboardInterrupt, LlmsearchError, OptunaError):
+            raise  # of the database, or said already
+        except BaseException as error:
+            raise InputError(f"{called} failed: {describe_error(error)}") from error
         if not isinstance(values, Mapping):
-            raise InputError(f"{called} must return a dict of generation parameters, but returned {values!r}")
+            raise InputError(f"{called} must return a dict of generation parameters, but returned {short(values)}")
         values = flattened(values)
         for name, value in values.items():
             if isinstance(value, BaseDistribution):
@@ -539,7 +545,7 @@ def _from_value(name: str, value: Any) -> Any:
 def _from_list(name: str, values: Any) -> Any:
     listed = values.tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(listed, list | tuple | range):
-        raise InputError(f"{name}={values!r} in the parameter grid must be a list of the values to try")
+        raise InputError(f"{name}={short(values)} in the parameter grid must be a list of the values to try")
     if not listed:
         raise InputError(f"{name} in the parameter grid is an empty list; give at least one value")
     if len(listed) == 1:

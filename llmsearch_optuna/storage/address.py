@@ -111,7 +111,8 @@ class StorageAddress:
 
     def _secrets(self) -> set[str]:
         hidden = [value for name, value in self.url.query.items() if name not in _PUBLIC]
-        values = [self.url.password or "", *(value for value in hidden if isinstance(value, str))]
+        given = [one for value in hidden for one in ((value,) if isinstance(value, str) else value)]
+        values = [self.url.password or "", *given]
         written = {form for value in values for form in (value, quote(value, safe=""), quote(value), quote_plus(value))}
         return {secret for secret in written if len(secret) >= _SHORTEST_SECRET}
 

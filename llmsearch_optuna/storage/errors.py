@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import tempfile
 from collections.abc import Iterator
 
 import optuna
@@ -15,12 +16,12 @@ import sqlalchemy as sa
 
 from llmsearch_optuna.errors import StudyError
 from llmsearch_optuna.storage.address import StorageAddress
+from llmsearch_optuna.storage.whole_file import FULL
 
 BUSY_SECONDS = 60
 
 _NOT_WRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR}
 _MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|undefinedtable")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -29,19 +30,28 @@ def storage_errors(address: StorageAddress) -> Iterator[None]:
     try:
         yield
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        told = _tell(address.place, error)
+        told = storage_problem(address.place, error)
         if told is None:
             raise
         raise StudyError(address.redact(told)) from error
 
 
-def _tell(where: str, error: BaseException) -> str | None:
+def storage_problem(where: str, error: BaseException) -> str | None:
+    """Return what a user is told of an error of a database or a disk; None of other errors of the system.
+
+    Args:
+        where: The file, or the address of a server, without its secrets.
+        error: What was raised.
+    """
     said = " ".join(str(e) for e in _causes(error)).lower()
     numbers = {e.errno for e in _causes(error) if isinstance(e, OSError)}
     if "database is locked" in said or "locktimeout" in said:
         return f"{where} has been locked by another process for more than {BUSY_SECONDS} s; end it and try again"
-    if "disk is full" in said or "disk i/o error" in said or numbers & _FULL:
-        return f"the disk of {where} is full or failing; make room and run the same command: finished rows are safe"
+    if "disk is full" in said or "disk i/o error" in said or numbers & FULL:
+        return (
+            f"the disk of {where}, or that of temporary files ({tempfile.gettempdir()}), is full or failing; make room "
+            "and run the same command: finished rows are safe"
+        )
     if errno.ENAMETOOLONG in numbers:
         return f"{where} is too long for a file's name; give a shorter study_name= or storage="
     if "readonly database" in said or "unable to open" in said or numbers & _NOT_WRITABLE:

@@ -11,10 +11,14 @@ from pathlib import Path
 
 Connect = Callable[[], sqlite3.Connection]
 
+_INDEX_BYTES = 1 << 16
+"""What SQLite takes at least to open a database with a write-ahead log."""
+
 
 def may_write(path: Path) -> bool:
-    """Whether SQLite can write this file, and the log that it keeps beside it."""
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    """Whether SQLite can write this file, and the log that it keeps beside it: also to read it, it needs that index."""
+    has_room = shutil.disk_usage(path.parent).free >= _INDEX_BYTES
+    return has_room and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
 def write_ahead_log(path: Path) -> Path:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from llmsearch_optuna.errors import InputError, StudyError
 from llmsearch_optuna.storage import schema
 from llmsearch_optuna.storage.read_only import copy_with_log
 from llmsearch_optuna.storage.study import KEY_ATTRIBUTE, prepare_database
+from llmsearch_optuna.storage.whole_file import folder_beside, is_full, move_into_place, refuse_existing
 
 _LEFT_OUT = {"version_info", "alembic_version", "llmsearch_workers", "llmsearch_claims", "trial_heartbeats"}
 """What a new database has already, and who worked on the old one."""
@@ -55,11 +54,10 @@ def salvage(damaged: Path, target: Path) -> Salvage:
     """
     if not damaged.is_file():
         raise InputError(f"there is no file {damaged}")
-    if target.exists():
-        raise InputError(f"{target} is there already; give another --output")
     found = Salvage()
-    with tempfile.TemporaryDirectory(prefix="llmsearch-salvage-") as folder:
-        copy, made = copy_with_log(damaged, Path(folder)), Path(folder) / "salvaged" / "study.db"
+    refuse_existing(target)
+    with folder_beside(target, "what is left") as folder:
+        copy, made = copy_with_log(damaged, folder), folder / "salvaged" / "study.db"
         prepare_database(str(made), "salvaged")
         with (
             contextlib.closing(sqlite3.connect(copy)) as source,
@@ -73,8 +71,7 @@ def salvage(damaged: Path, target: Path) -> Salvage:
             _mend(new, found)
             new.commit()
             new.execute("PRAGMA journal_mode=DELETE").close()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made, target)
+        move_into_place(made, target)
     return found
 
 
@@ -109,6 +106,8 @@ def _copy_table(source: sqlite3.Connection, new: sqlite3.Connection, table: str,
         try:
             found.saved[table] += new.execute(insert, [row[column] for column in shared]).rowcount
         except sqlite3.Error as error:
+            if is_full(error):  # then it is not the row that is damaged
+                raise
             found.lost.append(f"{table}: a row{_named(table, values)} ({error})")
 
 

@@ -44,6 +44,24 @@ STUDY_FILE_ATTRIBUTE = "study_file"
 _LIBRARIES = ("llmsearch-optuna", "optuna", "transformers", "tokenizers", "torch", "numpy", "scipy", "sqlalchemy")
 
 
+class ChangedStudyError(StudyError):
+    """A study was started with something else.
+
+    Args:
+        name: The study's name.
+        changed: What has changed, a line for each.
+    """
+
+    def __init__(self, name: str, changed: Sequence[str]) -> None:
+        super().__init__(
+            f"the study {name!r} was started with something else, and its results would not be comparable:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nGive another study_name= for a new study, or put back what has changed."
+        )
+        self.name = name
+        self.changed = tuple(changed)
+
+
 @dataclass(frozen=True)
 class OpenedStudy:
     """A study that is ready to be read or worked on.
@@ -155,9 +173,9 @@ def _check_name(name: str) -> None:
     if not isinstance(name, str):
         raise InputError(f"study_name={short(name)} must be a text")
     has_halves = any("\ud800" <= letter <= "\udfff" for letter in name)
-    if len(name) > LONGEST_NAME or has_halves or "\x00" in name:
+    if not name or len(name) > LONGEST_NAME or has_halves or "\x00" in name:
         raise InputError(
-            f"study_name={short(name, 60)} cannot name a study: give a text of at most {LONGEST_NAME} letters, without "
+            f"study_name={short(name, 60)} cannot name a study: give a text of 1 to {LONGEST_NAME} letters, without "
             "halves of characters"
         )
 
@@ -179,8 +197,23 @@ def prepare_database(storage: str | None, study_name: str) -> None:
         engine.dispose()
 
 
-def stored_fingerprint(storage: str | None, study_name: str) -> dict[str, Any] | None:
-    """Return the fingerprint that a study was started with; None where there is no such study yet.
+@dataclass(frozen=True)
+class StoredStudy:
+    """What a study says of itself before it is opened.
+
+    Attributes:
+        fingerprint: What it was started with.
+        settings: The same for people, and what its rows were rendered from.
+        prompts: Row number -> prompt, where the settings say what these were rendered from; else empty.
+    """
+
+    fingerprint: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    prompts: Mapping[int, str]
+
+
+def stored_study(storage: str | None, study_name: str) -> StoredStudy | None:
+    """Return what a study says of itself; None where there is no such study yet.
 
     Args:
         storage: SQLAlchemy URL; None means ``sqlite:///studies/<study_name>.db``.
@@ -189,6 +222,7 @@ def stored_fingerprint(storage: str | None, study_name: str) -> dict[str, Any] |
     Raises:
         StudyError: When the database cannot be used.
     """
+    _check_name(study_name)
     address = StorageAddress.of(storage, study_name)
     path = address.path
     with storage_errors(address):
@@ -197,13 +231,24 @@ def stored_fingerprint(storage: str | None, study_name: str) -> dict[str, Any] |
         rdb, engine = connect(address, may_create=True)
         try:
             keys = {s.study_name: s.user_attrs.get(KEY_ATTRIBUTE) for s in rdb.get_all_studies()}
-            t = schema.meta
-            with engine.connect() as connection:
-                found = connection.execute(sa.select(t.c.fingerprint).where(t.c.study == keys.get(study_name))).scalar()
+            return _stored(engine, keys.get(study_name))
         finally:
             rdb.remove_session()
             engine.dispose()
-    return None if found is None else dict(json.loads(found))
+
+
+def _stored(engine: sa.Engine, key: str | None) -> StoredStudy | None:
+    t, items = schema.meta, schema.items
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(t.c.fingerprint, t.c.settings).where(t.c.study == key)).first()
+        if found is None:
+            return None
+        fingerprint, settings = json.loads(found.fingerprint), json.loads(found.settings)
+        prompts: dict[int, str] = {}
+        if settings.get("rendering"):
+            rows = connection.execute(sa.select(items.c.row, items.c.prompt).where(items.c.study == key))
+            prompts = {r.row: r.prompt for r in rows}
+    return StoredStudy(fingerprint, settings, prompts)
 
 
 def read_study(storage: str | None, study_name: str | None = None) -> OpenedStudy:
@@ -299,11 +344,7 @@ def _meet(
     _check_version(engine, key, name)
     changed = differences(json.loads(found.fingerprint), json.loads(json.dumps(fingerprint, default=str)))
     if changed:
-        raise StudyError(
-            f"the study {name!r} was started with something else, and its results would not be comparable:\n"
-            + "\n".join(f"  {line}" for line in changed)
-            + "\nGive another study_name= for a new study, or put back what has changed."
-        )
+        raise ChangedStudyError(name, changed)
     other = differences(json.loads(found.versions), library_versions())
     if other:
         logger.warning("the study %r was started with other library versions: %s", name, "; ".join(other))

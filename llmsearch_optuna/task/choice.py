@@ -77,10 +77,10 @@ def choice_of(name: str, given: Any) -> TaskChoice | None:
         InputError: It is empty, or two values or names are the same.
     """
     if not given:
-        raise InputError(f"{name}={given!r} is empty; give at least one")
+        raise InputError(f"{name}={short(given)} is empty; give at least one")
     if isinstance(given, Mapping):
         if wrong := [key for key in given if not isinstance(key, str) or not key.strip()]:
-            raise InputError(f"{name}: {wrong[0]!r} is no name; give texts as names, such as 'short'")
+            raise InputError(f"{name}: {short(wrong[0])} is no name; give texts as names, such as 'short'")
         labels, values = tuple(given), tuple(given.values())
     else:
         values = tuple(given)
@@ -103,7 +103,9 @@ def variable_choice(variable: str, values: Sequence[Any]) -> TaskChoice | None:
     labels = tuple(value if isinstance(value, bool | int | float | str) else _json(name, value) for value in values)
     for place, label in enumerate(labels):
         if label in labels[:place]:
-            raise InputError(f"{name}: the values {values[labels.index(label)]!r} and {values[place]!r} are the same")
+            raise InputError(
+                f"{name}: the values {short(values[labels.index(label)])} and {short(values[place])} are the same"
+            )
     return TaskChoice(name, labels, tuple(values)) if len(values) > 1 else None
 
 

@@ -43,6 +43,7 @@ class PreparedTask:
         variants: The same task under each of the combinations of what is chosen, in the order of `choices`.
         reasoning: Between which markers the model thinks; None where all of its text is the answer.
         finds_reasoning: Whether the markers are those of the model, and not the user's own.
+        rendering: A digest of what the chat template was given; see `rendering_digest`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class PreparedTask:
     variants: tuple[PreparedTask, ...] = ()
     reasoning: ReasoningSpan | None = None
     finds_reasoning: bool = True
+    rendering: str = ""
 
     def under(self, params: Mapping[str, Any]) -> PreparedTask:
         """Return the task as a configuration asks it: the same rows, with the prompts that it chooses.

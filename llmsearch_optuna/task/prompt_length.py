@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.models.tokenization import PromptTokens
 from llmsearch_optuna.task.dataset import Row
 from llmsearch_optuna.task.prompts import ReadyPrompt
@@ -61,8 +61,8 @@ def check_limit(max_prompt_tokens: float | None) -> None:
         return
     if not isinstance(limit, float) or not 0.0 < limit < 1.0:
         raise InputError(
-            f"max_prompt_tokens={limit!r} must be a number of tokens from 1 on, or between 0 and 1: that quantile of "
-            "the prompts' lengths"
+            f"max_prompt_tokens={short(limit)} must be a number of tokens from 1 on, or between 0 and 1: that quantile "
+            "of the prompts' lengths"
         )
 
 

@@ -16,7 +16,8 @@ from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.models.tokenization import PromptTokens, check_encode_args
 from llmsearch_optuna.task.dataset import Row
 from llmsearch_optuna.task.prompt_length import TokenCounter, cut_to_fit, limit_in_tokens
-from llmsearch_optuna.task.prompts import ChatMarkers, Prompter, ReadyPrompt, as_messages, chat_markers, ready
+from llmsearch_optuna.task.prompts import ChatMarkers, Content, Prompter, ReadyPrompt, as_messages, chat_markers, ready
+from llmsearch_optuna.task.rendering import rendering_digest
 from llmsearch_optuna.task.text_checks import check_encodable
 
 _log = logging.getLogger("llmsearch_optuna.task.prompt_maker")
@@ -46,8 +47,36 @@ class PromptMaker:
     takes_messages: bool = False
     tokens: PromptTokens | None = None
 
-    def prompts(self, rows: Sequence[Row]) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
+    def contents(self, rows: Sequence[Row]) -> list[Content]:
+        """Return what is asked of each row, before the chat template.
+
+        Raises:
+            InputError: A prompt cannot be made; the message says of which row.
+        """
+        made = []
+        for number, row in enumerate(rows):
+            with _naming_row(number):
+                made.append(self.prompter.content(row, self.tokenizer))
+        return made
+
+    def rendering(self, contents: Sequence[Content]) -> str:
+        """Return what says whether prompts that were rendered before are still the ones; see `rendering_digest`.
+
+        It is empty where prompts may be cut: those that are stored are cut already.
+        """
+        if self.max_prompt_tokens is not None:
+            return ""
+        return rendering_digest(contents, self.tokenizer, system=self.system, chat_template=self.chat_template)
+
+    def prompts(
+        self, rows: Sequence[Row], contents: Sequence[Content], rendered: Sequence[str] | None = None
+    ) -> tuple[list[ReadyPrompt], tuple[int, ...]]:
         """Return the ready prompts and the numbers of the rows that had to be cut for them.
+
+        Args:
+            rows: The rows.
+            contents: What is asked of each.
+            rendered: What the chat template makes of each, where that is known.
 
         Raises:
             InputError: A prompt cannot be made; the message says of which row.
@@ -57,9 +86,9 @@ class PromptMaker:
         if self.tokenizer is None and self.encode_args:
             raise InputError("tokenizer_encode_args are for a tokenizer, and there is none; give tokenizer=")
         prompts = []
-        for number, row in enumerate(rows):
+        for number, content in enumerate(contents):
             with _naming_row(number):
-                prompts.append(self._prompt(row))
+                prompts.append(self._prompt(content, None if rendered is None else rendered[number]))
         _warn_of_chat_format(prompts)
         if self.tokenizer is None:
             return prompts, ()
@@ -75,12 +104,19 @@ class PromptMaker:
     def _markers(self) -> ChatMarkers | None:
         return chat_markers(self.tokenizer)
 
-    def _prompt(self, row: Row) -> ReadyPrompt:
-        content, system, template = self.prompter.content(row, self.tokenizer), self.system, self.chat_template
+    def _prompt(self, content: Content, rendered: str | None = None) -> ReadyPrompt:
+        system, template = self.system, self.chat_template
         if self.takes_messages and self.tokenizer is None:
             made = as_messages(content, system=system, chat_template=template)
         else:
-            made = ready(content, self.tokenizer, system=system, chat_template=template, markers=self._markers)
+            made = ready(
+                content,
+                self.tokenizer,
+                system=system,
+                chat_template=template,
+                markers=self._markers,
+                rendered=rendered,
+            )
         if not made.text:
             raise InputError("its prompt is an empty text")
         check_encodable(made.text, "its prompt")
@@ -95,7 +131,12 @@ class PromptMaker:
         cut = {number for number, tokens in enumerate(counts) if tokens > limit}
         for number in sorted(cut):
             with _naming_row(number):
-                prompts[number] = cut_to_fit(rows[number], limit, make=self._prompt, count=self.counter.of)
+                prompts[number] = cut_to_fit(
+                    rows[number],
+                    limit,
+                    make=lambda row: self._prompt(self.prompter.content(row, self.tokenizer)),
+                    count=self.counter.of,
+                )
         if cut:
             _log.warning(
                 "max_prompt_tokens=%s cut %d of %d rows to %d tokens",

@@ -40,6 +40,10 @@ class ReadyPrompt:
     holds_special_tokens: bool = False
 
 
+Content = str | list[Message] | ReadyPrompt
+"""What is asked of a row: a text or messages for the chat template, or a prompt that is ready."""
+
+
 @dataclass(frozen=True)
 class ChatMarkers:
     """What a chat template writes around texts.
@@ -165,7 +169,7 @@ def make_prompter(prompt: Any, columns: Sequence[str]) -> Prompter:
         return _with_tokenizer(prompt, columns) or _Function(prompt, callable_name(prompt, "the prompt function"))
     if isinstance(prompt, Sequence):
         return _Messages(prompt, columns)
-    raise InputError(f"prompt={prompt!r} is no template, function or list of chat messages")
+    raise InputError(f"prompt={short(prompt)} is no template, function or list of chat messages")
 
 
 def ready(
@@ -175,6 +179,7 @@ def ready(
     system: str | None,
     chat_template: bool | Mapping[str, Any] | None,
     markers: ChatMarkers | None = None,
+    rendered: str | None = None,
 ) -> ReadyPrompt:
     """Wrap a prompter's content in the tokenizer's chat template, where there is one and it is wanted.
 
@@ -184,6 +189,7 @@ def ready(
         system: A system message before it.
         chat_template: Whether to wrap, or variables for the template; None wraps what is not in the chat's format yet.
         markers: What the template itself writes.
+        rendered: What the template makes of it, where that is known.
 
     Raises:
         InputError: Messages without a chat template, or a chat template that refuses them.
@@ -195,11 +201,9 @@ def ready(
         if says_nothing and markers is not None and isinstance(content, str) and markers.begin(content):
             has_first = content.startswith(markers.first)  # else tokenizing adds it
             return ReadyPrompt(content, from_chat_template=has_first, was_in_chat_format=True)
-        messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
-        if system is not None:
-            messages = [{"role": "system", "content": system}, *messages]
         holds = markers is not None and markers.occur_in(content)
-        return ReadyPrompt(_wrapped(messages, tokenizer, chat_template), True, holds_special_tokens=holds)
+        text = _rendered(content, tokenizer, system, chat_template) if rendered is None else rendered
+        return ReadyPrompt(text, from_chat_template=True, holds_special_tokens=holds)
     if isinstance(content, list):
         reason = "chat_template=False turns it off" if chat_template is False else "this tokenizer has none"
         reason = "there is no tokenizer" if tokenizer is None else reason
@@ -217,9 +221,7 @@ def as_messages(
     """
     if isinstance(content, ReadyPrompt) or chat_template is False:
         return ready(content, None, system=system, chat_template=chat_template)
-    messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
-    if system is not None:
-        messages = [{"role": "system", "content": system}, *messages]
+    messages = _messages(content, system)
     extra = dict(chat_template) if isinstance(chat_template, Mapping) else {}
     return ReadyPrompt(_shown(messages), from_chat_template=True, chat=Chat(tuple(messages), extra))
 
@@ -236,7 +238,15 @@ def depends_on_the_date(tokenizer: Any) -> bool:
     return "strftime_now" in str(getattr(tokenizer, "chat_template", None) or "")
 
 
-def _wrapped(messages: list[Message], tokenizer: Any, chat_template: bool | Mapping[str, Any] | None) -> str:
+def _messages(content: str | list[Message], system: str | None) -> list[Message]:
+    messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def _rendered(
+    content: str | list[Message], tokenizer: Any, system: str | None, chat_template: bool | Mapping[str, Any] | None
+) -> str:
+    messages = _messages(content, system)
     extra = dict(chat_template) if isinstance(chat_template, Mapping) else {}
     _check_template_name(extra.get("chat_template"), tokenizer)
     continued = messages[-1]["role"] == "assistant"  # the model goes on with an answer that was begun for it
@@ -285,7 +295,13 @@ class _Template:
                 raise missing_column(name, row, self._where)
             if is_empty(row[name]):
                 raise InputError(f"the column {name!r} that {self._where} names is empty")
-        return string.Formatter().vformat(self._template, (), row)
+        try:
+            return self._template.format_map(row)
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, AttributeError) as problem:
+            raise InputError(
+                f"{self._where} {short(self._template)} cannot be filled: {describe_error(problem)}; "
+                "for more than columns give a function of the row"
+            ) from None
 
 
 class _Messages:
@@ -294,8 +310,8 @@ class _Messages:
         for message in checked:
             if not isinstance(message["content"], str):
                 raise InputError(
-                    f"prompt=: the content of {message!r} must be a template; for other contents give a function of "
-                    "the row that returns the messages"
+                    f"prompt=: the content of {short(message)} must be a template; for other contents give a function "
+                    "of the row that returns the messages"
                 )
         self._messages = checked
         self._contents = [_Template(message["content"], columns, "a message of prompt=") for message in checked]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llmsearch_optuna.errors import InputError, describe_error
+from llmsearch_optuna.errors import InputError, describe_error, short
 from llmsearch_optuna.fingerprint.functions import callable_name
 from llmsearch_optuna.metrics.own_copy import own_copy
 from llmsearch_optuna.task.dataset import Row, missing_column
@@ -34,7 +34,9 @@ def references_of(reference: Any, rows: Sequence[Row], columns: Sequence[str]) -
         several = isinstance(reference, Sequence) and not isinstance(reference, str)
         names = list(reference) if several else [reference]
         if not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"reference={reference!r} must be a column, a list of columns, or a function of the row")
+            raise InputError(
+                f"reference={short(reference)} must be a column, a list of columns, or a function of the row"
+            )
         for name in names:
             if name not in columns:
                 raise missing_column(name, columns, "reference=")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 
 FEWEST_ROWS_FOR_HOLDOUT = 20
 
@@ -55,9 +55,9 @@ def split_rows(
         The row numbers of the search in the study's one permutation, and those of the holdout in rising order.
     """
     if isinstance(holdout, str) or not 0 <= holdout < 1:
-        raise InputError(f'holdout={holdout!r} must be a share from 0 to below 1, such as 0.3, "cross" or "auto"')
+        raise InputError(f'holdout={short(holdout)} must be a share from 0 to below 1, such as 0.3, "cross" or "auto"')
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed={seed!r} must be an integer from 0")
+        raise InputError(f"seed={short(seed)} must be an integer from 0")
     locked = _locked_prompts(distinct_ids, holdout, seed)
     search = [row for row, prompt in enumerate(distinct_ids) if prompt not in locked]
     held = tuple(row for row, prompt in enumerate(distinct_ids) if prompt in locked)
@@ -119,7 +119,7 @@ def assign_folds(distinct_ids: Sequence[Hashable], folds: int, seed: int = 42) -
     prompts = list(dict.fromkeys(distinct_ids))
     if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= len(prompts):
         raise InputError(
-            f"folds={folds!r} must be a whole number from 2 to {len(prompts)}, the number of different prompts"
+            f"folds={short(folds)} must be a whole number from 2 to {len(prompts)}, the number of different prompts"
         )
     fold_of = {prompts[place]: turn % folds for turn, place in enumerate(_order(len(prompts), seed, 2))}
     return tuple(fold_of[prompt] for prompt in distinct_ids)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmsearch_optuna.engine.sampling.reasoning import ReasoningOption, check_reasoning, reasoning_span
-from llmsearch_optuna.errors import InputError, short
+from llmsearch_optuna.errors import InputError, is_one_of, short
 from llmsearch_optuna.metrics.aggregates import Aggregate
 from llmsearch_optuna.metrics.factories import metric_names
 from llmsearch_optuna.metrics.metric import Metric
@@ -43,6 +43,7 @@ from llmsearch_optuna.task.prompts import (
     make_prompter,
 )
 from llmsearch_optuna.task.references import reference_columns, references_of
+from llmsearch_optuna.task.rendering import RenderedPrompts
 from llmsearch_optuna.task.split import same_in_any
 from llmsearch_optuna.task.text_checks import check_encodable, check_rows_encodable
 from llmsearch_optuna.task.variant import Variant, check_told_apart
@@ -128,7 +129,7 @@ class Task:
     pass_score: float | None = None
 
     def __post_init__(self) -> None:
-        if self.direction not in ("maximize", "minimize", None):
+        if self.direction is not None and not is_one_of(self.direction, "maximize", "minimize"):
             raise InputError(f"direction={short(self.direction)} must be 'maximize' or 'minimize'")
         for name in ("name", "split", "subset"):
             if not isinstance(given := getattr(self, name), str | None):
@@ -231,7 +232,12 @@ class Task:
         )
 
     def prepare(
-        self, tokenizer: Any = None, *, takes_messages: bool = False, tokens: PromptTokens | None = None
+        self,
+        tokenizer: Any = None,
+        *,
+        takes_messages: bool = False,
+        tokens: PromptTokens | None = None,
+        stored: RenderedPrompts | None = None,
     ) -> PreparedTask:
         """Read the data, make all prompts and references, and try the metric.
 
@@ -239,12 +245,13 @@ class Task:
             tokenizer: For its chat template and for max_prompt_tokens; None where an engine takes plain text.
             takes_messages: Whether the engine applies its model's chat template itself. A tokenizer takes precedence.
             tokens: Of this tokenizer, where prompts are to be tokenized by others as well.
+            stored: The prompts of a study that goes on; they are the same with it and without.
 
         Raises:
             InputError: Data, prompt, reference or metric cannot be used; the message says which row or column.
         """
         if is_library_task(self.dataset):
-            return self._of_library().prepare(tokenizer, takes_messages=takes_messages, tokens=tokens)
+            return self._of_library().prepare(tokenizer, takes_messages=takes_messages, tokens=tokens, stored=stored)
         rows = self._rows()
         columns = list(rows[0])
         check_rows_encodable(rows)
@@ -260,10 +267,15 @@ class Task:
                 "with other prompts tomorrow; fix it with chat_template={'date_string': '26 Jul 2024'}"
             )
         made: list[Variant] = []
+        rendering = ""
         for labels, variant in self._variants():
             with naming(labels):
                 check_encodable(variant.system, "system=")
-                prompts, cut = variant._prompt_maker(columns, tokenizer, takes_messages, tokens).prompts(rows)
+                maker = variant._prompt_maker(columns, tokenizer, takes_messages, tokens)
+                contents = maker.contents(rows)
+                rendering = "" if self.choices else maker.rendering(contents)  # a study stores those of one way to ask
+                known = None if stored is None else stored.of(rendering, len(rows))
+                prompts, cut = maker.prompts(rows, contents, known)
             made.append(Variant(labels, tuple(prompts), cut))
         checked = self._aggregate().over(
             metric.check(references, rows, direction=self.direction),
@@ -294,6 +306,7 @@ class Task:
             chats=first.chats,
             reasoning=span,
             finds_reasoning=self.reasoning in (None, "auto"),
+            rendering=rendering,
         )
         if not choices:
             return prepared
@@ -324,7 +337,7 @@ class Task:
         for labels, variant in self._variants():
             with naming(labels):
                 maker = variant._prompt_maker(columns, tokenizer)
-                prompts, cut = maker.prompts(needed)
+                prompts, cut = maker.prompts(needed, maker.contents(needed))
             references = references_of(self.reference, shown, columns)
             found += [
                 PreviewedRow(

@@ -200,6 +200,16 @@ def test_bad_arguments_are_named(tiny_llama: LlamaForCausalLM, tiny_tokenizer: P
         Engine(tiny_llama, tiny_tokenizer, cache_budget=-1)
 
 
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
+def test_a_token_that_is_forced_must_be_one_of_the_model(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, name: str
+) -> None:
+    engine = Engine(tiny_llama, tiny_tokenizer)
+    with pytest.raises(DecodingError, match=rf"{name}=\[?5000\]? is none of the 199 tokens"):
+        engine.generate(["Anna"], {"max_new_tokens": 3, name: 5000})
+    assert engine.generate(["Anna"], {"max_new_tokens": 3, name: 198})
+
+
 def test_the_cache_stays_within_its_budget(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -13,6 +13,7 @@ from llmsearch_optuna import search
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.optimize import prepare as preparation
 from llmsearch_optuna.search_result import SearchResult
+from llmsearch_optuna.storage.study import stored_study
 from tests.synthetic import TextEngine, dataset, number_metric
 
 FIXED = {"max_new_tokens": 20, "do_sample": True, "repetition_penalty": 1.3}
@@ -72,7 +73,8 @@ def test_a_study_from_before_goes_on_by_its_own_rules(tmp_path: Path, monkeypatc
     assert going_on.baseline_params["repetition_penalty"] == 1.3
     fresh = run(tmp_path, study_name="fresh")
     assert "repetition_penalty" not in fresh.baseline_params
-    assert preparation.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "study") == 1
-    assert preparation.stored_algorithm(f"sqlite:///{tmp_path}/study.db", "fresh") == preparation.ALGORITHM
-    assert preparation.stored_algorithm(f"sqlite:///{tmp_path}/nothing.db", "study") == preparation.ALGORITHM
+    assert preparation.algorithm_of(stored_study(f"sqlite:///{tmp_path}/study.db", "study")) == 1
+    assert preparation.algorithm_of(stored_study(f"sqlite:///{tmp_path}/study.db", "fresh")) == preparation.ALGORITHM
+    assert stored_study(f"sqlite:///{tmp_path}/nothing.db", "study") is None
+    assert preparation.algorithm_of(None) == preparation.ALGORITHM
     assert not (tmp_path / "nothing.db").exists()

@@ -26,6 +26,7 @@ from llmsearch_optuna.optimize.samplers import (
     visible,
 )
 from llmsearch_optuna.space.space import Space
+from tests.optimize.studies import run
 from tests.synthetic import TextEngine, dataset, number_metric
 
 BRANCHES = Space.of(
@@ -279,3 +280,8 @@ def test_seeds_differ_by_number_and_purpose() -> None:
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(InputError, match="sampler='cma'"):
         make_suggester("cma", BRANCHES, seed=1, direction="maximize", defaults={})  # type: ignore[arg-type]
+
+
+def test_a_range_without_effect_ends_a_study_at_once(tmp_path: Path) -> None:
+    space = {"max_new_tokens": 3, "do_sample": False, "top_k": IntDistribution(1, 10**12)}
+    assert len(run(tmp_path, space=space, n_trials=3, dataset=dataset(4)).trials) == 1

@@ -39,6 +39,7 @@ def test_an_address_that_cannot_be_used_is_refused(address: str, said: str) -> N
         f"postgresql+psycopg://ann@db:5432/studies?password={WRITTEN}",
         f"postgresql+psycopg://ann@db:5432/studies?sslmode=disable&sslpassword={WRITTEN}",
         f"postgresql+psycopg://ann@db:5432/studies?unheard_of={WRITTEN}",
+        f"postgresql+psycopg://ann@db:5432/studies?password={WRITTEN}&password={WRITTEN}2",
     ],
 )
 def test_an_address_prints_itself_without_what_is_secret(address: str) -> None:

@@ -180,3 +180,9 @@ def test_a_parquet_in_a_gzip_is_read(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "rows.parquet.gz", "wb") as file:
         file.write((tmp_path / "rows.parquet").read_bytes())
     assert read_rows(tmp_path / "rows.parquet.gz") == tuple(ROWS)
+
+
+def test_an_address_of_data_shows_no_password() -> None:
+    with pytest.raises(InputError) as caught:
+        read_rows("https://ann:hunter2@127.0.0.1:9/rows.csv")
+    assert "hunter2" not in str(caught.value)

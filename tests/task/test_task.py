@@ -396,3 +396,9 @@ def test_names_for_studies_are_tame(tmp_path: Any) -> None:
     assert task(dataset=str(path)).study_part == "my-rows-2"
     assert task(name="über/alles").study_part == "über-alles"
     assert task(dataset=str(path), limit=1).prepare().name == "my-rows-2"
+
+
+@pytest.mark.parametrize("template", ["{text:.2f}", "{text.real.missing}", "{text[key]}", "{text!z}"])
+def test_a_template_that_cannot_be_filled_names_the_row(template: str) -> None:
+    with pytest.raises(InputError, match=r"row \d: the prompt template .* cannot be filled|is broken"):
+        Task([{"text": 1.0}, {"text": "a b"}], prompt=template, metric="f1").prepare()

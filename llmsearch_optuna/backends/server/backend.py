@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ from llmsearch_optuna.backends.server.request_body import refusal, server_reques
 from llmsearch_optuna.engine.request import Completion, Finished, Request, log_finished
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.reasoning import unknown_span
-from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError
+from llmsearch_optuna.errors import DecodingError, EngineUnavailableError, InputError, short
 from llmsearch_optuna.types import DialectName
 
 logger = logging.getLogger("llmsearch_optuna.server")
@@ -65,11 +66,12 @@ class Price:
         Raises:
             InputError: A name is unknown or missing, or a value is no price.
         """
-        unknown = set(given) - {"input", "output", "cached_input"}
-        missing = {"input", "output"} - set(given)
-        if unknown or missing or not all(isinstance(v, int | float) and v >= 0 for v in given.values()):
+        names = set(given) if isinstance(given, Mapping) else set()
+        if not {"input", "output"} <= names <= {"input", "output", "cached_input"} or not all(
+            isinstance(v, int | float) and 0 <= v <= sys.float_info.max for v in given.values()
+        ):
             raise InputError(
-                f"price={dict(given)!r} must give the price of a million tokens as "
+                f"price={short(given)} must give the price of a million tokens as "
                 "{'input': 0.5, 'output': 1.5}, with 'cached_input' if that differs"
             )
         return cls(**given)

@@ -42,6 +42,8 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: ``after_thinking`` is no dict, or a parameter of it is given twice.
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{short(values)} is no dict of generation parameters, such as {{'temperature': 0.7}}")
     nested = values.get(AFTER_THINKING)
     found = {name: value for name, value in values.items() if name != AFTER_THINKING}
     if nested is None:

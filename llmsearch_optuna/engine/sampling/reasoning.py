@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from llmsearch_optuna.engine.sampling.after_thinking import is_after_thinking
-from llmsearch_optuna.errors import InputError, short
+from llmsearch_optuna.errors import InputError, is_one_of, short
 
 ReasoningOption: TypeAlias = Literal["auto"] | bool | Sequence[str] | None
 """What ``reasoning=`` takes: "auto" or None, the texts of the two markers, or False."""
@@ -315,7 +315,7 @@ def unknown_span(params: Mapping[str, Any], span: ReasoningSpan | None) -> str |
 
 def check_reasoning(given: Any) -> None:
     """Raise InputError unless ``reasoning=`` takes this."""
-    if given is None or given is False or given == "auto":
+    if given is None or given is False or is_one_of(given, "auto"):
         return
     is_pair = not isinstance(given, str | bytes | Mapping) and isinstance(given, Sequence) and len(given) == 2
     if not is_pair or not all(isinstance(text, str) and text for text in given) or given[0] == given[1]:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from llmsearch_optuna.engine.sampling.params import GenerationParams, check_value
-from llmsearch_optuna.errors import InputError
+from llmsearch_optuna.errors import InputError, short
 from llmsearch_optuna.types import FinishReason
 
 MARGIN_TOKENS = 8
@@ -33,6 +33,10 @@ def check_decode_args(tokenizer: PreTrainedTokenizerBase, args: Mapping[str, Any
         InputError: It does not take them, or a name is nearly one of transformers': tokenizers ignore what they do not
             know.
     """
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        raise InputError(
+            f"tokenizer_decode_args={short(args)} must be a dict, such as {{'skip_special_tokens': False}}"
+        )
     for name in args:
         near = difflib.get_close_matches(name, _DECODE_ARGS, n=1, cutoff=0.7)
         if near and name not in _DECODE_ARGS:
