@@ -76,7 +76,7 @@ def judge(
     Raises:
         InputError: An argument cannot be used.
     """
-    bounds = checked_bounds(scale, f"scale={scale!r}", (1, 5))
+    bounds = checked_bounds(scale, f"scale={short(scale)}", (1, 5))
     labelled = list(read_labels(labels) if isinstance(labels, str | Path) else labels)
     own: dict[str, Any] = {
         "question": question,
