@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmsearch_optuna.engine.cache.cache_shape import Segment
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import BatchRow, Node, PromptTree
-from llmsearch_optuna.engine.cache.slots import Segment, SlotBuffer
+from llmsearch_optuna.engine.cache.slots import SlotBuffer
 from llmsearch_optuna.engine.model_runner import ModelRunner
 from llmsearch_optuna.engine.stats import EngineStats
 

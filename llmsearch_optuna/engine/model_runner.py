@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from llmsearch_optuna.engine.cache.cache_shape import CacheShape, Segment
 from llmsearch_optuna.engine.cache.score_arena import NextTokenScores, ScoreArena, states_of
-from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.engine.cache.slots import SlotBuffer, assemble, extract, shape_of
 from llmsearch_optuna.engine.largest_logits import largest_logits
 from llmsearch_optuna.engine.memory import is_out_of_memory
 from llmsearch_optuna.engine.output_head import Finish, finish_of
@@ -138,6 +139,7 @@ class ModelRunner:
         self._from_hidden = False
         self._finish: Finish | None = None
         self._takes_positions = False
+        self._layer_devices: tuple[torch.device, ...] = ()
         self._threads = ThreadTuner()
         self.capabilities = self._probe()
         if self.device.type == "cuda":
@@ -165,7 +167,7 @@ class ModelRunner:
             ids[row, : len(suffix)] = torch.tensor(suffix)
             mask[row, : past + len(suffix)] = 1
         positions = torch.arange(past, past + width).expand(len(suffixes), width)
-        cache = assemble(prefix, len(suffixes), self.device)
+        cache = assemble(prefix, len(suffixes), self.device, self._layer_devices)
         with self._threads.using():
             states = self._forward(ids, mask, positions, cache)  # [rows, width, state]
         return [
@@ -207,7 +209,7 @@ class ModelRunner:
     def use_static_steps(self) -> bool:
         """From now on take steps in static shapes, where they give what other steps give; tells whether they do."""
         shape = self.capabilities.shape
-        if shape is None or self.starts_with_encoder:
+        if shape is None or self.starts_with_encoder or shape.devices:  # a graph is on one device
             return False
         try:
             static = StaticStep(self._states, self.device)
@@ -316,7 +318,9 @@ class ModelRunner:
         cache = assemble((), 1, self.device)
         ids = torch.tensor([self._probe_rows_ids()[0]])
         self._forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], cache)
-        return shape_of(cache)
+        shape = shape_of(cache)
+        self._layer_devices = shape.devices if isinstance(shape, CacheShape) else ()
+        return shape
 
     @torch.inference_mode()
     def _probe_rows(self, shape: CacheShape) -> str | None:
@@ -394,6 +398,7 @@ class ModelRunner:
     @staticmethod
     def _close(together: torch.Tensor, alone: torch.Tensor, shape: CacheShape) -> bool:
         """Equal up to what batch shapes change in the last bits of float32, or in half precision."""
+        together = together.to(alone.device)
         tolerance = 1e-3 if shape.dtype == torch.float32 else 0.25
         largest = float(alone.abs().nan_to_num(0.0, posinf=0.0).max())
         return torch.allclose(together, alone, rtol=tolerance, atol=tolerance * largest, equal_nan=True)

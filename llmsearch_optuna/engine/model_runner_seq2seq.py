@@ -14,7 +14,8 @@ import torch
 from transformers import EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from llmsearch_optuna.engine.cache.slots import CacheShape, CrossRows, Segment, SlotBuffer, assemble, extract, shape_of
+from llmsearch_optuna.engine.cache.cache_shape import CacheShape, Segment
+from llmsearch_optuna.engine.cache.slots import CrossRows, SlotBuffer, assemble, extract, shape_of
 from llmsearch_optuna.engine.model_runner import Capabilities, ModelRunner, Prefilled, failure
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 
@@ -133,6 +134,8 @@ class Seq2SeqModelRunner(ModelRunner):
         begun = torch.tensor([list(self.start or ())], device=self.device)
         self._run(input_ids=ids, decoder_input_ids=begun, past_key_values=EncoderDecoderCache(own, cross))
         shape = shape_of(cross)
+        if isinstance(shape, CacheShape) and shape.devices:
+            return "its layers are on different devices, and so is what they attend to"
         if isinstance(shape, CacheShape):
             self._cross_shape = shape
             return shape_of(own)

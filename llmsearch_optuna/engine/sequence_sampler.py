@@ -151,12 +151,12 @@ class SequenceSampler:
         scores = [found for i in places if (found := sequences[i].node.scores) is not None]
         if not scores:
             return 0
-        rows = DeviceRows.of([sequences[i] for i in places], self._runner.device)
         values, ids, totals = listed(scores)
+        rows = DeviceRows.of([sequences[i] for i in places], values.device)
         picked = pick_listed(values, ids, totals, self._runner.vocab_size, rows)
         whole = [k for k, i in enumerate(places) if settings[i].sampled and not settings[i].is_truncated]
         if whole:
-            index = torch.tensor(whole, device=picked.device)
+            index = torch.tensor(whole, device=values.device)
             logits = self._runner.logits(states_of([scores[k] for k in whole]))
             picked[index] = draw_whole(logits, rows.take(index))
         tokens[places] = torch.where(totals.isfinite(), picked, NOT_NUMBERS).cpu().numpy()

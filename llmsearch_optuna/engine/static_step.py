@@ -93,18 +93,18 @@ class StaticShape:
     """
 
     def __init__(self, buffer: SlotBuffer, rows: int, columns: int) -> None:
-        data = buffer.data
+        device = buffer.shape.device
         self.rows = rows
         self.uses = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.states = torch.empty(0)
-        self._inputs = torch.zeros(1 + 2 * rows, dtype=torch.long, device=data.device)
+        self._inputs = torch.zeros(1 + 2 * rows, dtype=torch.long, device=device)
         self._column = self._inputs[:1]
         self._ids = self._inputs[1 : 1 + rows, None]
         self._lengths = self._inputs[1 + rows :, None]
-        self._columns = torch.arange(columns, device=data.device)
-        window = data[:, :, :rows, :, :columns]
-        self._cache = Cache(layers=[StaticLayer(layer[0], layer[1], self._column) for layer in window])
+        self._columns = torch.arange(columns, device=device)
+        layers = buffer.layers(rows, columns)
+        self._cache = Cache(layers=[StaticLayer(keys, values, self._column) for keys, values in layers])
 
     def set(self, column: int, tokens: Sequence[int], lengths: Sequence[int]) -> None:
         """What the coming run reads: the column to write, and the token and length of each row in use.
@@ -153,8 +153,10 @@ class StaticStep:
         return shape.states[: len(tokens)].clone()  # the next replay writes to the same place
 
     def _shape(self, buffer: SlotBuffer) -> StaticShape:
-        _, _, slots, _, capacity, _ = buffer.data.shape
-        key = min(rounded_rows(buffer.rows), slots), min(rounded_columns(buffer.column + 1), capacity)
+        key = (
+            min(rounded_rows(buffer.rows), buffer.slots),
+            min(rounded_columns(buffer.column + 1), buffer.capacity),
+        )
         shapes: dict[tuple[int, int], StaticShape] = buffer.derived.setdefault(self, {})
         if key not in shapes:
             while len(shapes) >= MOST_SHAPES:

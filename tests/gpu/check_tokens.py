@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.model_runner import ModelRunner, without_cudnn_attention
+from tests.engine.two_devices import DEVICES, devices, spread
 from tests.gpu.compare import alone, differing, tokens_of
 from tests.gpu.context import Context, Result
 
@@ -94,6 +97,26 @@ def device_picking(c: Context) -> Result:
         record = differing(*tokens)
         out[f"{number}"] = {"rows_differ": record["rows_differ"], "lookups": [e.stats.lookups for e in engines]}
         out["ok"] &= tokens[0] == tokens[1]
+    return out
+
+
+def two_devices(c: Context) -> Result:
+    """Half of the layers on another device: row by row, with the tokens of one. Two cards, or a card and its host."""
+    others = torch.device("cuda", 1) if torch.cuda.device_count() > 1 else torch.device("cpu")
+    near, far = (c.device, others) if c.cuda else DEVICES
+    tokenizer = c.tokenizer(499)
+    prompts = c.prompts(4 if c.small else 24, 3, 40, 499, seed=11)
+    out: Result = {"ok": True, "devices": [str(near), str(far)]}
+    with contextlib.nullcontext() if c.cuda else devices():
+        whole = Engine(c.tiny("llama"), tokenizer, batch_size=7)
+        halves = Engine(spread(c.tiny("llama"), near, far), tokenizer, batch_size=7, cache_budget=10**6)
+        for number, params in enumerate(({}, *SAMPLING[1:3], {"num_beams": 3})):
+            given = {"max_new_tokens": 6 if c.small else 32, **params}
+            expected, found = (tokens_of(engine, prompts, given) for engine in (whole, halves))
+            out[f"{number}"] = differing(expected, found)
+            out["ok"] &= expected == found
+        out["capabilities"] = halves.capabilities
+        out["ok"] &= "row by row" in halves.capabilities and halves.stats.plain_requests == 0
     return out
 
 

@@ -27,6 +27,7 @@ CHECKS = {
     "speed_1b": Check("check_speed", 120),
     "rows_1b": Check("check_speed", 90),
     "batch_independence_fp32": Check("check_tokens", 60),
+    "two_devices": Check("check_tokens", 60),
     "beams_parity_fp32": Check("check_tokens", 60),
     "host_memory": Check("check_memory", 60),
     "step_8b": Check("check_step", 90),

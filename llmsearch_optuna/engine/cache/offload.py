@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmsearch_optuna.engine.cache.slots import Segment
+from llmsearch_optuna.engine.cache.cache_shape import Segment
 from llmsearch_optuna.engine.memory import free_bytes
 
 _HOST = torch.device("cpu")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llmsearch_optuna.engine.cache.cache_shape import Segment
 from llmsearch_optuna.engine.cache.lru import LeastRecentlyUsed
 from llmsearch_optuna.engine.cache.offload import HostOffload
 from llmsearch_optuna.engine.cache.prefix_tree import BatchRow, KVBlock, Node, PromptTree, ScoreBlock
-from llmsearch_optuna.engine.cache.slots import Segment
 from llmsearch_optuna.engine.memory import forget_traceback, is_out_of_memory
 
 

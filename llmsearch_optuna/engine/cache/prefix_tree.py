@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llmsearch_optuna.engine.cache.cache_shape import Segment
 from llmsearch_optuna.engine.cache.score_arena import NextTokenScores
-from llmsearch_optuna.engine.cache.slots import Segment
 from llmsearch_optuna.engine.memory import allocated_bytes
 
 

@@ -8,37 +8,15 @@ and which row goes on, is not decided here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-Segment = torch.Tensor
-"""Keys and values of consecutive tokens of one row: ``[layers, 2, heads, tokens, head_dim]``."""
+from llmsearch_optuna.engine.cache.cache_shape import CacheShape, Segment
+from llmsearch_optuna.engine.cache.slot_part import parts_of
 
 SPARE_COLUMNS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class CacheShape:
-    """What one token of one row occupies; equal in all layers.
-
-    Attributes:
-        layers, heads, head_dim: Sizes of the key and of the value tensor of each layer.
-        dtype, device: Where and how they are stored.
-    """
-
-    layers: int
-    heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token in all layers."""
-        return self.layers * 2 * self.heads * self.head_dim * self.dtype.itemsize
 
 
 def shape_of(cache: Cache) -> CacheShape | str:
@@ -47,7 +25,7 @@ def shape_of(cache: Cache) -> CacheShape | str:
     Args:
         cache: A ``DynamicCache`` after one forward pass of one row.
     """
-    shapes = set()
+    shapes, devices = set(), []
     for layer in cache.layers:
         if not isinstance(layer, DynamicLayer):
             return f"its cache keeps a {type(layer).__name__}, whose state cannot be cut by position"
@@ -57,31 +35,43 @@ def shape_of(cache: Cache) -> CacheShape | str:
             return "its keys and values differ in shape"
         if layer.keys.ndim != 4:
             return "its cache layers are not of the form [rows, heads, tokens, head_dim]"
-        shapes.add((layer.keys.shape[1], layer.keys.shape[3], layer.keys.dtype, layer.keys.device))
+        shapes.add((layer.keys.shape[1], layer.keys.shape[3], layer.keys.dtype))
+        devices.append(layer.keys.device)
     if not shapes:
         return "it fills no cache"
     if len(shapes) > 1:
         return "its layers keep caches of different shapes"
-    heads, head_dim, dtype, device = shapes.pop()
-    return CacheShape(len(cache.layers), heads, head_dim, dtype, device)
+    several = tuple(devices) if len(set(devices)) > 1 else ()
+    return CacheShape(len(cache.layers), *shapes.pop(), devices[0], several)
 
 
 def extract(cache: Cache, row: int, first: int, last: int) -> Segment:
     """Copy the tokens ``first`` to ``last`` (exclusive) of one row out of a filled cache."""
     filled = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
-    keys = torch.stack([keys[row, :, first:last] for keys, _ in filled if keys is not None])
-    values = torch.stack([values[row, :, first:last] for _, values in filled if values is not None])
+    home = next(keys.device for keys, _ in filled if keys is not None)
+    keys = torch.stack([keys[row, :, first:last].to(home) for keys, _ in filled if keys is not None])
+    values = torch.stack([values[row, :, first:last].to(home) for _, values in filled if values is not None])
     return torch.stack((keys, values), dim=1)
 
 
-def assemble(segments: Sequence[Segment], rows: int, device: torch.device) -> DynamicCache:
-    """Make a cache in which each of ``rows`` rows holds these segments one after the other."""
+def assemble(
+    segments: Sequence[Segment], rows: int, device: torch.device, devices: Sequence[torch.device] = ()
+) -> DynamicCache:
+    """Make a cache in which each of ``rows`` rows holds these segments one after the other.
+
+    Args:
+        segments: Keys and values.
+        rows: How many rows.
+        device: Where the cache is.
+        devices: Where each layer is, if they are on several devices.
+    """
     cache = DynamicCache()
     if not segments:
         return cache
     joined = torch.cat([segment.to(device) for segment in segments], dim=3)
     expanded = joined.unsqueeze(2).expand(-1, -1, rows, -1, -1, -1)  # [layers, 2, rows, heads, tokens, dim]
-    for index, (keys, values) in enumerate(expanded):
+    for index, layer in enumerate(expanded):
+        keys, values = layer.to(devices[index]) if devices else layer
         cache.update(keys, values, index)
     return cache
 
@@ -216,8 +206,8 @@ class CrossRows:
 class SlotBuffer:
     """Keys and values of up to ``slots`` rows, right-aligned at one write column.
 
-    The data is ``[layers, 2, slots, heads, capacity, head_dim]``; row ``i`` occupies the columns
-    ``[column - lengths[i], column)``.
+    The data is in parts of consecutive layers, so that layers may be on different devices, and moving into more memory
+    takes twice the memory of one part only.
 
     Args:
         shape: What one token occupies.
@@ -233,9 +223,8 @@ class SlotBuffer:
         self.cross = cross
         self.lengths: list[int] = []
         self._slots = max(1, slots)
-        self._column = 0
-        self._capacity = 0
-        self._data: torch.Tensor | None = None
+        self._parts = parts_of(shape)
+        self._part_of = [part for part in self._parts for _ in range(part.layers.start, part.layers.stop)]
         self.derived: dict[Any, Any] = {}
         self.cache = Cache(layers=[SlotLayer(self, index) for index in range(shape.layers)])
 
@@ -247,7 +236,12 @@ class SlotBuffer:
     @property
     def slots(self) -> int:
         """Rows that it has memory for."""
-        return 0 if self._data is None else self._slots
+        return min(part.slots for part in self._parts)
+
+    @property
+    def capacity(self) -> int:
+        """Columns that it has memory for."""
+        return min(part.capacity for part in self._parts)
 
     @property
     def width(self) -> int:
@@ -257,32 +251,29 @@ class SlotBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes that the buffer occupies."""
-        return 0 if self._data is None else self._data.nbytes
-
-    @property
-    def data(self) -> torch.Tensor:
-        """All keys and values, ``[layers, 2, slots, heads, capacity, head_dim]``."""
-        return self._storage
+        return sum(part.nbytes for part in self._parts)
 
     @property
     def column(self) -> int:
         """The column that the coming step writes."""
-        return self._column
+        return self._parts[0].column
+
+    def layers(self, rows: int, columns: int) -> list[torch.Tensor]:
+        """The first rows and columns of each layer, ``[2, rows, heads, columns, head_dim]``."""
+        return [layer for part in self._parts for layer in part.data[:, :, :rows, :, :columns]]
 
     def make_room(self, rows: int, length: int) -> None:
         """Prepare for ``rows`` rows in all, of up to ``length`` tokens, in one move; joining them moves nothing."""
-        if self._data is None or rows > self._slots or length > self._column:
+        if any(rows > part.slots or length > part.column for part in self._parts):
             self._realign(rows, max(length, self.width))
 
     def join(self, segments: Sequence[Segment], cross: Segment | None = None) -> int:
         """Copy a row in (and what it attends to beside itself); returns its slot."""
         length = sum(segment.shape[3] for segment in segments)
         self.make_room(len(self.lengths) + 1, length)
-        data, slot, start = self._storage, len(self.lengths), self._column - length
-        for segment in segments:
-            end = start + segment.shape[3]
-            data[:, :, slot, :, start:end] = segment
-            start = end
+        slot = len(self.lengths)
+        for part in self._parts:
+            part.join(slot, segments, length)
         if self.cross is not None and cross is not None:
             self.cross.join(cross)
         self.lengths.append(length)
@@ -293,8 +284,8 @@ class SlotBuffer:
         length = self.lengths[slot]
         self.make_room(len(self.lengths) + 1, length)
         copy = len(self.lengths)
-        columns = slice(self._column - length, self._column)
-        self._storage[:, :, copy, :, columns] = self._storage[:, :, slot, :, columns]
+        for part in self._parts:
+            part.copy_row(slot, copy, length)
         if self.cross is not None:
             self.cross.fork(slot)
         self.lengths.append(length)
@@ -304,8 +295,8 @@ class SlotBuffer:
         """Take a row out; returns the slot whose row has moved into its place (``slot`` if none has)."""
         last = len(self.lengths) - 1
         if slot != last:
-            columns = slice(self._column - self.lengths[last], self._column)
-            self._storage[:, :, slot, :, columns] = self._storage[:, :, last, :, columns]
+            for part in self._parts:
+                part.copy_row(last, slot, self.lengths[last])
             self.lengths[slot] = self.lengths[last]
         if self.cross is not None:
             self.cross.leave(slot)
@@ -314,16 +305,13 @@ class SlotBuffer:
 
     def read(self, slot: int, first: int, last: int) -> Segment:
         """Copy the tokens ``first`` to ``last`` (exclusive) of a row out of the buffer."""
-        start = self._column - self.lengths[slot]
-        return self._storage[:, :, slot, :, start + first : start + last].clone()
+        start = first - self.lengths[slot]
+        found = [part.tokens(slot, start, start + last - first).to(self.shape.device) for part in self._parts]
+        return found[0].clone() if len(found) == 1 else torch.cat(found)
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one column of one layer (``[rows, heads, 1, head_dim]``); return the visible columns."""
-        data, rows, end = self._storage[layer], len(self.lengths), self._column + 1
-        data[0, :rows, :, self._column : end] = keys
-        data[1, :rows, :, self._column : end] = values
-        start = self._column - self.width
-        return data[0, :rows, :, start:end], data[1, :rows, :, start:end]
+        return self._part_of[layer].write(layer, keys, values, self.width)
 
     def attention_mask(self) -> torch.Tensor:
         """Mask of the coming step, ``[rows, width + 1]`` of 0 and 1."""
@@ -334,12 +322,14 @@ class SlotBuffer:
 
     def reserve_step(self) -> None:
         """Make sure that the coming step has a column to write to; may move or grow the data."""
-        if self._column + 1 > self._capacity:
+        column = self._parts[0].column
+        if any(part.column != column or column + 1 > part.capacity for part in self._parts):
             self._realign(len(self.lengths), self.width)
 
     def commit_step(self) -> None:
         """Count the column that a step has written; before this call the step can be repeated."""
-        self._column += 1
+        for part in self._parts:
+            part.column += 1
         self.lengths = [length + 1 for length in self.lengths]
 
     def clear(self) -> None:
@@ -348,33 +338,20 @@ class SlotBuffer:
             self.cross.clear()
         self.lengths = []
         self.derived = {}
-        self._data = None
         self._slots = 1
-        self._column = self._capacity = 0
-
-    @property
-    def _storage(self) -> torch.Tensor:
-        if self._data is None:
-            raise RuntimeError("the slot buffer holds no rows")
-        return self._data
+        for part in self._parts:
+            part.clear()
 
     def _realign(self, rows: int, width: int) -> None:
-        """Move all rows so that the write column is ``width``, into a larger tensor when they need one.
+        """Move all rows so that the write column is ``width``, into larger tensors when they need some.
 
-        Nothing has changed when allocating the larger tensor fails.
+        Every row is where it was when allocating a larger tensor fails: parts that have moved know it.
         """
-        old, old_end, kept, n = self._data, self._column, self.width, len(self.lengths)
+        n, kept = len(self.lengths), self.width
         slots = self._slots if rows <= self._slots else max(rows, self._slots * 2)
-        capacity = max(width + SPARE_COLUMNS, self._capacity)
-        if old is None or capacity != self._capacity or slots != self._slots:
-            shape = self.shape
-            dimensions = (shape.layers, 2, slots, shape.heads, capacity, shape.head_dim)
-            # zeros: masked columns are multiplied by a weight of 0, and 0 * NaN would be NaN
-            self._data = torch.zeros(dimensions, dtype=shape.dtype, device=shape.device)
-            self.derived = {}
-            self._slots, self._capacity = slots, capacity
-        if old is not None and n:
-            moved = old[:, :, :n, :, old_end - kept : old_end]
-            overlaps = self._data is old
-            self._storage[:, :, :n, :, width - kept : width] = moved.clone() if overlaps else moved
-        self._column = width
+        capacity = max(width + SPARE_COLUMNS, self._parts[0].capacity)
+        for part in self._parts:
+            if (part.slots, part.capacity) != (slots, capacity):
+                self.derived = {}
+            part.realign(n, kept, width, slots, capacity)
+        self._slots = slots

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsearch_optuna.engine.cache.cache_shape import Segment
 from llmsearch_optuna.engine.cache.offload import HostOffload
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
-from llmsearch_optuna.engine.cache.slots import Segment
 from llmsearch_optuna.engine.engine import Engine
 from tests.engine.architectures import make
 from tests.engine.cache.test_prefix_cache import grow, segment

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from llmsearch_optuna.engine.cache.slots import CacheShape, Segment, SlotBuffer, SlotLayer, assemble, extract, shape_of
+from llmsearch_optuna.engine.cache import slot_part
+from llmsearch_optuna.engine.cache.cache_shape import CacheShape, Segment
+from llmsearch_optuna.engine.cache.slot_part import SlotPart, parts_of
+from llmsearch_optuna.engine.cache.slots import SlotBuffer, SlotLayer, assemble, extract, shape_of
 
 SHAPE = CacheShape(layers=2, heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 
@@ -29,9 +33,16 @@ operations = st.lists(
 )
 
 
-@given(operations)
-def test_every_row_keeps_its_tokens(steps: list[tuple[str, int]]) -> None:
-    buffer = SlotBuffer(SHAPE, 1)
+@given(operations, st.booleans())
+def test_every_row_keeps_its_tokens(steps: list[tuple[str, int]], several: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            slot_part,
+            "devices_of",
+            lambda shape: [(torch.device("cpu"), 1)] * 2 if several else [(torch.device("cpu"), 2)],
+        )
+        buffer = SlotBuffer(SHAPE, 1)
+    assert len(buffer._parts) == 1 + several
     rows: list[list[float]] = []
     stamp = 1000.0
     for what, number in steps:
@@ -78,6 +89,52 @@ def take_step(buffer: SlotBuffer, rows: list[list[float]], stamp: float) -> None
         visible = keys[slot, 0, mask[slot].bool(), 0].tolist()
         assert visible == row
     buffer.commit_step()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_rows_are_where_they_were_when_there_is_no_memory_for_one_of_several_parts(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_part, "devices_of", lambda shape: [(torch.device("cpu"), 1)] * 2)
+    buffer = SlotBuffer(SHAPE, 1)
+    buffer.join([segment(70, 1.0)])
+    buffer.join([segment(3, 500.0)])
+    realign, allowed = SlotPart.realign, [failing]
+
+    def short_of_memory(part: SlotPart, *given: int) -> None:
+        if not allowed[0]:
+            raise MemoryError
+        allowed[0] -= 1
+        realign(part, *given)
+
+    monkeypatch.setattr(SlotPart, "realign", short_of_memory)
+    with pytest.raises(MemoryError):
+        buffer.join([segment(200, 2000.0)])
+    assert torch.equal(buffer.read(0, 0, 70), segment(70, 1.0))
+    assert torch.equal(buffer.read(1, 1, 3), segment(3, 500.0)[:, :, :, 1:])
+    buffer.leave(0)
+    assert torch.equal(buffer.read(0, 0, 3), segment(3, 500.0))
+    allowed[0] = 10
+    rows = [[500.0, 501.0, 502.0]]
+    take_step(buffer, rows, 7000.0)
+    buffer.join([segment(200, 2000.0)])
+    rows.append([2000.0 + i for i in range(200)])
+    take_step(buffer, rows, 8000.0)
+    assert buffer.read(0, 0, 5)[1, 0, 2, :, 3].tolist() == rows[0]
+
+
+def test_a_device_beside_the_processor_has_its_layers_in_several_parts() -> None:
+    devices = (torch.device("cuda", 0),) * 5 + (torch.device("cuda", 1),) * 2
+    shape = CacheShape(7, 3, 4, torch.float16, devices[0], devices)
+    assert [(part.layers.start, part.layers.stop) for part in parts_of(shape)] == [
+        (0, 2),
+        (2, 4),
+        (4, 5),
+        (5, 6),
+        (6, 7),
+    ]
+    assert [part.device.index for part in parts_of(shape)] == [0, 0, 0, 1, 1]
+    assert len(parts_of(SHAPE)) == 1
 
 
 def test_cutting_out_and_putting_together_are_inverse() -> None:
