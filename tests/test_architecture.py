@@ -52,11 +52,17 @@ def modules() -> dict[str, Path]:
 
 
 @cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Everything that the code of a file consists of."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports() -> tuple[Import, ...]:
     return tuple(
         Import(node.lineno, source, target)
         for source, path in modules().items()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         for target in targets(node)
     )
 
@@ -128,7 +134,7 @@ def mentioning(word: str) -> set[str]:
     """The files of the package whose code has a name or a text that is this word; presets use them, as users do."""
     found = set()
     for path in modules().values():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             said = getattr(node, "id", None), getattr(node, "name", None), getattr(node, "value", None)
             if word in (*said, getattr(node, "arg", None), getattr(node, "attr", None)):
                 found.add(path.relative_to(PACKAGE).as_posix())

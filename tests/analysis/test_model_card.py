@@ -10,8 +10,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import constants
 
 from llmsearch_optuna.analysis.model_card import BEGIN, END, card_section, with_section
+from tests.cli.conftest import run
 from tests.optimize.studies import run as run_study
 from tests.synthetic import dataset
 
@@ -106,6 +108,17 @@ def push(hub, study, tmp_path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture
+def connected(hub, monkeypatch) -> None:
+    """This process speaks to the hub of the test."""
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+
+
 def files_of(commit) -> dict[str, str]:
     return {
         line["value"]["path"]: base64.b64decode(line["value"]["content"]).decode()
@@ -127,21 +140,28 @@ def test_one_commit_holds_the_configuration_and_the_card_with_its_section(hub, s
     assert "hf_secret" not in done.stdout + done.stderr + str(files)
 
 
-def test_a_dry_run_sends_nothing(hub, study, tmp_path):
-    done = push(hub, study, tmp_path, "--repo", "me/model", "--dry-run")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("connected")
+def test_a_dry_run_sends_nothing(hub, study, capsys):
+    code, out, err = run(capsys, "push", str(study.opened.path), "--repo", "me/model", "--dry-run")
+    assert code == 0, err
+    assert "Bearer hf_secretsecretsecret" in hub.RequestHandlerClass.tokens, "the card was read"
     assert hub.RequestHandlerClass.commits == []
-    assert BEGIN in done.stdout
-    assert "Text of its author." in done.stdout
+    assert BEGIN in out
+    assert "Text of its author." in out
 
 
-def test_a_repository_that_is_not_there_is_said(hub, study, tmp_path):
-    done = push(hub, study, tmp_path, "--repo", "me/nothing")
-    assert done.returncode == 1
-    assert "me/nothing cannot be read or written (HTTP 404)" in done.stderr
-    done = push(hub, study, tmp_path, "--repo", "no//name")
-    assert done.returncode == 1
-    assert "is no name of a repository" in done.stderr
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize(
+    ("repo", "said"),
+    [
+        ("me/nothing", "me/nothing cannot be read or written (HTTP 404)"),
+        ("no//name", "is no name of a repository"),
+    ],
+)
+def test_a_repository_that_is_not_there_is_said(study, capsys, repo, said):
+    code, _, err = run(capsys, "push", str(study.opened.path), "--repo", repo)
+    assert code == 1
+    assert said in " ".join(err.split())
 
 
 def test_a_later_section_takes_the_place_of_an_earlier_one(study):
