@@ -1,5 +1,4 @@
-"""Loading models and tokenizers, quantized checkpoints included."""
+"""Loading models and tokenizers, quantized checkpoints included.
 
-from llmsearch_optuna.models.loader import load
-
-__all__ = ["load"]
+Nothing is imported here: texts are tokenized in many places, and what loads a model imports all of transformers.
+"""

@@ -49,7 +49,7 @@ def decode(rows: int, configurations: int) -> dict[str, float]:
     from llmsearch_optuna.demo.dialogues import demo_dialogues
     from llmsearch_optuna.demo.model import demo_model_folder
     from llmsearch_optuna.engine.engine import Engine
-    from llmsearch_optuna.models import load
+    from llmsearch_optuna.models.loader import load
 
     loaded = load(str(demo_model_folder()), dtype="float32", device="cpu")
     engine = Engine(loaded.model, loaded.tokenizer)

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from llmsearch_optuna import Engine, search
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
-from llmsearch_optuna.models import load
+from llmsearch_optuna.models.loader import load
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

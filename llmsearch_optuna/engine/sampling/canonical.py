@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from llmsearch_optuna.engine.sampling import mirostat
 from llmsearch_optuna.engine.sampling.after_thinking import (
     PREFIX,
     is_after_thinking,
@@ -16,6 +15,9 @@ from llmsearch_optuna.engine.sampling.after_thinking import (
 )
 from llmsearch_optuna.engine.sampling.param_specs import (
     AFTER_NAMES,
+    MIROSTAT_ETA,
+    MIROSTAT_REPLACES,
+    MIROSTAT_TAU,
     spec_of,
 )
 from llmsearch_optuna.engine.sampling.param_values import thaw
@@ -225,8 +227,8 @@ def _settle_mirostat(values: dict[str, Any]) -> None:
             f"mirostat_mode=2 steers one text by what it has said so far; it cannot follow {kind_of(values)}. "
             "Leave out num_beams and what asks for assisted decoding, or mirostat_mode."
         )
-    for name in mirostat.REPLACED:
+    for name in MIROSTAT_REPLACES:
         values.pop(name, None)
     values["top_k"] = 0
-    values.setdefault("mirostat_tau", mirostat.DEFAULT_TAU)
-    values.setdefault("mirostat_eta", mirostat.DEFAULT_ETA)
+    values.setdefault("mirostat_tau", MIROSTAT_TAU)
+    values.setdefault("mirostat_eta", MIROSTAT_ETA)

@@ -20,22 +20,12 @@ from numpy.typing import NDArray
 from transformers import LogitsProcessor
 
 from llmsearch_optuna.engine.sampling.double_precision import in_double
-from llmsearch_optuna.engine.sampling.param_specs import check_value
+from llmsearch_optuna.engine.sampling.param_specs import MIROSTAT_ETA, MIROSTAT_TAU, check_value
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-DEFAULT_TAU = 5.0
-DEFAULT_ETA = 0.1
-"""Those of llama.cpp."""
-
 MIROSTAT_NAMES = ("mirostat_mode", "mirostat_tau", "mirostat_eta")
-
-REPLACED = (
-    *("top_n_sigma", "tfs", "top_a", "top_h", "top_k", "top_p", "min_p"),
-    *("typical_p", "epsilon_cutoff", "eta_cutoff", "xtc_probability", "xtc_threshold"),
-)
-"""The truncations that have no say beside Mirostat."""
 
 
 class MirostatState:
@@ -115,8 +105,8 @@ class MirostatLogitsWarper(LogitsProcessor):
 
     def __init__(
         self,
-        mirostat_tau: float = DEFAULT_TAU,
-        mirostat_eta: float = DEFAULT_ETA,
+        mirostat_tau: float = MIROSTAT_TAU,
+        mirostat_eta: float = MIROSTAT_ETA,
         temperature: float = 1.0,
         filter_value: float = -float("inf"),
     ) -> None:

@@ -64,6 +64,16 @@ OWN_NAMES = (
 MOST_SAMPLES = 1024
 """Samples of a row."""
 
+MIROSTAT_TAU = 5.0
+MIROSTAT_ETA = 0.1
+"""Where they are left out; those of llama.cpp."""
+
+MIROSTAT_REPLACES = (
+    *("top_n_sigma", "tfs", "top_a", "top_h", "top_k", "top_p", "min_p"),
+    *("typical_p", "epsilon_cutoff", "eta_cutoff", "xtc_probability", "xtc_threshold"),
+)
+"""The truncations that have no say beside Mirostat."""
+
 SERVER_NAMES = ("reasoning_effort", "repeat_last_n", "response_format", "thinking_token_budget")
 """What only servers apply, under the names that most of them give it."""
 

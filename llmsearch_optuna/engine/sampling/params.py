@@ -17,7 +17,6 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from llmsearch_optuna.engine.sampling import mirostat
 from llmsearch_optuna.engine.sampling.after_thinking import (
     flattened,
     is_after_thinking,
@@ -37,6 +36,7 @@ from llmsearch_optuna.engine.sampling.canonical import (
     values_after_thinking,
 )
 from llmsearch_optuna.engine.sampling.param_specs import (
+    MIROSTAT_REPLACES,
     NAMES_BESIDE_HUGGING_FACE,
     OWN_NAMES,
     SERVER_NAMES,
@@ -182,7 +182,7 @@ class GenerationParams(Mapping[str, Any]):
     def _has_a_say(self, name: str) -> bool:
         if is_after_thinking(name):
             return self._has_a_say_after_thinking(plain_name(name), self._given[name])
-        if "mirostat_mode" in self._canonical and name in mirostat.REPLACED:
+        if "mirostat_mode" in self._canonical and name in MIROSTAT_REPLACES:
             return bool(self._canonical.get(name) == self._given[name])  # top_k is named there, as off
         return name in self._canonical
 
