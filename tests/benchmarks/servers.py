@@ -113,6 +113,7 @@ def searched(backend: WatchedServer, given: argparse.Namespace) -> SearchResult:
             **TASK,
             n_trials=given.trials,
             holdout=given.holdout,
+            holdout_replicates=1,
             storage=f"sqlite:///{folder}/s.db",
             progress=False,
         )

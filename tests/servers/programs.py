@@ -31,11 +31,30 @@ NEEDS_TRANSFORMERS_SERVE = [
 ]
 
 
-def llama_cpp(slots: int) -> ServerProcess:
-    """llama.cpp's own server, with the quantised model as it comes, on one thread."""
+THINKS = """{%- for m in messages -%}
+<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' and m.reasoning_content %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% endif %}{{ m.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% else %}<think>
+{% endif %}{%- endif -%}"""
+"""A chat template that opens a thought, as Qwen3's does."""
+
+
+def llama_cpp(slots: int, *template: str) -> ServerProcess:
+    """llama.cpp's own server, with the quantised model as it comes, on one thread, with another template if given."""
     assert LLAMA_CPP_PYTHON is not None
     script = str(Path(__file__).with_name("llama_cpp.py"))
-    return ServerProcess(lambda port: [LLAMA_CPP_PYTHON, script, str(_gguf_file()), str(port), str(slots)])
+    return ServerProcess(lambda port: [LLAMA_CPP_PYTHON, script, str(_gguf_file()), str(port), str(slots), *template])
 
 
 def transformers_serve() -> ServerProcess:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from llmsearch_optuna.demo.model import demo_model_folder
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.search_result import SearchResult
 from tests.servers.command_line import checked, command, confirmed, write_study_file
-from tests.servers.parameters import ENDS, WARM, ends_of, questions
-from tests.servers.programs import NEEDS_LLAMA_CPP, llama_cpp
+from tests.servers.parameters import ENDS, GREEDY, WARM, ends_of, questions
+from tests.servers.programs import NEEDS_LLAMA_CPP, THINKS, llama_cpp
 from tests.servers.served_study import ROWS, TASK, dialogues, interrupted, study, told
 from tests.servers.server_process import ServerProcess
 
@@ -27,7 +28,7 @@ pytestmark = NEEDS_LLAMA_CPP
 
 NOT_TRIED = {
     *("dry_base", "dry_penalty_last_n", "dry_sequence_breakers"),  # which show in long repetitions only
-    "thinking_budget",  # the model does not think
+    "thinking_budget",  # the model does not think, but with another template: below
 }
 
 
@@ -54,6 +55,22 @@ def test_every_parameter_of_the_dialect_does_something(two_slots: ServerProcess)
     found = effects(backend, questions(defaults), [ends_of(name, defaults) for name in sorted(tried)])
     print(*(f"{name}: {effect}" for name, effect in found.items()), sep="\n")
     assert {name: effect for name, effect in found.items() if effect != "has an effect"} == {}
+
+
+def test_a_thought_ends_where_its_budget_does() -> None:
+    with llama_cpp(1, THINKS) as server:
+        backend = ServerBackend(server.url)
+        (question,) = questions({}, 1)
+        budgets: list[dict[str, int]] = [{}, {"thinking_budget": 4}, {"thinking_budget": 10}]
+        params = [GenerationParams.of({**GREEDY, **budget}, backend.default_params) for budget in budgets]
+        asked = [replace(question, row=row, params=given) for row, given in enumerate(params)]
+        whole, short, longer = (found for found in backend.ask(asked) if found is not None)
+    assert whole.text == ""  # no token is left for the answer
+    thoughts = [found.reasoning or "" for found in (short, longer, whole)]
+    assert 0 < len(thoughts[0]) < len(thoughts[1]) < len(thoughts[2])
+    assert all(thoughts[2].startswith(thought) for thought in thoughts)
+    assert short.text
+    assert longer.text
 
 
 def test_the_same_seed_gives_the_same_text_alone(two_slots: ServerProcess) -> None:
