@@ -77,7 +77,7 @@ def judge(
         InputError: An argument cannot be used.
     """
     bounds = checked_bounds(scale, f"scale={short(scale)}", (1, 5))
-    labelled = list(read_labels(labels) if isinstance(labels, str | Path) else labels)
+    labelled = read_labels(labels) if isinstance(labels, str | Path) else _listed(labels)
     own: dict[str, Any] = {
         "question": question,
         "repeats": repeats,
@@ -117,6 +117,15 @@ def judge(
         labels=HumanLabels.of(labelled, bounds),
         maker=maker,
     )
+
+
+def _listed(labels: Any) -> list[Label]:
+    try:
+        if not isinstance(labels, Mapping | bytes):
+            return list(labels)
+    except TypeError:
+        pass
+    raise InputError(f"labels={short(labels)} must be a list of (answer, score), or the path of a file with them")
 
 
 @dataclass

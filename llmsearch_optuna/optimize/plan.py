@@ -42,6 +42,9 @@ from llmsearch_optuna.task.split import Split, assign_folds
 
 logger = logging.getLogger("llmsearch_optuna.optimize.plan")
 
+MANY_ROWS = 5_000
+"""From so many rows on the prompts of all are stored, so that a study that goes on need not render them again."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -133,6 +136,7 @@ class Plan:
                 "model_defaults": {n: v for n, v in readable(served.defaults).items() if n != "samples"},
             }
         )
+        self._write_other_prompts(opened)
         if opened.records.count_items() == len(self.task):  # they are stored together, and never change
             return
         parts: list[tuple[Literal["search", "holdout"], Sequence[int]]] = [
@@ -155,6 +159,15 @@ class Plan:
             for part, order in parts
             for position, row in enumerate(order)
         )
+
+    def _write_other_prompts(self, opened: OpenedStudy) -> None:
+        """Store the prompts of rows that are in no item, where making them anew would take seconds."""
+        if not self.task.rendering or len(self.task) < MANY_ROWS:
+            return
+        stored = {*self.rows.order, *self.holdout}
+        others = {row: text for row, text in enumerate(self.task.prompts) if row not in stored}
+        if opened.records.count_prompts(0) < len(others):
+            opened.records.write_prompts(0, others)
 
 
 def make_plan(

@@ -176,7 +176,7 @@ class Session:
         while not self._ended.wait(self._heartbeat_seconds):
             try:
                 self._renew()
-            except sa.exc.SQLAlchemyError as error:
+            except Exception as error:  # of the database, or of the system: a heart that stops loses the trial
                 logger.warning("the lease could not be renewed (%s); trying again", first_line(error))
 
 

@@ -134,13 +134,24 @@ class StudyRecords:
         """Store the prompts of rows under another way to ask; those that are there already stay as they are.
 
         Args:
-            variant: Its place among the combinations of what is chosen, from 1 (the first one's are in the items).
+            variant: Its place among the combinations of what is chosen. Of the first one, 0, those are here that are in
+                no item: prompts of rows that are neither searched nor held out.
             prompts: Row number -> prompt.
         """
-        values = ({"study": self._key, "variant": variant, "row": r, "prompt": p} for r, p in prompts.items())
+        values = (
+            {"study": self._key, "variant": variant, "row": row, "prompt": storable(prompt)}
+            for row, prompt in prompts.items()
+        )
         with self._engine.begin() as connection:
             while group := list(itertools.islice(values, ITEMS_AT_ONCE)):
                 schema.upsert(connection, schema.prompts, group, replace=False)
+
+    def count_prompts(self, variant: int) -> int:
+        """How many prompts are stored under another way to ask; see `write_prompts`."""
+        t = schema.prompts
+        query = sa.select(sa.func.count()).where(t.c.study == self._key, t.c.variant == variant)
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def prompts(self, variant: int) -> dict[int, str]:
         """Row number -> prompt under another way to ask; see `write_prompts`."""

@@ -54,7 +54,9 @@ prompts = sa.Table(
     sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("prompt", sa.Text, nullable=False),
 )
-"""The prompts of a task that asks in several ways, under all but the first of these, whose prompts are in `items`."""
+"""The prompts of a task that asks in several ways, under all but the first of these, whose prompts are in `items`.
+
+Under variant 0 stand prompts of rows that are in no item, where there are so many rows that making them takes time."""
 
 rows = sa.Table(
     "llmsearch_rows",

@@ -246,8 +246,12 @@ def _stored(engine: sa.Engine, key: str | None) -> StoredStudy | None:
         fingerprint, settings = json.loads(found.fingerprint), json.loads(found.settings)
         prompts: dict[int, str] = {}
         if settings.get("rendering"):
-            rows = connection.execute(sa.select(items.c.row, items.c.prompt).where(items.c.study == key))
-            prompts = {r.row: r.prompt for r in rows}
+            others = schema.prompts
+            for query in (
+                sa.select(items.c.row, items.c.prompt).where(items.c.study == key),
+                sa.select(others.c.row, others.c.prompt).where(others.c.study == key, others.c.variant == 0),
+            ):
+                prompts.update((row, prompt) for row, prompt in connection.execute(query))
     return StoredStudy(fingerprint, settings, prompts)
 
 

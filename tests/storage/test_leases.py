@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import logging
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -102,6 +104,34 @@ def test_a_heartbeat_renews_the_lease(opened: OpenedStudy) -> None:
             time.sleep(0.05)
         else:
             pytest.fail("the lease was not renewed")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            sa.exc.OperationalError("UPDATE workers", {"x": 1}, Exception("is locked")),
+            "is locked",
+        ),
+        (OSError(errno.EMFILE, "too many open files"), "[Errno 24] too many open files"),
+    ],
+)
+def test_a_lease_that_cannot_be_renewed_is_told_in_a_line_and_renewed_later(
+    opened: OpenedStudy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
+    renewed, plain = threading.Event(), Session._renew
+
+    def renew(session: Session) -> None:
+        if len(caplog.messages) in (0, 1) and session._heart is not None:
+            raise error
+        plain(session)
+        if caplog.messages:
+            renewed.set()
+
+    monkeypatch.setattr(Session, "_renew", renew)
+    with caplog.at_level(logging.WARNING), Session(opened.database, opened.key, heartbeat_seconds=0.02):
+        assert renewed.wait(30)
+    assert caplog.messages == [f"the lease could not be renewed ({said}); trying again"] * 2
 
 
 def test_a_session_of_this_process_that_ended_badly_is_gone(opened: OpenedStudy) -> None:

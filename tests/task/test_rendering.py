@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna import Engine, search
 from llmsearch_optuna.errors import InputError, StudyError
+from llmsearch_optuna.optimize import plan
 from llmsearch_optuna.storage.study import stored_study
 from llmsearch_optuna.task.prepared_task import PreparedTask
 from llmsearch_optuna.task.rendering import RenderedPrompts
@@ -157,13 +158,18 @@ def test_any_text_comes_back_as_it_was_rendered(
 
 
 def test_a_study_that_goes_on_renders_nothing_and_names_the_same_rows(
-    tmp_path: Path, tiny_llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rendered: list[Any]
+    tmp_path: Path,
+    tiny_llama: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rendered: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = Engine(tiny_llama, tokenizer, batch_size=8, cache_budget=0)
-    rows = [{"prompt": f"Anna asks Ben {n}", "reference": str(n)} for n in range(24)]
+    rows = [{"prompt": f"Anna asks Ben {n}", "reference": str(n)} for n in range(60)]
 
     def run(n_trials: int, dataset: list[dict[str, str]] = rows, **changed: Any) -> Any:
         arguments = {"metric": "f1", "storage": f"{tmp_path}/s.db", "study_name": "s", "progress": False, **changed}
+        arguments |= {"holdout": 0.3, "search_rows": 20, "holdout_rows": 20}
         return search(
             engine,
             dataset,
@@ -172,6 +178,7 @@ def test_a_study_that_goes_on_renders_nothing_and_names_the_same_rows(
             **arguments,
         )
 
+    monkeypatch.setattr(plan, "MANY_ROWS", 60)
     run(1)
     assert len(rendered) == len(rows)
     rendered.clear()
@@ -180,10 +187,12 @@ def test_a_study_that_goes_on_renders_nothing_and_names_the_same_rows(
     known = stored_study(f"{tmp_path}/s.db", "s")
     assert known is not None
     assert known.settings["rendering"]
-    assert [known.prompts[n] for n in range(24)] == [whole.items[n].prompt for n in range(24)]
+    assert len(whole.items) == 40, "the others are neither searched nor held out"
+    assert {row: known.prompts[row] for row in whole.items} == {row: i.prompt for row, i in whole.items.items()}
+    assert sorted(known.prompts) == list(range(60))
     with pytest.raises(InputError, match="row 5, column 'prompt': .*half a character"):
         run(3, [*rows[:5], {"prompt": "\ud800", "reference": "5"}, *rows[6:]])
-    with pytest.raises(InputError, match=r"1 of 24 prompts do not fit into the model: row 5 "):
+    with pytest.raises(InputError, match=r"1 of 60 prompts do not fit into the model: row 5 "):
         run(3, [*rows[:5], {"prompt": "long " * 600, "reference": "5"}, *rows[6:]])
     with pytest.raises(StudyError, match="prompts"):
         run(3, [*rows[:5], {"prompt": "changed", "reference": "5"}, *rows[6:]])
