@@ -54,7 +54,7 @@ def split_rows(
     Returns:
         The row numbers of the search in the study's one permutation, and those of the holdout in rising order.
     """
-    if isinstance(holdout, str) or not 0 <= holdout < 1:
+    if not isinstance(holdout, int | float) or not 0 <= holdout < 1:
         raise InputError(f'holdout={short(holdout)} must be a share from 0 to below 1, such as 0.3, "cross" or "auto"')
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed={short(seed)} must be an integer from 0")
