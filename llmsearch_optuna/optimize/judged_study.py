@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmsearch_optuna.errors import InputError, StudyError
@@ -31,15 +31,27 @@ def judge_notes(opened: OpenedStudy) -> tuple[str, ...]:
     return tuple(opened.study.user_attrs.get(ATTRIBUTE, {}).values())
 
 
-def refuse_shared_engine(metric: object, backend: object) -> None:
-    """Raise InputError where a judge is asked through the very engine that decodes the search's rows."""
-    weighed = metric.parts if isinstance(metric, WeightedMetric) else metric
-    parts = list(weighed) if isinstance(weighed, dict | tuple) else [weighed]
+def refuse_shared_engine(backend: object, *given: object) -> None:
+    """Raise InputError where a judge is asked through the very engine that decodes the search's rows.
+
+    Args:
+        backend: Decodes the rows.
+        given: What names metrics: one, a mapping or a list of them, or None.
+    """
+    parts = [part for item in given for part in _metrics_in(item)]
     if any(isinstance(part, JudgedMetric) and part.judgements.backend is backend for part in parts):
         raise InputError(
             "the judge is the engine that decodes the rows, and its answers would get among theirs: give judge() the "
             "model, so that it has an engine of its own"
         )
+
+
+def _metrics_in(given: object) -> list[object]:
+    if isinstance(given, WeightedMetric):
+        return list(given.parts)
+    if isinstance(given, Mapping | list | tuple):
+        return [metric for item in given for metric in _metrics_in(item)]
+    return [given]
 
 
 def note_judge(opened: OpenedStudy, metric: Metric) -> None:

@@ -119,7 +119,8 @@ def prepare(
         postprocess=postprocess_of(task.postprocess),
     )
     served = resolve_engine(model, tokenizer, options).with_defaults(task.generation)
-    refuse_shared_engine(task.metric, served.backend)
+    judging = (task.metric, task.scorer, options["constraints"], options["objectives"])
+    refuse_shared_engine(served.backend, *judging)
     if not isinstance(samples := options["samples"], int):
         checked = checked.with_samples(samples, served.defaults)
     served = served.drawing(samples)
