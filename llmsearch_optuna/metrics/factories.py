@@ -59,6 +59,11 @@ def metric_names() -> tuple[str, ...]:
 
 def unknown(name: str, names: Sequence[str]) -> InputError:
     """Return the error for a name that no metric has; suggests the nearest."""
+    if name == "judge":
+        return InputError(
+            "metric 'judge' needs to know which model judges: give llmsearch_optuna.judge(model, rubric), or a table "
+            "[judge] in a study file"
+        )
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     folded = {known.lower(): known for known in names}
     suggestion = folded.get(name.lower()) or (near[0] if near else None)

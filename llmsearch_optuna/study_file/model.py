@@ -157,6 +157,8 @@ class JudgeSection(Section):
     def _is_one_model(self) -> Self:
         if self.name is None and self.server is None:
             raise ValueError("the judge's model is missing; give its name, or server, the address of one")
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
+            raise ValueError(f"scale = {self.scale}: the lowest score must be below the highest one")
         check_one_model(self.name, self.server, "name = {!r}", "server = {!r}")
         return self
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -132,8 +132,13 @@ _UNION_MEMBERS = frozenset(
 )
 
 
+def _table(annotation: Any) -> Any:
+    """The table among what a key may hold, where it may be left out."""
+    return next((kind for kind in get_args(annotation) if hasattr(kind, "model_fields")), annotation)
+
+
 def _known_keys(path: Sequence[Any]) -> list[str]:
     model: Any = StudyFile
     for key in path:
-        model = model.model_fields[key].annotation if key in getattr(model, "model_fields", {}) else None
+        model = _table(model.model_fields[key].annotation) if key in getattr(model, "model_fields", {}) else None
     return list(getattr(model, "model_fields", {}))

@@ -16,6 +16,7 @@ from llmsearch_optuna import judge
 from llmsearch_optuna.cli.app import app
 from llmsearch_optuna.errors import InputError
 from llmsearch_optuna.metrics.judged import JudgedMetric
+from llmsearch_optuna.metrics.metric import Metric
 from llmsearch_optuna.search_result import load_result
 from llmsearch_optuna.study_file.arguments import search_arguments
 from llmsearch_optuna.study_file.model import study_file_text
@@ -119,6 +120,8 @@ def test_it_may_be_one_of_several_metrics_a_condition_an_objective_or_the_scorer
         (('rubric = "Is it a good answer?"', ""), "rubric"),
         (('rubric = "Is it a good answer?"', 'rubric = ""'), "rubric"),
         (("scale = [0, 1]", "scale = [0]"), "scale"),
+        (("scale = [0, 1]", "scale = [1, 0]"), "the lowest score must be below the highest one"),
+        (("scale = [0, 1]", "scal = [0, 1]"), r"judge.scal is not a key here; did you mean 'scale'\?"),
         (("scale = [0, 1]", "repeats = 0"), "repeats"),
         (('[judge]\nserver = "http://127.0.0.1:9"', "[judge]"), "the judge's model is missing"),
         (('[judge]\nserver = "http://127.0.0.1:9"', '[judge]\nserver = "nowhere"'), "is no address"),
@@ -133,6 +136,8 @@ def test_a_judge_without_its_table_and_one_that_cannot_be_opened_are_told(workpl
     without = file_of().split("[judge]")[0]
     with pytest.raises(InputError, match=r'the metric "judge" needs a table \[judge\]'):
         parse_study_file(without)
+    with pytest.raises(InputError, match=r"give llmsearch_optuna.judge\(model, rubric\)"):
+        Metric.of("judge")
     wrong = file_of().replace('[judge]\nserver = "http://127.0.0.1:9"', '[judge]\nname = "no-such-folder/model"')
     with pytest.raises(InputError, match=r"\[judge\]: "):
         search_arguments(parse_study_file(wrong))
