@@ -236,6 +236,18 @@ def test_replicated_zero_one_scores_scale_with_their_bounds() -> None:
     assert tens.p_value == ones.p_value
 
 
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_scores_of_any_size_get_the_same_test(size: float) -> None:
+    """Tiny differences that scatter are not taken for equal ones, of which only the signs would count."""
+    rng = np.random.default_rng(5)
+    baseline = rng.normal(size=15)
+    best = baseline + rng.gamma(1.0, size=15) - 0.4
+    plain, scaled = compare(baseline, best), compare(size * baseline, size * best)
+    assert scaled.p_value == plain.p_value
+    assert plain.interval is not None
+    assert scaled.interval == pytest.approx([size * end for end in plain.interval], rel=1e-6)
+
+
 def test_replicates_of_zero_one_scores_keep_their_interval_and_their_means_would_lose_it() -> None:
     """Sign flips of replicate means, as if they were continuous scores, cover too seldom: nearly all rows are ties."""
     rng, runs, wrong, right = np.random.default_rng(17), 80, 0.02, 0.06
