@@ -44,7 +44,7 @@ def test_every_block_of_ours_runs(workplace: Path) -> None:
     for block in OURS:
         exec(compile(block.replace(MODEL, str(workplace)), "coming-from-llmsearch.md", "exec"), names)
     assert [t.state.name for t in names["result"].trials].count("FAIL") == 0
-    assert len(names["result"].trials) == 5  # the baseline, which is greedy, and the four points of the grid
+    assert len(names["result"].trials) == 9  # the baseline, which is greedy, and the four points of the grid in each half
     assert len(names["at_random"].trials) == 3
     assert len(names["folded"].trials[0].user_attrs["fold_scores"]) == 3
     assert names["before"].score == 0.0
