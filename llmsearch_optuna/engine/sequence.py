@@ -45,6 +45,8 @@ class TokenSequence:
         self.params: GenerationParams = request.params
         self.context: list[int] = list(tree.start)
         self.prompt_length = len(tree.start)
+        self.tokens = np.empty(len(tree.start) + request.params.max_new_tokens, dtype=np.int32)
+        self.tokens[: len(tree.start)] = tree.start
         self.seen: set[int] = set(tree.start)
         self.row_key = row_key
         self.mirostat = MirostatState.of(request.params)
@@ -80,6 +82,7 @@ class TokenSequence:
 
     def advance(self, token: int) -> None:
         """Take a token; sets ``reason`` when it was the last."""
+        self.tokens[len(self.context)] = token
         self.context.append(token)
         self.seen.add(token)
         self.step += 1

@@ -147,7 +147,9 @@ class SequenceSampler:
         self, tokens: NDArray[np.int64], sequences: Sequence[TokenSequence], settings: Sequence[SamplingSettings]
     ) -> int:
         """Fill in the tokens that can be picked where the scores are; returns how many needed all logits."""
-        places = [i for i, row in enumerate(settings) if can_pick(row)]
+        able = {id(row): row for row in settings}
+        able = {key: row for key, row in able.items() if can_pick(row)}
+        places = [i for i, row in enumerate(settings) if id(row) in able]
         scores = [found for i in places if (found := sequences[i].node.scores) is not None]
         if not scores:
             return 0

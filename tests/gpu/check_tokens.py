@@ -81,13 +81,20 @@ SAMPLING = (
 )
 
 
+PENALISED = (
+    {"repetition_penalty": 1.2, "min_new_tokens": 5},
+    {"do_sample": True, "top_p": 0.9, "top_k": 0, "presence_penalty": 0.6, "frequency_penalty": 0.3},
+    {"do_sample": True, "top_k": 0, "repetition_penalty": 1.1, "no_repeat_ngram_size": 3},
+)
+
+
 def device_picking(c: Context) -> Result:
     """Tokens that the device picks beside those that the host picks from the same scores, and what a pick costs."""
     tokenizer = c.tokenizer(499)
     prompts = c.prompts(6 if c.small else 48, 3, 40, 499, seed=9)
     model = c.tiny("llama")
     out: Result = {"ok": True}
-    for number, params in enumerate([*SAMPLING[:4], {}]):
+    for number, params in enumerate([*SAMPLING[:4], {}, *PENALISED]):
         given = {"max_new_tokens": 8 if c.small else 32, **params}
         engines = [Engine(model, tokenizer, batch_size=len(prompts)) for _ in range(2)]
         tokens = []

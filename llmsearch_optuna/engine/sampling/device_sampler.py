@@ -1,8 +1,8 @@
 """Picks the next token of many rows on the device where their scores are, each under its own parameters.
 
-Temperature, top_k, top_p, min_p and row-keyed noise, greedy and sampling; one number a row comes back. What it decides
-is what `sampler.pick` and `sampler.pick_from_logits` decide on the host, by the same proof, in float64; other rules,
-and rows that a list of candidates cannot prove, are left to them.
+Penalties and bans, temperature, top_k, top_p, min_p and row-keyed noise, greedy and sampling; one number a row comes
+back. What it decides is what `sampler.pick` and `sampler.pick_from_logits` decide on the host, by the same proof, in
+float64; other rules, and rows that a list of candidates cannot prove, are left to them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmsearch_optuna.engine.sampling.device_penalties import DevicePenalties, can_process
 from llmsearch_optuna.engine.sampling.draw import UNDECIDED
 from llmsearch_optuna.engine.sampling.gumbel import MAX_GUMBEL
 from llmsearch_optuna.engine.sampling.sampler import TOTAL_TOLERANCE, SamplerRow
@@ -26,7 +27,7 @@ WHOLE_BYTES = 2**28
 
 def can_pick(settings: SamplingSettings) -> bool:
     """Whether these settings ask for nothing but what is done here."""
-    if settings.processors or settings.needs_full_logits:
+    if settings.needs_full_logits or not can_process(settings):
         return False
     others = settings.has_own or settings.has_mirostat or settings.has_shape or settings.epsilon > 0
     return not settings.sampled or not (others or not np.isnan(settings.top_h))
@@ -42,6 +43,7 @@ class DeviceRows:
         temperature, top_p, min_p: float64, neutral where they are off.
         top_k: 0 where it is off.
         streams: The state of each row's noise at its position.
+        penalties: What changes their scores before anything else; None where nothing does.
         asked: What any of the rows asks for; launching what none of them does costs more than running it.
     """
 
@@ -52,6 +54,7 @@ class DeviceRows:
     top_p: torch.Tensor
     min_p: torch.Tensor
     streams: torch.Tensor
+    penalties: DevicePenalties | None
     asked: frozenset[str]
 
     @classmethod
@@ -73,12 +76,14 @@ class DeviceRows:
             if any(getattr(row, name) != neutral for row in settings)
         )
         streams = _streams(seed, key, steps)
-        return cls(sampled.bool(), truncated.bool(), temperature, top_k, top_p, min_p, streams, asked)
+        penalties = DevicePenalties.of(rows, settings, device)
+        return cls(sampled.bool(), truncated.bool(), temperature, top_k, top_p, min_p, streams, penalties, asked)
 
     def take(self, places: torch.Tensor) -> DeviceRows:
         """Some of them."""
-        tensors: dict[str, Any] = {name: getattr(self, name)[places] for name in self.__slots__ if name != "asked"}
-        return replace(self, **tensors)
+        others = ("penalties", "asked")
+        tensors: dict[str, Any] = {name: getattr(self, name)[places] for name in self.__slots__ if name not in others}
+        return replace(self, penalties=None if self.penalties is None else self.penalties.take(places), **tensors)
 
 
 @torch.inference_mode()
@@ -93,10 +98,16 @@ def pick_listed(
         vocab_size: How many logits there are.
         rows: How each row is picked.
     """
-    largest = _largest(values, ids.long(), vocab_size)
+    scores, lowered = values, None
+    if rows.penalties is None:
+        largest = _largest(values, ids.long(), vocab_size)
+    else:
+        scores, lowered = rows.penalties.apply(values, ids)
+        largest = _largest_penalised(scores, ids.long(), values[:, -1], vocab_size)
     if "sampled" not in rows.asked:
         return largest
-    return torch.where(rows.sampled, _draw(values, ids.long(), totals, vocab_size, rows), largest)
+    drawn = _draw(_Listed(values, ids.long(), totals, scores, lowered), vocab_size, rows)
+    return torch.where(rows.sampled, drawn, largest)
 
 
 @torch.inference_mode()
@@ -107,7 +118,10 @@ def draw_whole(logits: torch.Tensor, rows: DeviceRows) -> torch.Tensor:
     ids = torch.arange(size, device=device)[None]
     drawn = []
     for part in torch.arange(len(logits), device=device).split(together):
-        scores = logits[part].float() / rows.temperature[part, None].float()
+        scores = logits[part].float()
+        if rows.penalties is not None:
+            scores, _ = rows.penalties.take(part).apply(scores, ids.expand(len(part), size))
+        scores = scores / rows.temperature[part, None].float()
         scores = torch.where(scores.isnan(), -torch.inf, scores)
         top = scores.amax(dim=1, keepdim=True)
         finite = torch.isfinite(top)
@@ -128,10 +142,35 @@ def _largest(values: torch.Tensor, ids: torch.Tensor, vocab_size: int) -> torch.
     return torch.where(complete, first, UNDECIDED)
 
 
-def _draw(
-    values: torch.Tensor, ids: torch.Tensor, totals: torch.Tensor, vocab_size: int, rows: DeviceRows
-) -> torch.Tensor:
+def _largest_penalised(scores: torch.Tensor, ids: torch.Tensor, last: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """The first of the largest scores, where no token that is not listed (none has more than ``last``) can reach it."""
+    top = scores.amax(dim=1)
+    first = torch.where(scores == top[:, None], ids, vocab_size).amin(dim=1)
+    is_last = (last == -torch.inf) | (scores.shape[1] == vocab_size)
+    decided = (top > torch.where(is_last, -torch.inf, last)) & (top > -torch.inf)
+    return torch.where(decided, first, UNDECIDED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The largest logits of some rows, ``[rows, top]``.
+
+    Attributes:
+        values, ids, totals: As they are stored.
+        scores: The values after the penalties.
+        lowered: How many tokens that are not listed may have been lowered, ``[rows]``; None where none was.
+    """
+
+    values: torch.Tensor
+    ids: torch.Tensor
+    totals: torch.Tensor
+    scores: torch.Tensor
+    lowered: torch.Tensor | None
+
+
+def _draw(largest: _Listed, vocab_size: int, rows: DeviceRows) -> torch.Tensor:
     """Sample from the largest logits; the steps and the proof are those of `sampler`, `truncation` and `draw`."""
+    values, ids, totals = largest.values, largest.ids, largest.totals
     width = values.shape[1]
     raw = values.double()
     first, last = raw[:, 0], raw[:, -1]
@@ -139,13 +178,15 @@ def _draw(
     listed = (raw - first[:, None]).exp().sum(dim=1)
     tail_low = (total * (1 - TOTAL_TOLERANCE) - listed).clamp(min=0.0)
     tail_high = torch.maximum(total * (1 + TOTAL_TOLERANCE) - listed, total * TOTAL_TOLERANCE)
+    if largest.lowered is not None:
+        tail_low = (tail_low - largest.lowered * (last - first).exp()).clamp(min=0.0)
     nothing = (last == -torch.inf) | (width == vocab_size)
     outside = torch.where(nothing, 0, vocab_size - width).double()
     tail_low, tail_high = (torch.where(nothing, 0.0, tail) for tail in (tail_low, tail_high))
 
     temperature = rows.temperature.float()[:, None]
     bound = torch.where(nothing, -torch.inf, (values[:, -1:] / temperature)[:, 0].double())
-    divided = values / temperature
+    divided = largest.scores / temperature
     overflown = ~(divided.amax(dim=1) < torch.inf)
     scores, ids = _in_order(torch.where(overflown[:, None], 0.0, divided), ids)
     scores = scores.double()

@@ -27,7 +27,7 @@ def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ..
     if biases := params.get("sequence_bias"):
         processors.append(_Bias([(tuple(ids), bias) for ids, bias in biases]))
     if penalty := params.get("repetition_penalty"):
-        processors.append(_RepetitionPenalty(penalty))
+        processors.append(RepetitionPenalty(penalty))
     if size := params.get("no_repeat_ngram_size"):
         processors.append(_NoRepeatedNGram(size))
     if sequences := params.get("bad_words_ids"):
@@ -59,16 +59,25 @@ def logits_processors_of(params: Mapping[str, Any]) -> tuple[LogitsProcessor, ..
     return tuple(processors)
 
 
-class _RepetitionPenalty:
+class RepetitionPenalty:
+    """Lowers the scores of all tokens of the context; a penalty below 1 raises them.
+
+    Args:
+        penalty: What positive scores are divided by, and negative ones multiplied by.
+
+    Attributes:
+        penalty: The same.
+    """
+
     def __init__(self, penalty: float) -> None:
-        self._penalty = np.float32(penalty)
+        self.penalty = np.float32(penalty)
 
     def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         found, missing = self._seen_places(row_scores, row)
         scores = row_scores.scores[found]
-        row_scores.scores[found] = np.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        row_scores.scores[found] = np.where(scores < 0, scores * self.penalty, scores / self.penalty)
         row_scores.lowered += missing
-        row_scores.raised |= bool(missing and self._penalty < 1)
+        row_scores.raised |= bool(missing and self.penalty < 1)
 
     @staticmethod
     def _seen_places(row_scores: RowScores, row: ProcessedRow) -> tuple[NDArray[Any], int]:
@@ -88,20 +97,35 @@ class _RepetitionPenalty:
         return found, len(tokens) - len(found)
 
 
-class _NoRepeatedNGram:
+class BanningProcessor:
+    """Makes some tokens impossible, whatever the scores are."""
+
+    def banned(self, row: ProcessedRow) -> NDArray[np.int64]:
+        """The distinct tokens that the row cannot take now."""
+        raise NotImplementedError
+
+    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
+        """Change the scores of one row in place."""
+        row_scores.ban(self.banned(row))
+
+
+_NO_TOKENS = np.empty(0, dtype=np.int64)
+
+
+class _NoRepeatedNGram(BanningProcessor):
     def __init__(self, size: int) -> None:
         self._size = size
 
-    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
+    def banned(self, row: ProcessedRow) -> NDArray[np.int64]:
         length, size = len(row.context), self._size
         if length < size:
-            return
+            return _NO_TOKENS
         context = np.asarray(row.context, dtype=np.int64)
         windows = length - size + 1
         repeats = np.ones(windows, dtype=bool)
         for offset in range(size - 1):
             repeats &= context[offset : offset + windows] == context[windows + offset]
-        row_scores.ban(np.unique(context[size - 1 :][repeats]))
+        return np.unique(context[size - 1 :][repeats])
 
 
 class _Bias:
@@ -130,16 +154,15 @@ class _Bias:
                 row_scores.raised |= bool(total > 0)
 
 
-class _NoEarlyEnd:
+class _NoEarlyEnd(BanningProcessor):
     def __init__(self, eos: Sequence[int], length: int, *, counts_prompt: bool) -> None:
         self._eos = np.array(eos, dtype=np.int64)
         self._length = length
         self._counts_prompt = counts_prompt
 
-    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
+    def banned(self, row: ProcessedRow) -> NDArray[np.int64]:
         length = len(row.context) - (0 if self._counts_prompt else row.prompt_length)
-        if length < self._length:
-            row_scores.ban(self._eos)
+        return self._eos if length < self._length else _NO_TOKENS
 
 
 class _ForcedFirst:
@@ -190,20 +213,19 @@ class _Decay:
         row_scores.raised |= len(found) < len(self._eos) and self._factor > 1 and not row_scores.forced
 
 
-class _Suppress:
+class _Suppress(BanningProcessor):
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = np.array(tokens, dtype=np.int64)
 
-    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
-        row_scores.ban(self._tokens)
+    def banned(self, row: ProcessedRow) -> NDArray[np.int64]:
+        return self._tokens
 
 
-class _SuppressFirst:
+class _SuppressFirst(BanningProcessor):
     def __init__(self, tokens: Sequence[int], first_is_forced: bool) -> None:
         self._tokens = np.array(tokens, dtype=np.int64)
         self._first_is_forced = first_is_forced
 
-    def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
+    def banned(self, row: ProcessedRow) -> NDArray[np.int64]:
         one_later = self._first_is_forced and row.prompt_length <= 1
-        if len(row.context) == row.prompt_length + one_later:
-            row_scores.ban(self._tokens)
+        return self._tokens if len(row.context) == row.prompt_length + one_later else _NO_TOKENS

@@ -24,11 +24,14 @@ class PresenceFrequencyPenalty:
     Args:
         presence: Taken once from every token that was generated.
         frequency: Taken for each time that it was.
+
+    Attributes:
+        presence, frequency: The same.
     """
 
     def __init__(self, presence: float, frequency: float) -> None:
-        self._presence = np.float32(presence)
-        self._frequency = np.float32(frequency)
+        self.presence = np.float32(presence)
+        self.frequency = np.float32(frequency)
 
     def __call__(self, row_scores: RowScores, row: ProcessedRow) -> None:
         """Change the scores of one row in place."""
@@ -40,12 +43,12 @@ class PresenceFrequencyPenalty:
         counted[tokens] = counts
         found = row_scores.positions(tokens)
         listed = found if row_scores.ids is None else row_scores.ids[found]
-        row_scores.scores[found] -= self._frequency * counted[listed]
-        row_scores.scores[found] -= self._presence
+        row_scores.scores[found] -= self.frequency * counted[listed]
+        row_scores.scores[found] -= self.presence
         if len(found) == len(tokens):
             return
         missing = np.setdiff1d(tokens, listed, assume_unique=True)
-        change = self._frequency * counted[missing] + self._presence
+        change = self.frequency * counted[missing] + self.presence
         row_scores.lowered += int(np.count_nonzero(change > 0))
         row_scores.raised |= bool((change < 0).any()) and not row_scores.forced
 

@@ -16,7 +16,8 @@ class ProcessedRow(Protocol):
     """What processors know of a row.
 
     A row may also carry ``seen``, the distinct tokens of its context as a set (fastest) or an array that its owner
-    keeps up to date; without it the repetition penalty collects them anew at every step. And it may carry
+    keeps up to date; without it the repetition penalty collects them anew at every step. And ``tokens``, an array
+    that begins with its context and is kept up to date; without it the device gets a new one. And it may carry
     ``dry_breakers``, the sequence breakers of DRY in its tokenizer's tokens; without them nothing breaks. And
     ``reasoning``, where it stands in the span in which it thinks; without it a budget for that has no effect.
     """

@@ -26,6 +26,11 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"do_sample": True, "temperature": 1.6, "top_p": 0.9, "top_k": 20, "generation_seed": 2**63 - 5},
     {"do_sample": True, "top_k": 0, "min_p": 0.05},
     {"do_sample": True, "top_k": 7, "top_p": 0.4, "min_p": 0.02},
+    {"repetition_penalty": 1.2, "min_new_tokens": 9},
+    {"do_sample": True, "top_k": 0, "top_p": 0.9, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+    {"presence_penalty": 0.7, "frequency_penalty": 0.4, "suppress_tokens": [3, 4, 11]},
+    {"do_sample": True, "top_k": 30, "frequency_penalty": 0.6, "repetition_penalty": 1.1},
+    {"do_sample": True, "top_k": 0, "presence_penalty": 1.5, "repetition_penalty": 1.1, "temperature": 0.8},
     {"do_sample": True, "top_k": 0},
 )
 OTHERS = (
@@ -34,16 +39,23 @@ OTHERS = (
     {"do_sample": True, "epsilon_cutoff": 0.01},
     {"do_sample": True, "top_h": 0.4},
     {"do_sample": True, "mirostat_mode": 2, "mirostat_tau": 5.0, "mirostat_eta": 0.1},
-    {"repetition_penalty": 1.2},
+    {"repetition_penalty": 0.9},
+    {"presence_penalty": -0.5},
+    {"frequency_penalty": -0.1},
+    {"dry_multiplier": 1.0},
+    {"sequence_bias": [[[5], 1.0]]},
+    {"exponential_decay_length_penalty": (2, 1.3)},
 )
 
 
 def make_rows(count: int, configuration: int | None = None) -> list[Row]:
     chosen = [n % len(CONFIGURATIONS) if configuration is None else configuration for n in range(count)]
-    keys = np.random.default_rng(1).integers(0, 2**64, count, dtype=np.uint64)
+    generator = np.random.default_rng(1)
+    keys = generator.integers(0, 2**64, count, dtype=np.uint64)
+    contexts = [generator.integers(0, 60, 5 + n % 40).tolist() for n in range(count)]
     return [
-        Row(make_params(**CONFIGURATIONS[which]), row_key=int(key), step=n % 40)
-        for n, (which, key) in enumerate(zip(chosen, keys, strict=True))
+        Row(make_params(**CONFIGURATIONS[which]), context, prompt_length=5, row_key=int(key), step=len(context) - 5)
+        for which, key, context in zip(chosen, keys, contexts, strict=True)
     ]
 
 
@@ -67,7 +79,7 @@ def test_what_is_decided_is_what_all_logits_decide(kind: str, seed: int, width: 
         assert decided.all()
 
 
-@pytest.mark.parametrize("configuration", range(len(CONFIGURATIONS) - 1))
+@pytest.mark.parametrize("configuration", range(len(CONFIGURATIONS) - 2))
 def test_most_rows_of_a_language_model_are_decided_by_their_largest_logits(configuration: int) -> None:
     rows = make_rows(64, configuration)
     logits = make_logits("model", 3, len(rows), 20_000)
@@ -75,8 +87,9 @@ def test_most_rows_of_a_language_model_are_decided_by_their_largest_logits(confi
 
 
 @pytest.mark.parametrize("kind", ["flat", "peaked", "tied", "half", "model", "infinite", "impossible"])
-def test_rows_without_truncation_are_drawn_from_everything(kind: str) -> None:
-    rows = make_rows(16, len(CONFIGURATIONS) - 1)
+@pytest.mark.parametrize("configuration", [len(CONFIGURATIONS) - 1, len(CONFIGURATIONS) - 2])
+def test_rows_without_truncation_are_drawn_from_everything(kind: str, configuration: int) -> None:
+    rows = make_rows(16, configuration)
     logits = make_logits(kind, 5, len(rows), 3000)
     if kind == "infinite":
         logits[:, [7, 900]] = np.inf
