@@ -114,7 +114,7 @@ def pick_listed(
 def draw_whole(logits: torch.Tensor, rows: DeviceRows) -> torch.Tensor:
     """Sample rows without truncation from all their logits ``[rows, vocab]``."""
     size, device = logits.shape[1], logits.device
-    together = max(1, WHOLE_BYTES // (size * 8))
+    together = max(1, WHOLE_BYTES // (size * (8 if rows.penalties is None else 32)))  # counting tokens takes more
     ids = torch.arange(size, device=device)[None]
     drawn = []
     for part in torch.arange(len(logits), device=device).split(together):
