@@ -6,7 +6,7 @@ matter whether those were computed for it, for another request, or a trial ago.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
-from llmsearch_optuna.engine.cache.score_arena import candidates_of
 from llmsearch_optuna.engine.completions import completion_of
 from llmsearch_optuna.engine.request import Completion, FinishReason, Request
 from llmsearch_optuna.engine.sampling.beam_search import Beams, BeamSearch
@@ -25,9 +24,6 @@ from llmsearch_optuna.engine.sampling.gumbel import row_key
 from llmsearch_optuna.engine.sampling.mirostat import MIROSTAT_NAMES, MirostatState
 from llmsearch_optuna.engine.sampling.params import GenerationParams
 from llmsearch_optuna.engine.sampling.stop import Stopper
-
-LogitsOf = Callable[[Sequence[Node]], NDArray[np.float32]]
-"""All logits ``[nodes, vocab]`` of nodes that have scores."""
 
 
 class TokenSequence:
@@ -176,23 +172,25 @@ class BeamSequence:
         """Whether no hypothesis can become the answer any more."""
         return self._beam.finished
 
-    def next_beams(self, logits_of: LogitsOf) -> NextBeams | None:
-        """Return the hypotheses that are one token longer; nothing moves, whatever fails inside.
+    def next_beams(self, candidates: Candidates) -> NextBeams | None:
+        """Return the hypotheses that are one token longer; None where the largest logits do not decide them.
 
-        None where the logits of one of them are NaN or infinite.
+        Nothing moves, whatever fails inside.
 
         Args:
-            logits_of: Computes all logits of nodes, where the largest ones do not decide.
+            candidates: The largest logits of the nodes of the `frontier`, in its order.
         """
-        candidates = self._candidates()
-        if not all(np.isfinite(found.log_total).all() for found in candidates.values()):
-            return None
-        beams = self._beam.after(candidates)
-        looked_up = beams is None
-        if beams is None:
-            rows = logits_of(list(self._nodes.values()))
-            beams = self._beam.after_full(dict(zip(self._nodes, rows, strict=True)))
-        return NextBeams(beams, self._nodes if beams.finished else self._children(beams.paths), looked_up)
+        values, ids, totals = (part[:, None] for part in (candidates.values, candidates.ids, candidates.log_total))
+        found = {
+            path: Candidates(values[row], ids[row], totals[row], candidates.vocab_size)
+            for row, path in enumerate(self._nodes)
+        }
+        beams = self._beam.after(found)
+        return None if beams is None else self._following(beams, looked_up=False)
+
+    def next_beams_of_all(self, logits: NDArray[np.float32]) -> NextBeams:
+        """Return the hypotheses that are one token longer from all logits of the `frontier`, ``[nodes, vocab]``."""
+        return self._following(self._beam.after_full(dict(zip(self._nodes, logits, strict=True))), looked_up=True)
 
     def advance(self, following: NextBeams) -> None:
         """Take the next hypotheses."""
@@ -218,11 +216,8 @@ class BeamSequence:
         made = completion_of(self._stopper, kept, reason, len(self.tree.prompt_ids), reasoning)
         return replace(made, token_ids=tokens)
 
-    def _candidates(self) -> dict[tuple[int, ...], Candidates]:
-        known = {path: node.scores for path, node in self._nodes.items() if node.scores is not None}
-        found = candidates_of(list(known.values()), self._vocab_size)
-        rows = zip(found.values[:, None], found.ids[:, None], found.log_total[:, None], strict=True)
-        return {path: Candidates(*row, self._vocab_size) for path, row in zip(known, rows, strict=True)}
+    def _following(self, beams: Beams, *, looked_up: bool) -> NextBeams:
+        return NextBeams(beams, self._nodes if beams.finished else self._children(beams.paths), looked_up)
 
     def _children(self, paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Node]:
         return {path: self._nodes[path[:-1]].child(path[-1]) for path in paths}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class SequenceSampler:
     def sample(self, sequences: Sequence[RunningSequence]) -> list[Sampled]:
         """Return how each of these sequences goes on, those with beams last."""
         tokens = self._sample_tokens([sequence for sequence in sequences if isinstance(sequence, TokenSequence)])
-        beams = [self._sample_beams(sequence) for sequence in sequences if isinstance(sequence, BeamSequence)]
+        beams = self._sample_beams([sequence for sequence in sequences if isinstance(sequence, BeamSequence)])
         return [*tokens, *beams]
 
     def _sample_tokens(self, sequences: Sequence[TokenSequence]) -> list[Sampled]:
@@ -164,14 +165,55 @@ class SequenceSampler:
         tokens[places] = torch.where(totals.isfinite(), picked, NOT_NUMBERS).cpu().numpy()
         return len(whole)
 
-    def _sample_beams(self, sequence: BeamSequence) -> Sampled:
+    def _sample_beams(self, sequences: Sequence[BeamSequence]) -> list[Sampled]:
+        """The next beams of each; what the largest logits decide of any of them is read at once."""
+        sampled: dict[BeamSequence, Sampled] = {}
+        for width in (NARROW, None):
+            pending = [sequence for sequence in sequences if sequence not in sampled]
+            sampled |= self._beams_from_listed(pending, width)
+        for sequence in sequences:
+            if sequence not in sampled:
+                sampled[sequence] = self._beams_from_logits(sequence)
+        return [sampled[sequence] for sequence in sequences]
+
+    def _beams_from_listed(self, sequences: Sequence[BeamSequence], width: int | None) -> dict[BeamSequence, Sampled]:
+        """The next beams of those that the largest ``width`` logits decide, or whose logits are no numbers."""
+        if not sequences:
+            return {}
+        nodes = [node for sequence in sequences for node in sequence.frontier]
         try:
-            beams = self._reclaimer.retry(lambda: sequence.next_beams(self._logits), self._cache.evict_host_blocks)
+            found = self._reclaimer.retry(lambda: self._candidates(nodes, width), self._cache.evict_host_blocks)
+        except NoRoomError as error:
+            if len(sequences) == 1:
+                return {sequences[0]: Sampled(sequences[0], error)}
+            half = len(sequences) // 2
+            parts = (self._beams_from_listed(part, width) for part in (sequences[:half], sequences[half:]))
+            return {sequence: item for part in parts for sequence, item in part.items()}
+        sampled, first = {}, 0
+        for sequence in sequences:
+            rows = slice(first, first + len(sequence.frontier))
+            first = rows.stop
+            if not np.isfinite(found.log_total[rows]).all():
+                sampled[sequence] = Sampled(sequence, self._not_numbers(sequence))
+                continue
+            own = Candidates(found.values[rows], found.ids[rows], found.log_total[rows], found.vocab_size)
+            try:
+                beams = self._reclaimer.retry(partial(sequence.next_beams, own), self._cache.evict_host_blocks)
+            except NoRoomError as error:
+                sampled[sequence] = Sampled(sequence, error)
+                continue
+            if beams is not None:
+                sampled[sequence] = Sampled(sequence, beams)
+        return sampled
+
+    def _beams_from_logits(self, sequence: BeamSequence) -> Sampled:
+        try:
+            beams = self._reclaimer.retry(
+                lambda: sequence.next_beams_of_all(self._logits(sequence.frontier)), self._cache.evict_host_blocks
+            )
         except NoRoomError as error:
             return Sampled(sequence, error)
-        if beams is None:
-            return Sampled(sequence, self._not_numbers(sequence))
-        self._stats.lookups += beams.looked_up
+        self._stats.lookups += 1
         return Sampled(sequence, beams)
 
     def _not_numbers(self, sequence: RunningSequence) -> DecodingError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCrit
 
 from llmsearch_optuna.engine.cache.prefix_cache import PrefixCache
 from llmsearch_optuna.engine.cache.prefix_tree import Node, PromptTree
-from llmsearch_optuna.engine.cache.score_arena import ScoreArena
+from llmsearch_optuna.engine.cache.score_arena import ScoreArena, candidates_of
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.params import GenerationParams
@@ -119,8 +120,16 @@ def test_beams_wait_at_all_their_nodes_and_do_not_move_before_they_are_told(
     sequence = make_sequence(tree, tiny_tokenizer, 4, num_beams=2)
     assert isinstance(sequence, BeamSequence)
     stored(tree.root, 3.0, 1.0, -5.0, 2.0)
-    following = sequence.next_beams(lambda nodes: pytest.fail("the largest logits decide"))
+    assert tree.root.scores is not None
+    largest = candidates_of([tree.root.scores], 4)
+    assert sequence.next_beams(replace(largest, values=largest.values[:, :2], ids=largest.ids[:, :2])) is None
+    following = sequence.next_beams(largest)
+    assert following is not None
     assert not following.looked_up
+    from_all = sequence.next_beams_of_all(np.array([[3.0, 1.0, -5.0, 2.0]], np.float32))
+    assert from_all.looked_up
+    assert from_all.beams.paths == following.beams.paths
+    assert from_all.beams.scores == pytest.approx(following.beams.scores)
     assert sequence.frontier == (tree.root,)
     sequence.advance(following)
     assert [node.token for node in sequence.frontier] == [0, 3]

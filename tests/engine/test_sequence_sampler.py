@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsearch_optuna.engine import out_of_memory, sequence_sampler
+from llmsearch_optuna.engine.cache.score_arena import candidates_of
 from llmsearch_optuna.engine.engine import Engine
 from llmsearch_optuna.engine.request import Request
 from llmsearch_optuna.engine.sampling.beam_search import BeamSearch
@@ -156,3 +157,18 @@ def test_a_row_whose_tokens_can_never_be_picked_fails_alone(
             assert "one row alone does not fit into memory (MemoryError: Unable to allocate" in str(item.error)
     monkeypatch.undo()
     assert tokens_of(engine, PROMPTS, CONFIGURATIONS[7]) == expected[7], "the engine goes on"
+
+
+def test_beams_of_all_requests_are_read_at_once(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def noting(scores: Any, *given: Any) -> Any:
+        read.append(len(scores))
+        return candidates_of(scores, *given)
+
+    monkeypatch.setattr(sequence_sampler, "candidates_of", noting)
+    params = {"max_new_tokens": 6, "num_beams": 3, "eos_token_id": None}
+    Engine(tiny_llama, tiny_tokenizer, batch_size=16).generate(["The quick", "Anna asks Ben", "T"], params)
+    assert read == [3, 9, 9, 9, 9, 9]
