@@ -5,7 +5,9 @@ Nothing is stored or searched here; a forecast begins like a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,12 +127,13 @@ def prepare(
         checked = checked.with_samples(samples, served.defaults)
     served = served.drawing(samples)
     stored = stored_as(_default_name(task.study_part, served))
-    ready = task.prepare(
-        served.tokenizer,
-        takes_messages=served.model.takes_messages,
-        tokens=served.prompt_tokens,
-        stored=None if stored is None else _rendered(stored),
-    )
+    with _without_garbage_collection():
+        ready = task.prepare(
+            served.tokenizer,
+            takes_messages=served.model.takes_messages,
+            tokens=served.prompt_tokens,
+            stored=None if stored is None else _rendered(stored),
+        )
     served.check_logprobs(ready.metric)
     ready = ready.as_started(None if stored is None else _data_of(stored), served.tokenizer)
     algorithm = algorithm_of(stored)
@@ -182,6 +185,18 @@ def expected_rows(task: PreparedTask) -> Sequence[int]:
     ends = (min(range(len(task)), key=by_text), max(range(len(task)), key=by_text))
     step = -(-len(task) // (MOST_EXPECTED - len(ends)))
     return sorted({*range(0, len(task), step), *ends})
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Hundreds of thousands of texts come and stay, and would be looked through again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def given_name(options: StorageOptions, default: str) -> str:
