@@ -68,10 +68,11 @@ class FunctionEngine:
         """
         if not isinstance(params, Mapping):
             raise InputError(f"params={short(params)} must be a dict of generation parameters")
-        texts = self.function(checked_prompts(prompts), dict(params))
+        asked = checked_prompts(prompts)
+        texts = self.function(list(asked), dict(params))
         if not is_ordered(texts):
             raise DecodingError(f"{self.name} must return a list with one text a prompt, but returned {short(texts)}")
-        texts = list(islice(texts, len(prompts) + 1))  # a generator may have no end
+        texts = list(islice(texts, len(asked) + 1))  # a generator may have no end
         strange = next((text for text in texts if not isinstance(text, str)), None)
         if strange is not None:
             raise DecodingError(f"{self.name} must return texts, but one of them is {short(strange)}")
