@@ -28,6 +28,15 @@ def check_engine_arguments(model: Any, tokenizer: Any, *, batch_size: Any, cache
         raise InputError(f"top is {short(top)}; give how many of the largest logits to keep, from 1 on")
 
 
+def check_server_arguments(url: Any, **names: Any) -> None:
+    """Raise InputError for an address or a name that is no text; see `Engine.from_server`."""
+    for name, text in {"url": url, **names}.items():
+        if text is None and name != "url":
+            continue
+        if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"{name}={short(text)} must be a text, without halves of characters")
+
+
 def _is_whole(value: Any, least: int, most: int | None = None) -> bool:
     if isinstance(value, bool) or not isinstance(value, int):
         return False

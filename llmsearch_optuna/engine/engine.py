@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmsearch_optuna.backends.function import FunctionEngine
 from llmsearch_optuna.backends.protocol import EngineBackend, ModelDescription
-from llmsearch_optuna.engine.arguments import check_engine_arguments
+from llmsearch_optuna.declaration import completed
+from llmsearch_optuna.engine.arguments import check_engine_arguments, check_server_arguments
 from llmsearch_optuna.engine.batch_runner import BatchRunner
 from llmsearch_optuna.engine.batch_size import BatchSizes
 from llmsearch_optuna.engine.cache.encoder_cache import EncoderCache
@@ -41,6 +42,7 @@ from llmsearch_optuna.engine.sequence_sampler import SequenceSampler
 from llmsearch_optuna.engine.stats import Counters, EngineStats
 from llmsearch_optuna.errors import DecodingError, InputError, short
 from llmsearch_optuna.models.tokenization import Positions, PromptTokens
+from llmsearch_optuna.options import ServerOptions
 
 if TYPE_CHECKING:
     from llmsearch_optuna.backends.server.backend import ServerBackend
@@ -202,6 +204,9 @@ class Engine(EngineBackend):
         """
         from llmsearch_optuna.backends.server import connect
 
+        check_server_arguments(url, model=model, api_key_env=api_key_env)
+        numbers_and_words = {"dialect": dialect, "concurrency": concurrency, "retry_for": retry_for}
+        completed(ServerOptions, {**numbers_and_words, "skip_probe": skip_probe}, "Engine.from_server")
         return connect(
             url,
             model=model,
