@@ -89,8 +89,8 @@ def judge(
     maker = functools.partial(judge, model, rubric, bounds, **own) if isinstance(model, str | Path) else None
     if not isinstance(rubric, str) or not rubric.strip():
         raise InputError(f"rubric={short(rubric)} must say in words what a good answer is")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise InputError(f"repeats={short(repeats)} must be a whole number from 1 on")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= 65_536:
+        raise InputError(f"repeats={short(repeats)} must be a whole number from 1 to 65,536")
     if not isinstance(params, Mapping | None):
         raise InputError(f"params={short(params)} must be a dict of generation parameters")
     served = resolve_engine(model, tokenizer, completed(ModelOptions, options, "judge"))
