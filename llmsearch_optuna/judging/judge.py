@@ -93,6 +93,8 @@ def judge(
         raise InputError(f"repeats={short(repeats)} must be a whole number from 1 to 65,536")
     if not isinstance(params, Mapping | None):
         raise InputError(f"params={short(params)} must be a dict of generation parameters")
+    if not isinstance(cache, str | Path | None):
+        raise InputError(f"cache={short(cache)} must be the path of a file")
     served = resolve_engine(model, tokenizer, completed(ModelOptions, options, "judge"))
     generation = GenerationParams.of({**GREEDY, **(params or {})}, served.defaults)
     span = reasoning_span(None, served.tokenizer)
