@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,3 +34,14 @@ def test_each_study_names_what_is_in_use(study: str) -> None:
     file = read_study_file(gains.FOLDER / f"{study}.toml")
     assert file.baseline == "card"
     assert set(file.baselines) == {"greedy", "card"}
+
+
+@pytest.mark.parametrize(("role", "mean"), [("greedy", 0.6), ("searched", 0.5)])
+def test_greedy_has_a_mean_where_it_has_won_too(role: str, mean: float) -> None:
+    verdict = SimpleNamespace(winner_mean=0.6, baselines=[SimpleNamespace(name="greedy", difference=0.1)])
+    if role == "greedy":
+        verdict.baselines = []
+    result = SimpleNamespace(best_trial=SimpleNamespace(user_attrs={"role": role}), verdict=verdict)
+    outcome = gains.Outcome(result, tokens=0)  # type: ignore[arg-type]
+    assert outcome.mean_of("greedy") == pytest.approx(mean)
+    assert outcome.mean_of("generation_config.json") is None
