@@ -76,6 +76,11 @@ def unavailable(error: BaseException, what: str = "the engine") -> EngineUnavail
     return None
 
 
+def is_stopped(error: BaseException) -> bool:
+    """Whether something that is no `Exception` has stopped what was called; before a study that is a mistake."""
+    return any(not isinstance(cause, Exception) for cause in _causes(error))
+
+
 def ask_patiently(ask: Callable[[], T], away: Callable[[BaseException], EngineUnavailableError | None]) -> T:
     """Return what ``ask`` returns; where it is away or busy, wait and ask again some times.
 

@@ -14,7 +14,7 @@ from llmsearch_optuna.metrics.checks import is_number, listed, short
 from llmsearch_optuna.metrics.factories import BUILT_IN
 from llmsearch_optuna.metrics.references import plain_reference, problems_of, reference_texts
 from llmsearch_optuna.metrics.scoring import Scorer
-from llmsearch_optuna.transient_errors import ask_patiently
+from llmsearch_optuna.transient_errors import ask_patiently, is_stopped
 from llmsearch_optuna.types import Direction
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Preflight:
         _check_rows(scorer, references, rows)
         try:
             answer = ask_patiently(
-                lambda: scorer.function(predictions, tried, tried_rows, made_up_completions(predictions)), scorer.away
+                lambda: scorer.function(predictions, tried, tried_rows, made_up_completions(predictions)),
+                lambda error: None if is_stopped(error) else scorer.away(error),
             )
         except (InputError, EngineUnavailableError):  # what was wrong is said already
             raise

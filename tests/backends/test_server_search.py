@@ -214,7 +214,13 @@ def test_a_budget_of_money_ends_the_search_at_the_same_trial_after_an_interrupti
 
 
 def test_what_a_study_will_cost_is_said_before_it_begins(tmp_path: Path, stub: StubServer) -> None:
-    arguments: dict[str, Any] = {"metric": number_metric, "price": PRICE, "n_trials": 3, "pruner": "none"}
+    arguments: dict[str, Any] = {
+        "metric": number_metric,
+        "price": PRICE,
+        "n_trials": 3,
+        "pruner": "none",
+        "holdout": 0.3,
+    }
     foretold = forecast(stub.url, dataset(24), SPACE, skip_probe=True, **arguments)
     assert foretold.cost is not None
     assert "cost" in str(foretold)

@@ -111,6 +111,11 @@ def test_text_is_decoded_as_the_user_wants(
 
 def test_arguments_that_a_tokenizer_does_not_take_are_refused(tiny_llama: LlamaForCausalLM) -> None:
     class Strict:
+        all_special_tokens = ()
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": []}
+
         def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
             return ""
 

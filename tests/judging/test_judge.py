@@ -204,7 +204,7 @@ def test_the_engine_of_the_search_cannot_judge_itself(
         ({"rubric": " "}, "must say in words"),
         ({"scale": (5, 1)}, "must be below"),
         ({"scale": 5}, "must be two numbers"),
-        ({"repeats": 0}, "from 1 on"),
+        ({"repeats": 0}, "from 1 to 65,536"),
         ({"labels": ["text"]}, "must be a pair"),
         ({"labels": [("text", 9)]}, "must have a score from 1 to 5"),
         ({"labels": [(3, 4)]}, "must name an answer's text"),

@@ -16,6 +16,7 @@ STUDY_FILE = """\
 name = "served"
 n_trials = 3
 storage = "sqlite:///served.db"
+holdout = 0.3
 holdout_replicates = 1
 
 [model]
