@@ -29,6 +29,7 @@ from llmsearch_optuna.engine.likelihood import cumulative_logprob
 from llmsearch_optuna.engine.memory import automatic_cache_budget, device_name
 from llmsearch_optuna.engine.model_runner import TOP_CANDIDATES, evaluating, without_cudnn_attention
 from llmsearch_optuna.engine.model_runner_seq2seq import model_runner_for
+from llmsearch_optuna.engine.named_tokens import unknown_token
 from llmsearch_optuna.engine.out_of_memory import MemoryReclaimer, NoRoomError, one_row_does_not_fit
 from llmsearch_optuna.engine.prompt_encoder import PromptEncoder
 from llmsearch_optuna.engine.request import Completion, Finished, Request, checked_prompts, log_finished
@@ -332,10 +333,8 @@ class Engine(EngineBackend):
         """Say which of these parameters are none of an engine's; None where there is none."""
         if of_task := [name for name in params if is_of_task(name)]:
             return f"{', '.join(of_task)} says what is asked for, and prompts are given to an engine as they are"
-        for name in ("forced_bos_token_id", "forced_eos_token_id"):
-            ids = params.get(name)
-            if ids is not None and max([ids] if isinstance(ids, int) else ids) >= self._runner.vocab_size:
-                return f"{name}={short(ids)} is none of the {self._runner.vocab_size} tokens that the model knows"
+        if unknown := unknown_token(params, self._runner.vocab_size):
+            return unknown
         found = ", ".join(name for name in SERVER_NAMES if name in params)
         return f"only servers apply {found}; leave it out, or search a server" if found else None
 

@@ -200,14 +200,23 @@ def test_bad_arguments_are_named(tiny_llama: LlamaForCausalLM, tiny_tokenizer: P
         Engine(tiny_llama, tiny_tokenizer, cache_budget=-1)
 
 
-@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
-def test_a_token_that_is_forced_must_be_one_of_the_model(
-    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, name: str
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        ("forced_bos_token_id", 5000, 198),
+        ("forced_eos_token_id", [3, 5000], [3, 198]),
+        ("bad_words_ids", [[3], [4, 5000]], [[3], [4, 198]]),
+        ("sequence_bias", [[[4, 5000], 2.0]], [[[4, 198], 2.0]]),
+        ("stop_token_sequences", [[5000]], [[198]]),
+    ],
+)
+def test_a_token_that_is_named_must_be_one_of_the_model(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, name: str, value: object, known: object
 ) -> None:
     engine = Engine(tiny_llama, tiny_tokenizer)
-    with pytest.raises(DecodingError, match=rf"{name}=\[?5000\]? is none of the 199 tokens"):
-        engine.generate(["Anna"], {"max_new_tokens": 3, name: 5000})
-    assert engine.generate(["Anna"], {"max_new_tokens": 3, name: 198})
+    with pytest.raises(DecodingError, match=f"{name}=.* has token 5000, which is none of the model's 199 tokens"):
+        engine.generate(["Anna"], {"max_new_tokens": 3, name: value})
+    assert engine.generate(["Anna"], {"max_new_tokens": 3, name: known})
 
 
 def test_the_cache_stays_within_its_budget(
