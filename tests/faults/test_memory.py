@@ -22,7 +22,7 @@ from tests.tiny import SENTENCES
 
 pytestmark = pytest.mark.faults
 
-MEGABYTES = 80
+MEGABYTES = 60
 """What is left beside the model: less than a pass over all rows takes, more than one over a quarter of them."""
 
 
@@ -51,9 +51,8 @@ def test_when_memory_is_really_short_batches_shrink_and_the_tokens_are_the_same(
     assert found["plenty"]["ran_out"] == 0
     assert found["short"]["ran_out"] > 0
     said = found["short"]["said"]
-    assert any("can't allocate memory" in text and re.search(r"out of memory with \d+ rows", text) for text in said), (
-        said
-    )
+    assert any("can't allocate memory" in text for text in said), said
+    assert any(re.search(r"out of memory with \d+ rows", text) for text in said), said
     assert found["short"]["completions"] == found["plenty"]["completions"]
     assert found["short"]["failures"] == {}
 
