@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from optuna.distributions import FloatDistribution
 
 from llmsearch_optuna import progress
 from llmsearch_optuna.api import search
 from llmsearch_optuna.engine.request import Completion
+from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.search_result import SearchResult
 from tests.synthetic import TextEngine, dataset, number_metric
 
@@ -66,6 +68,18 @@ class Interrupting(TextEngine):
         if self.every and self.every_calls % self.every == 0:
             raise KeyboardInterrupt
         return super().generate(prompts, params)
+
+
+def interrupted_until_it_ends(study: Callable[[TextEngine], SearchResult], *, every: int) -> tuple[SearchResult, int]:
+    """Go on with a study, interrupted at every n-th call, until it ends; return what it found, and how often it was."""
+    for times in range(200):
+        engine = Interrupting()
+        engine.every = every
+        try:
+            return study(engine), times
+        except (KeyboardInterrupt, StudyInterrupted):
+            continue
+    pytest.fail("the study does not get on")
 
 
 class Recorder:

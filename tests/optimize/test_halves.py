@@ -14,11 +14,10 @@ from optuna.trial import TrialState
 from llmsearch_optuna.api import forecast
 from llmsearch_optuna.engine.request import Completion
 from llmsearch_optuna.errors import InputError
-from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.progress import VerdictStarted
 from llmsearch_optuna.search_result import SearchResult, load_result
 from llmsearch_optuna.storage.trials import half_of
-from tests.optimize.studies import Interrupting, Recorder, run, signature
+from tests.optimize.studies import Recorder, interrupted_until_it_ends, run, signature
 from tests.synthetic import TextEngine, dataset, number_metric, unit
 
 
@@ -158,19 +157,9 @@ def test_the_baseline_is_not_decoded_again_for_the_verdict(tmp_path: Path) -> No
 
 def test_an_interrupted_study_is_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = crossed(tmp_path, name="whole")
-    calls = 0
-    for _ in range(200):
-        engine = Interrupting()
-        engine.every = 9
-        try:
-            result = crossed(tmp_path, engine, name="broken")
-            break
-        except (KeyboardInterrupt, StudyInterrupted):
-            calls += 1
-    else:
-        pytest.fail("the study does not get on")
+    result, times = interrupted_until_it_ends(lambda engine: crossed(tmp_path, engine, name="broken"), every=9)
 
-    assert calls > 3
+    assert times > 3
     assert signature(result) == signature(whole)
     assert signature(load_result(f"sqlite:///{tmp_path}/broken.db")) == signature(whole)
 

@@ -17,12 +17,11 @@ from llmsearch_optuna.optimize import prepare as preparation
 from llmsearch_optuna.optimize.constraints import NO_CONSTRAINTS, Constraints
 from llmsearch_optuna.optimize.holdout_rule import HoldoutRule
 from llmsearch_optuna.optimize.objectives import Objectives
-from llmsearch_optuna.optimize.signals import StudyInterrupted
 from llmsearch_optuna.options import PlanOptions
 from llmsearch_optuna.progress import StudyStarted
 from llmsearch_optuna.progress.terminal import Terminal
 from llmsearch_optuna.search_result import SearchResult
-from tests.optimize.studies import SPACE, Interrupting, Recorder, run, signature
+from tests.optimize.studies import SPACE, Recorder, interrupted_until_it_ends, run, signature
 from tests.synthetic import TextEngine, dataset, number_metric
 
 
@@ -108,17 +107,8 @@ def test_asking_for_it_goes_on_with_the_same_study(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    whole, times = by_default(tmp_path, name="whole"), 0
-    for _ in range(100):
-        engine = Interrupting()
-        engine.every = 15
-        try:
-            result = by_default(tmp_path, engine, name="broken")
-            break
-        except (KeyboardInterrupt, StudyInterrupted):
-            times += 1
-    else:
-        pytest.fail("the study does not get on")
+    whole = by_default(tmp_path, name="whole")
+    result, times = interrupted_until_it_ends(lambda engine: by_default(tmp_path, engine, name="broken"), every=15)
 
     assert times > 2
     assert signature(result) == signature(whole)
